@@ -1,0 +1,267 @@
+#!/usr/bin/env bash
+# Sets everything up and rebuilds the results. `./reproduce.sh help` lists the commands.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+CORPUS=data/synthetic
+RUN=out/synthetic/logmel/main
+
+usage() {
+    cat <<'TEXT'
+usage: ./reproduce.sh [COMMAND]
+
+  (none)    set up, make the embedded corpus, run the main experiment on it,
+            render its tables, figures and notebooks into out/   about 15 minutes
+  check [CORPUS=DIR ...]
+            what is present, what can run, where to get the rest       seconds
+  report    tables, figures and notebooks from the committed records   2 minutes
+  full --corpus NAME --root DIR [--upstream NAME ...]
+            the main experiment on a corpus of your own    minutes to hours
+  test      every check: unit tests and the committed notebooks       10 minutes
+  promote out/CORPUS/UPSTREAM/EXPERIMENT
+            copy a finished run into the committed results/            seconds
+  help      this text
+
+The first command that needs it also makes .venv: 4 minutes, 8 GB of disk.
+PERSER_PYTHON names the Python (3.11 or 3.12) to make it from.
+examples: ./reproduce.sh
+          ./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release --upstream wavlm-base-plus
+TEXT
+}
+
+wrong_use() {
+    printf 'reproduce.sh: %s (./reproduce.sh help lists the commands)\n' "$1" >&2
+    exit 2
+}
+
+# What the caller's shell has set must not reach a result.
+clean_environment() {
+    local name
+    for name in $(compgen -e); do
+        case $name in
+        PYTHON* | CONDA* | VIRTUAL_ENV* | JUPYTER* | IPYTHON* | MPL* | PYTEST* | OMP_* | MKL_* | PIP_USER | PIP_TARGET | PIP_PREFIX)
+            unset "$name" ;;
+        esac
+    done
+    jobs=$(nproc)
+    export PYTHONHASHSEED=0 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1 PIP_USER=0 LC_ALL=C.UTF-8 TZ=UTC
+    export OMP_NUM_THREADS=1 # one process per core, so a sum is added in one order everywhere
+    export JUPYTER_PREFER_ENV_PATH=1 IPYTHONDIR=$PWD/.venv/ipython
+    export SOURCE_DATE_EPOCH=315532800 # the earliest date that every file format can hold
+    export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+}
+
+supported() {
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null
+}
+
+# The Python that made .venv goes first: a new one on the PATH is no reason to install everything again.
+find_python() {
+    local candidate made_with=""
+    [[ -f .venv/pyvenv.cfg ]] && made_with=$(sed -n 's/^executable = //p' .venv/pyvenv.cfg)
+    for candidate in ${PERSER_PYTHON:-"$made_with" python3.12 python3.11 python3}; do
+        if supported "$candidate"; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    if [[ -n ${PERSER_PYTHON:-} ]]; then
+        printf 'PERSER_PYTHON=%s is not a Python 3.11 or 3.12 with the venv module\n' "$PERSER_PYTHON" >&2
+    else
+        printf 'no Python 3.11 or 3.12 with the venv module: install one (Debian, Ubuntu: apt install python3 python3-venv; elsewhere: python.org) or name it in PERSER_PYTHON\n' >&2
+    fi
+    return 1
+}
+
+# One run at a time in a folder: what a killed run left behind may still be writing.
+only_one() {
+    mkdir -p out
+    exec 9>out/.lock
+    if ! flock -n 9; then
+        printf 'another run is at work in this folder: waiting for it to end\n'
+        flock 9
+    fi
+}
+
+passed=0 failed=0 skipped=0
+
+# stage NAME COMMAND...: run it, its output in out/log/NAME.log, one line with its seconds on the screen.
+stage() {
+    local name=$1 start=$SECONDS status=0 log=out/log/${1// /-}.log
+    shift
+    if ((failed)); then
+        printf '%-20s SKIPPED: a stage before it failed\n' "$name"
+        skipped=$((skipped + 1))
+        return
+    fi
+    mkdir -p out/log
+    # A terminal sees the progress bars; a log file sees the errors too.
+    if [[ -t 2 ]]; then
+        together "$@" >"$log" || status=$?
+    else
+        together "$@" >"$log" 2>&1 || status=$?
+    fi
+    if ((status)); then
+        printf '%-20s FAILED after %d s, log: %s\n' "$name" $((SECONDS - start)) "$log"
+        tail -n 20 "$log" | sed 's/^/    /'
+        failed=$((failed + 1))
+    else
+        printf '%-20s %d s\n' "$name" $((SECONDS - start))
+        passed=$((passed + 1))
+    fi
+}
+
+# Ends the command when this script is killed, so that a new start never meets an old writer.
+together() {
+    if command -v setpriv >/dev/null; then
+        setpriv --pdeathsig KILL "$@"
+    else
+        "$@"
+    fi
+}
+
+set_up() {
+    local python
+    if python=$(find_python) && together "$python" tools/setup_env.py; then
+        export PATH=$PWD/.venv/bin:$PATH
+    else
+        failed=1
+        return 1
+    fi
+}
+
+# What could not be set up counts as skipped, whatever else happens.
+count_skips() {
+    if [[ -f .venv/skipped.json ]]; then
+        printf 'skipped: the checks against learn2learn: %s\n' "$(<.venv/skipped.json)"
+        skipped=$((skipped + 1))
+    fi
+}
+
+summary() {
+    printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+    ((failed == 0))
+}
+
+corpus() {
+    if [[ ! -f $CORPUS/SYNTHETIC.json ]]; then
+        stage "embedded corpus" perser synth "$CORPUS"
+    fi
+}
+
+# notebooks FOLDER [-p NAME=VALUE]...: executed with the parameters, as .ipynb and .html.
+notebooks() {
+    stage "notebooks" python tools/notebooks.py execute --out "$@"
+}
+
+default_job() {
+    cat <<TEXT
+Everything from nothing on the embedded corpus (synthetic speech, simulated listeners), on $jobs cores:
+  set-up               4 min the first time, then none    .venv
+  embedded corpus      1 min the first time, then none    $CORPUS
+  main experiment      6 min, resumes where it stopped    $RUN
+  tables, notebooks    2 min, only what changed           out/report
+TEXT
+    only_one
+    if set_up; then
+        corpus
+        stage "main experiment" perser run main --corpus synthetic --root "$CORPUS" --upstream logmel \
+            --out "$RUN" --jobs "$jobs"
+        stage "tables and figures" perser report "$RUN" --out out/report
+        notebooks out/report/notebooks -p results="$RUN"
+        count_skips
+    fi
+    if ((!failed)); then
+        printf '\ntables and figures: out/report\nnotebooks:          out/report/notebooks\n\n'
+    fi
+    summary
+}
+
+committed_report() {
+    printf 'Tables, figures and notebooks from the committed records: 1 min after the set-up (4 min, once)\n'
+    only_one
+    if set_up; then
+        corpus
+        stage "tables and figures" perser report results/*/*/*/ --out out/committed
+        notebooks out/committed/notebooks
+    fi
+    summary
+}
+
+full() {
+    local name="" root="" upstreams=() upstream run runs=()
+    while (($#)); do
+        [[ $# -ge 2 ]] || wrong_use "$1 needs a value"
+        case $1 in
+        --corpus) name=$2 ;;
+        --root) root=$2 ;;
+        --upstream) upstreams+=("$2") ;;
+        *) wrong_use "full does not know $1" ;;
+        esac
+        shift 2
+    done
+    [[ -n $name && -n $root ]] || wrong_use "full needs --corpus NAME and --root DIR"
+    [[ -d $root ]] || wrong_use "--root $root is not a folder"
+    ((${#upstreams[@]})) || upstreams=(logmel)
+    printf 'The main experiment on %s at %s with: %s\n' "$name" "$root" "${upstreams[*]}"
+    printf '  set-up 4 min once; features: minutes (logmel) to hours (large models without a GPU), kept; '
+    printf 'then about 6 min per 1,000 clips and upstream on two cores\n'
+    unset HF_HUB_OFFLINE
+    only_one
+    if set_up; then
+        for upstream in "${upstreams[@]}"; do
+            runs+=("out/$name/${upstream//\//--}/main")
+            stage "main ${upstream//\//--}" perser run main --corpus "$name" --root "$root" \
+                --upstream "$upstream" --out "${runs[-1]}" --jobs "$jobs"
+        done
+        stage "tables and figures" perser report "${runs[@]}" --out "out/$name/report"
+        for run in "${runs[@]}"; do
+            notebooks "$run/notebooks" -p results="$run" -p corpus="$name" -p root="$root"
+        done
+    fi
+    summary
+}
+
+# promote OUT/CORPUS/UPSTREAM/EXPERIMENT: the only way into the committed results.
+promote() {
+    (($# == 1)) || wrong_use "promote needs one finished run, such as $RUN"
+    local run=${1%/} target file
+    target=results/$(printf '%s' "$run" | awk -F/ '{print $(NF-2) "/" $(NF-1) "/" $NF}')
+    [[ -f $run/DONE ]] || { printf '%s/DONE is not there: only a finished run is promoted\n' "$run" >&2; exit 1; }
+    mkdir -p "$target"
+    for file in "$run"/{records.parquet,manifest.json,config.json} "$run"/*.{md,tex,csv}; do
+        if [[ -f $file ]]; then cp "$file" "$target/"; fi
+    done
+    printf 'promoted %s to %s\n' "$run" "$target"
+}
+
+run_tests() {
+    printf 'Every check: set-up 4 min once, embedded corpus 1 min once, unit tests 5 min, notebooks 3 min\n'
+    only_one
+    mkdir -p out/log
+    rm -f out/log/*.xml
+    if set_up; then
+        corpus
+        python -m pytest --junitxml=out/log/unit.xml || true
+        python -m pytest -o addopts= --nbval notebooks --junitxml=out/log/notebooks.xml || true
+    fi
+    .venv/bin/python tools/tally.py --failed "$failed" out/log/unit.xml out/log/notebooks.xml
+}
+
+clean_environment
+command=${1:-default}
+(($#)) && shift
+case $command in
+check | full | promote) ;;
+*) (($# == 0)) || wrong_use "$command takes no arguments" ;;
+esac
+case $command in
+default) default_job ;;
+check) python=$(find_python) && "$python" tools/check.py "$@" ;;
+report) committed_report ;;
+full) full "$@" ;;
+test) run_tests ;;
+promote) promote "$@" ;;
+help | -h | --help) usage ;;
+*) wrong_use "unknown command $command" ;;
+esac

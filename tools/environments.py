@@ -1,0 +1,58 @@
+"""Write environment.yml from requirements.lock; with --lock, first resolve the lock anew from pyproject.toml.
+
+The lock holds for Linux x86-64 on Python 3.11 and 3.12: it is resolved for 3.11.0, whose answers 3.12 takes too.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements.lock"
+CONDA = ROOT / "environment.yml"
+RESOLVE = [
+    "uv", "pip", "compile", "pyproject.toml", "--extra", "notebooks", "--extra", "test", "--extra", "reference",
+    "--python-version", "3.11.0", "--python-platform", "x86_64-manylinux_2_28", "--generate-hashes", "--no-header",
+    "--no-annotate", "--quiet", "--output-file", str(LOCK),
+]  # fmt: skip
+
+
+def pins(lock: str) -> list[str]:
+    """The `name==version` entries of a lock's text, in its order.
+
+    >>> pins("a==1 \\\\\\n    --hash=sha256:00\\n# via b\\nb==2")
+    ['a==1', 'b==2']
+    """
+    return re.findall(r"^([A-Za-z0-9._-]+==[^\s;\\]+)", lock, re.MULTILINE)
+
+
+def environment(lock: str) -> str:
+    """Text of a conda environment with the lock's versions."""
+    head = [
+        "# Written by tools/environments.py from requirements.lock.",
+        "name: perser",
+        "channels: [conda-forge]",
+        "dependencies:",
+        "  - python=3.12",
+        "  - pip",
+        "  - pip:",
+    ]
+    return "\n".join(head + [f"      - {pin}" for pin in pins(lock)]) + "\n"
+
+
+def main() -> int:
+    """Write the files; uv must be on the PATH for --lock."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lock", action="store_true", help="resolve again, keeping what need not change")
+    parser.add_argument("--upgrade", action="store_true", help="with --lock: take the newest versions")
+    arguments = parser.parse_args()
+    if arguments.lock:
+        subprocess.run(RESOLVE + (["--upgrade"] if arguments.upgrade else []), cwd=ROOT, check=True)
+    CONDA.write_text(environment(LOCK.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Make .venv match requirements.lock, build the learn2learn wheel, install the project; do nothing when it does.
+
+Runs on a bare Python 3.11 or 3.12. Every step leaves a stamp with the digest of what it was made from; a step
+without a matching stamp, as after a kill, is made again from nothing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+LOG = VENV / "setup.log"
+DISK_GB = 8
+
+LEARN2LEARN = (
+    "learn2learn==0.2.0 --hash=sha256:69f1d7cb0d0a6be7a2c6ad8e83e2ebbe70fb05e51d61e45e63078b40c75ea419\n"
+)
+BUILD_TOOLS = ["Cython==3.3.1", "setuptools==81.0.0", "wheel==0.46.3", "packaging==26.3"]
+
+
+class SetupError(Exception):
+    """A step that could not be made; the text is one line for a person."""
+
+
+def digest(*parts: str | bytes) -> str:
+    """Hex digest of the parts, in order."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()
+
+
+def call(command: list[str | Path], where: Path = ROOT) -> None:
+    """Run a command with its output in the set-up's log; SetupError with the last line when it fails."""
+    with LOG.open("a") as log:
+        log.write(f"$ {' '.join(map(str, command))}\n")
+        log.flush()
+        status = subprocess.run(command, cwd=where, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        lines = [line for line in LOG.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()] or lines
+        raise SetupError(f"{errors[-1].strip()} (all of it: {LOG.relative_to(ROOT)})")
+
+
+def pip(*arguments: str | Path, python: Path = PYTHON, where: Path = ROOT) -> None:
+    """Run pip of the given environment, quietly and without asking."""
+    call([python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments], where)
+
+
+def install_packages() -> None:
+    """A fresh .venv with exactly the lock, every file checked against its hash."""
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free < DISK_GB:
+        raise SetupError(f"{free:.1f} GB free under {ROOT}, {DISK_GB} needed: make room and start again")
+    shutil.rmtree(VENV, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+    pip("install", "--no-deps", "--no-compile", "--require-hashes", "-r", ROOT / "requirements.lock")
+    pip("check")
+
+
+def compiler() -> str:
+    """Path of a C compiler that can build a Python extension; SetupError saying what is missing."""
+    found = next(filter(None, map(shutil.which, [os.environ.get("CC", "cc"), "gcc", "clang"])), None)
+    if not found:
+        raise SetupError("no C compiler (Debian, Ubuntu: apt install gcc)")
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        raise SetupError("no Python headers (Debian, Ubuntu: apt install python3-dev of this Python's version)")
+    return found
+
+
+def build_learn2learn() -> None:
+    """Build and install the reference library, whose shipped C files are too old for Python 3.11 and newer."""
+    compiler()
+    work = VENV / "build"
+    shutil.rmtree(work, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", work / "env"], check=True)
+    python = work / "env" / "bin" / "python"
+    pip("install", *BUILD_TOOLS, python=python)
+    (work / "sdist.txt").write_text(LEARN2LEARN)
+    sdist = ["--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--require-hashes", "-r", "sdist.txt"]
+    pip("download", *sdist, python=python, where=work)
+    with tarfile.open(next(work.glob("learn2learn-*.tar.gz"))) as archive:
+        archive.extractall(work, filter="data") if hasattr(tarfile, "data_filter") else archive.extractall(work)
+    source = next(path for path in work.glob("learn2learn-*") if path.is_dir())
+    sources = sorted(source.glob("learn2learn/data/*.pyx"))
+    call([python, "-m", "cython", "-3", "-X", "embedsignature=True", *sources], where=source)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", work, ".", python=python, where=source)
+    pip("install", "--no-deps", "--force-reinstall", next(work.glob("learn2learn-*.whl")))
+    shutil.rmtree(work)
+
+
+def install_project() -> None:
+    """The package itself, editable, and its `perser` command."""
+    pip("install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+
+
+def step(name: str, expected: str, make: Callable[[], None], key: str) -> bool:
+    """Make one step unless its stamp says it is made; True when it was made now."""
+    stamp = VENV / f"{name}.stamp"
+    if stamp.is_file() and stamp.read_text() == key and PYTHON.exists():
+        return False
+    print(f"set-up: {name} ({expected}) ...", flush=True)
+    start = time.monotonic()
+    make()
+    stamp.write_text(key)
+    print(f"set-up: {name} made in {time.monotonic() - start:.0f} s", flush=True)
+    return True
+
+
+def reference(key: str) -> None:
+    """Build learn2learn if this machine can; otherwise note why its checks will be skipped and go on."""
+    note = VENV / "skipped.json"
+    note.unlink(missing_ok=True)
+    try:
+        step("learn2learn", "half a minute", build_learn2learn, key)
+    except SetupError as error:
+        note.write_text(json.dumps({"learn2learn": str(error)}))
+        print(f"set-up: learn2learn SKIPPED, its reference checks will be too: {error}", flush=True)
+
+
+def main() -> int:
+    """Bring .venv up to date; 0 when the main job can run, 1 with one line when not."""
+    python = f"{sys.version_info[0]}.{sys.version_info[1]} {ROOT}"
+    packages = digest(python, (ROOT / "requirements.lock").read_bytes())
+    try:
+        step("packages", "4 GB, about 4 minutes", install_packages, packages)
+        reference(digest(packages, LEARN2LEARN, *BUILD_TOOLS))
+        step("perser", "seconds", install_project, digest(packages, (ROOT / "pyproject.toml").read_bytes()))
+    except (SetupError, OSError, subprocess.CalledProcessError) as error:
+        print(f"set-up failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Add up JUnit reports into the one closing line `N passed, N failed, N skipped`; exit 1 if anything failed."""
+
+import argparse
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+
+def tally(report: Path) -> tuple[int, int, int]:
+    """(passed, failed, skipped) of one JUnit report; a report that is not there, or is cut off, is one failure."""
+    try:
+        suites = list(ElementTree.parse(report).iter("testsuite"))
+    except (OSError, ElementTree.ParseError):
+        return 0, 1, 0
+    tests, failures, errors, skipped = (
+        sum(int(suite.get(name, 0)) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
+    )
+    failed = failures + errors
+    return tests - failed - skipped, failed if tests else 1, skipped
+
+
+def main() -> int:
+    """Print the closing line of the given reports and of the stages that failed before them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("reports", nargs="+", type=Path)
+    parser.add_argument("--failed", type=int, default=0, help="stages outside pytest that failed")
+    arguments = parser.parse_args()
+    passed, failed, skipped = map(sum, zip(*map(tally, arguments.reports)))
+    failed += arguments.failed
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
