@@ -1,0 +1,94 @@
+"""The inner loop: adapt one head to many listeners at once, exactly, without forming their weights.
+
+The inner gradient of P is a sum over support clips, so after any number of steps P_t x = P x - sum_k d_k (x_k . x)
+with d (K, H) the rate-weighted sum of the gradients at the hidden layer. The state carries d and never P_t; every
+line is an ordinary differentiable expression, so one backward pass gives the exact meta-gradient.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from perser.head import Head, logits
+from perser.losses import clip_weights, cross_entropy
+
+
+class Adapted(NamedTuple):
+    """E personal heads, P in the form P - d^T x: d (E, K, H), b (E, 1, H), A (E, C, H), a (E, 1, C)."""
+
+    d: Tensor
+    b: Tensor
+    A: Tensor
+    a: Tensor
+
+
+def adapt(head: Head, rates: Tensor, x: Tensor, hidden: Tensor, targets: Tensor, class_weights: Tensor,
+          second_order: bool) -> list[Adapted]:
+    """Gradient descent on the support loss: the state before the first step and after each one.
+
+    rates: (steps, tensors) in the order of head.TENSORS; that of the layer weights is not read, adapting them
+    takes `adapt_explicit`. x: (E, K, D) layer-mixed features of the support; hidden: (E, K, H), P x;
+    targets: (E, K, C). In first order the inner gradients are constants.
+    Source: MAML (arXiv 1703.03400), eq. 1; per-layer per-step rates: MAML++ (arXiv 1810.09502), section 4.
+    """
+    episodes, shots, _ = x.shape
+    weight = clip_weights(targets, class_weights).unsqueeze(-1) / shots
+    mass = targets.sum(-1, keepdim=True)
+    gram = x @ x.mT
+    state = Adapted(d=torch.zeros_like(hidden), b=head.b.expand(episodes, 1, -1),
+                    A=head.A.expand(episodes, -1, -1), a=head.a.expand(episodes, 1, -1))
+    states = [state]
+    for rate in rates.unbind(0):
+        _, rate_P, rate_b, rate_A, rate_a = rate.unbind(0)
+        with torch.set_grad_enabled(second_order and torch.is_grad_enabled()):
+            h = hidden - gram @ state.d + state.b
+            error = weight * ((h @ state.A.mT + state.a).softmax(-1) * mass - targets)
+            delta = error @ state.A
+            down_b, down_A, down_a = delta.sum(1, keepdim=True), error.mT @ h, error.sum(1, keepdim=True)
+        state = Adapted(d=state.d + rate_P * delta, b=state.b - rate_b * down_b,
+                        A=state.A - rate_A * down_A, a=state.a - rate_a * down_a)
+        states.append(state)
+    return states
+
+
+def personal_logits(state: Adapted, support: Tensor, x: Tensor, hidden: Tensor, second_order: bool = True) -> Tensor:
+    """Logits of the personal heads: support (E, K, D), x (E, Q, D), hidden (E, Q, H) = P x -> (E, Q, C)."""
+    support = support if second_order else support.detach()
+    return (hidden - (x @ support.mT) @ state.d + state.b) @ state.A.mT + state.a
+
+
+def personal_head(head: Head, state: Adapted, support: Tensor, episode: int) -> Head:
+    """One listener's head with its P formed, to save or to look at."""
+    d, b, A, a = (tensor[episode] for tensor in state)
+    return Head(mix=head.mix, P=head.P - d.mT @ support[episode], b=b[0], A=A, a=a[0])
+
+
+def scalar_rates(rate: float, steps: int) -> Tensor:
+    """One rate for both linear maps at every step, none for the layer weights: (steps, tensors)."""
+    rates = torch.full((steps, len(Head._fields)), float(rate))
+    rates[:, 0] = 0
+    return rates
+
+
+def adapt_explicit(head: Head, rates: Head, features: Tensor, targets: Tensor, class_weights: Tensor,
+                   second_order: bool) -> Head:
+    """The same descent with every weight formed: slower, but any tensor adapts and any rate shape is allowed.
+
+    rates: per tensor (steps,) for one rate a step or (steps, *shape) for one rate an element (Meta-SGD,
+    arXiv 1707.09835). features: (E, K, L, D); targets: (E, K, C). Returns a head whose tensors lead with E.
+    """
+
+    def loss(fast: Head, clips: Tensor, wanted: Tensor) -> Tensor:
+        return cross_entropy(logits(fast, clips), wanted, class_weights)
+
+    def one(clips: Tensor, wanted: Tensor) -> Head:
+        fast = head
+        for step in zip(*rates):
+            slope = grad(loss)(fast, clips, wanted)
+            slope = slope if second_order else Head(*(tensor.detach() for tensor in slope))
+            fast = Head(*(weight - rate * change for weight, rate, change in zip(fast, step, slope)))
+        return fast
+
+    return vmap(one)(features, targets)
