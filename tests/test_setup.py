@@ -1,0 +1,161 @@
+"""Set-up: one lock for every way to install, and a script that says what it cannot do."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PINNED = re.compile(r"^([a-z0-9.-]+)==(\S+) \\$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def lock() -> dict[str, str]:
+    return dict(PINNED.findall((ROOT / "requirements.lock").read_text()))
+
+
+def canonical(requirement: str) -> str:
+    name = re.match(r"[A-Za-z0-9._-]+", requirement).group()
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def run(*command: str | Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **options)
+
+
+def test_every_line_of_the_lock_is_a_pin_or_a_hash():
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert PINNED.match(line) or re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line), line
+
+
+def test_the_lock_holds_every_requirement_of_the_project(lock):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + [name for extra in ("notebooks", "test", "reference") for name in extras[extra]]
+    for requirement in wanted:
+        assert canonical(requirement) in lock, requirement
+        if "==" in requirement:
+            assert requirement.split("==")[1] == lock[canonical(requirement)]
+
+
+def test_the_lock_is_closed_and_is_what_runs_here(lock):
+    for name, version in lock.items():
+        assert metadata.version(name) == version
+        for requirement in metadata.requires(name) or []:
+            if ";" not in requirement:
+                assert canonical(requirement) in lock, f"{name} needs {requirement}"
+
+
+def test_conda_environment_has_the_versions_of_the_lock(lock):
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (installed,) = [entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict)]
+    assert dict(pin.split("==") for pin in installed) == lock
+    assert "python=3.12" in conda["dependencies"]
+
+
+def test_image_installs_the_lock_by_the_same_set_up_on_a_base_pinned_by_digest():
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^ARG BASE=nvidia/cuda:13\.0\.2-base-ubuntu24\.04@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+    assert "python3 tools/setup_env.py" in text
+    assert "pip install" not in text
+    assert '"-r", ROOT / "requirements.lock"' in (ROOT / "tools/setup_env.py").read_text()
+    assert text.index("USER perser") < text.index("ENTRYPOINT")
+
+
+@pytest.mark.parametrize("script", ["reproduce.sh", "tools/check_image.sh", ".ci/run"])
+def test_scripts_parse_and_are_executable(script):
+    assert run("bash", "-n", script).returncode == 0
+    assert (ROOT / script).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["help"], 0, "usage: ./reproduce.sh"),
+        (["--help"], 0, "usage: ./reproduce.sh"),
+        (["everything"], 2, "unknown command everything"),
+        (["report", "now"], 2, "report takes no arguments"),
+        (["full"], 2, "full needs --corpus NAME and --root DIR"),
+        (["full", "--corpus"], 2, "--corpus needs a value"),
+        (["full", "--corpus", "iemocap", "--root", "/no/such/folder"], 2, "/no/such/folder is not a folder"),
+        (["promote"], 2, "promote needs one finished run"),
+        (["promote", "out/a/b/c"], 1, "out/a/b/c/DONE is not there"),
+        (["check", "timit=/data"], 2, "no corpus 'timit'"),
+    ],
+)
+def test_exit_codes_and_messages(arguments, status, said):
+    done = run("bash", "reproduce.sh", *arguments)
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_python_that_cannot_serve_is_named():
+    done = run("bash", "reproduce.sh", "check", env={"PATH": "/usr/bin:/bin", "PERSER_PYTHON": "/bin/false"})
+    assert done.returncode == 1
+    assert "PERSER_PYTHON=/bin/false" in done.stderr
+
+
+def test_check_points_at_a_root_one_level_off(tmp_path):
+    (tmp_path / "Session1").mkdir()
+    assert run("bash", "reproduce.sh", "check", f"iemocap={tmp_path}").returncode == 0
+    wrong = run("bash", "reproduce.sh", "check", f"iemocap={tmp_path / 'Session1'}")
+    assert wrong.returncode == 1
+    assert "has no Session1" in wrong.stdout
+
+
+def test_promote_copies_a_finished_run_only(tmp_path):
+    shutil.copy(ROOT / "reproduce.sh", tmp_path)
+    run_folder = tmp_path / "out/toy/logmel/main"
+    run_folder.mkdir(parents=True)
+    for name in ("records.parquet", "manifest.json", "config.json", "table.md", "DONE"):
+        (run_folder / name).write_text(name)
+    (run_folder / "parts").mkdir()
+    assert run("bash", tmp_path / "reproduce.sh", "promote", "out/toy/logmel/main/").returncode == 0
+    promoted = {path.name for path in (tmp_path / "results/toy/logmel/main").iterdir()}
+    assert promoted == {"records.parquet", "manifest.json", "config.json", "table.md"}
+
+
+REPORT = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}"/></testsuites>'
+
+
+@pytest.mark.parametrize(
+    ("reports", "stages", "line", "status"),
+    [
+        ([(5, 0, 0, 2), (3, 0, 0, 0)], 0, "6 passed, 0 failed, 2 skipped", 0),
+        ([(5, 1, 1, 0), (3, 0, 0, 3)], 0, "3 passed, 2 failed, 3 skipped", 1),
+        ([(5, 0, 0, 0)], 1, "5 passed, 1 failed, 0 skipped", 1),
+        ([(5, 0, 0, 0), None], 0, "5 passed, 1 failed, 0 skipped", 1),
+        ([(0, 0, 0, 0)], 0, "0 passed, 1 failed, 0 skipped", 1),
+    ],
+)
+def test_the_closing_line_adds_up_all_stages(tmp_path, reports, stages, line, status):
+    paths = [tmp_path / f"{number}.xml" for number in range(len(reports))]
+    for path, counts in zip(paths, reports, strict=True):
+        if counts:
+            path.write_text(REPORT.format(*counts))
+    done = run(sys.executable, "tools/tally.py", "--failed", str(stages), *paths)
+    assert done.stdout.splitlines()[-1] == line
+    assert done.returncode == status
+
+
+def notebooks(*arguments: str) -> subprocess.CompletedProcess:
+    return run(sys.executable, "tools/notebooks.py", *arguments)
+
+
+def test_a_parameter_that_no_notebook_has_stops_before_anything_runs(tmp_path):
+    done = notebooks("execute", "--out", str(tmp_path / "out"), "-p", "resluts=x")
+    assert done.returncode == 2
+    assert done.stderr.startswith("no notebook has the parameter 'resluts'; there are: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_committed_notebooks_are_what_their_sources_give():
+    done = notebooks("check")
+    assert (done.returncode, done.stderr) == (0, "")
