@@ -11,4 +11,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if item.get_closest_marker("reference"):
-            item.add_marker(pytest.mark.skip(reason="learn2learn is not built (./reproduce.sh check says why)"))
+            item.add_marker(
+                pytest.mark.skip(reason="learn2learn is not built (./reproduce.sh check says why)")
+            )

@@ -37,7 +37,9 @@ def test_every_line_of_the_lock_is_a_pin_or_a_hash():
 def test_the_lock_holds_every_requirement_of_the_project(lock):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + [name for extra in ("notebooks", "test", "reference") for name in extras[extra]]
+    wanted = project["dependencies"] + [
+        name for extra in ("notebooks", "test", "reference") for name in extras[extra]
+    ]
     for requirement in wanted:
         assert canonical(requirement) in lock, requirement
         if "==" in requirement:
@@ -61,7 +63,9 @@ def test_conda_environment_has_the_versions_of_the_lock(lock):
 
 def test_image_installs_the_lock_by_the_same_set_up_on_a_base_pinned_by_digest():
     text = (ROOT / "Dockerfile").read_text()
-    assert re.search(r"^ARG BASE=nvidia/cuda:13\.0\.2-base-ubuntu24\.04@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+    assert re.search(
+        r"^ARG BASE=nvidia/cuda:13\.0\.2-base-ubuntu24\.04@sha256:[0-9a-f]{64}$", text, re.MULTILINE
+    )
     assert "python3 tools/setup_env.py" in text
     assert "pip install" not in text
     assert '"-r", ROOT / "requirements.lock"' in (ROOT / "tools/setup_env.py").read_text()

@@ -27,7 +27,10 @@ CORPORA = {
     "iemocap": ("Session1", "free licence on request: https://sail.usc.edu/iemocap/"),
     "cremad": ("finishedResponses.csv", "open: https://github.com/CheyneyComputerScience/CREMA-D"),
     "msp_podcast": ("Labels", "licence on request: https://www.lab-msp.com/MSP/MSP-Podcast.html"),
-    "ravdess": ("Actor_01", "open, not for trade: https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip)"),
+    "ravdess": (
+        "Actor_01",
+        "open, not for trade: https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip)",
+    ),
 }
 
 
@@ -49,8 +52,13 @@ def tool(*command: str) -> str:
 def machine() -> bool:
     """What everything needs: platform, memory, disk."""
     fits = platform.system() == "Linux" and platform.machine() == "x86_64"
-    line(fits, "Linux x86-64", f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-         + ("" if fits else "; the lock is for Linux x86-64: use the Dockerfile"), needed=True)
+    line(
+        fits,
+        "Linux x86-64",
+        f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+        + ("" if fits else "; the lock is for Linux x86-64: use the Dockerfile"),
+        needed=True,
+    )
     free, installed = shutil.disk_usage(ROOT).free / 1e9, (ROOT / ".venv/packages.stamp").is_file()
     needed = 2 if installed else 8
     room = line(free >= needed, "disk", f"{free:.0f} GB free, {needed} needed", needed=True)
@@ -61,18 +69,32 @@ def environment() -> None:
     """The Python packages and the reference library."""
     line(True, "Python", f"{platform.python_version()} at {sys.executable}")
     installed = (ROOT / ".venv/perser.stamp").is_file()
-    line(installed, ".venv", "made from requirements.lock" if installed
-         else "not made yet: any command but check and help makes it (4 minutes, package index needed)")
+    line(
+        installed,
+        ".venv",
+        "made from requirements.lock"
+        if installed
+        else "not made yet: any command but check and help makes it (4 minutes, package index needed)",
+    )
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
     headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
-    line(bool(compiler) and headers, "C compiler", compiler if compiler and headers else
-         "gcc and this Python's headers (Debian, Ubuntu: apt install gcc python3-dev); "
-         "without them the checks against learn2learn are skipped")
+    line(
+        bool(compiler) and headers,
+        "C compiler",
+        compiler
+        if compiler and headers
+        else "gcc and this Python's headers (Debian, Ubuntu: apt install gcc python3-dev); "
+        "without them the checks against learn2learn are skipped",
+    )
     note = ROOT / ".venv/skipped.json"
     if note.is_file():
         line(False, "learn2learn", json.loads(note.read_text())["learn2learn"])
     gpu = tool("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    line(bool(gpu), "GPU", gpu or "none seen (NVIDIA, driver 580 or newer); not needed, large models are slow without")
+    line(
+        bool(gpu),
+        "GPU",
+        gpu or "none seen (NVIDIA, driver 580 or newer); not needed, large models are slow without",
+    )
 
 
 def corpora(roots: dict[str, str]) -> bool:
@@ -86,7 +108,9 @@ def corpora(roots: dict[str, str]) -> bool:
             line(False, name, source)
         else:
             there = Path(root, entry).exists()
-            good &= line(there, name, root if there else f"{root} has no {entry}: is it one level off?", needed=True)
+            good &= line(
+                there, name, root if there else f"{root} has no {entry}: is it one level off?", needed=True
+            )
     return good
 
 
@@ -97,15 +121,20 @@ def models() -> None:
     line(True, "logmel", "needs no download")
     for name, identity in HUB_MODELS.items():
         folder = cache / f"models--{identity.replace('/', '--')}"
-        line(folder.is_dir(), name, str(folder) if folder.is_dir() else
-             f"full --upstream {name} gets it: huggingface.co/{identity}")
+        line(
+            folder.is_dir(),
+            name,
+            str(folder) if folder.is_dir() else f"full --upstream {name} gets it: huggingface.co/{identity}",
+        )
 
 
 def main() -> int:
     """Print all findings and what can run; arguments NAME=DIR say where corpora are."""
     roots = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
     if unknown := sorted(set(roots) - set(CORPORA)):
-        print(f"check: no corpus {unknown[0]!r}; say NAME=DIR with one of {', '.join(CORPORA)}", file=sys.stderr)
+        print(
+            f"check: no corpus {unknown[0]!r}; say NAME=DIR with one of {', '.join(CORPORA)}", file=sys.stderr
+        )
         return 2
     print("machine and environment")
     ready = machine()
@@ -114,7 +143,14 @@ def main() -> int:
     ready &= corpora(roots)
     print("upstreams")
     models()
-    print("can run: " + ("the default job, report, test, full, promote" if ready else "nothing until each NEED above is met"))
+    print(
+        "can run: "
+        + (
+            "the default job, report, test, full, promote"
+            if ready
+            else "nothing until each NEED above is met"
+        )
+    )
     return 0 if ready else 1
 
 

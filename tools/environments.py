@@ -1,6 +1,6 @@
 """Write environment.yml from requirements.lock; with --lock, first resolve the lock anew from pyproject.toml.
 
-The lock holds for Linux x86-64 on Python 3.11 and 3.12: it is resolved for 3.11.0, whose answers 3.12 takes too.
+The lock holds for Linux x86-64 on Python 3.11 and 3.12: resolved for 3.11.0, it serves 3.12 too.
 """
 
 import argparse
@@ -12,11 +12,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 CONDA = ROOT / "environment.yml"
+EXTRAS = ("notebooks", "test", "reference")
 RESOLVE = [
-    "uv", "pip", "compile", "pyproject.toml", "--extra", "notebooks", "--extra", "test", "--extra", "reference",
-    "--python-version", "3.11.0", "--python-platform", "x86_64-manylinux_2_28", "--generate-hashes", "--no-header",
-    "--no-annotate", "--quiet", "--output-file", str(LOCK),
-]  # fmt: skip
+    *(
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        "--quiet",
+        "--no-header",
+        "--no-annotate",
+        "--generate-hashes",
+    ),
+    *(option for extra in EXTRAS for option in ("--extra", extra)),
+    *("--python-version", "3.11.0", "--python-platform", "x86_64-manylinux_2_28"),
+    *("--output-file", str(LOCK)),
+]
 
 
 def pins(lock: str) -> list[str]:

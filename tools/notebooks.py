@@ -1,4 +1,4 @@
-"""Notebooks from their .py sources: execute them with parameters, refresh the committed ones, check the pairs."""
+"""Notebooks from their .py sources: execute with parameters, refresh the committed ones, check the pairs."""
 
 import argparse
 import difflib
@@ -29,17 +29,21 @@ def sources(names: Iterable[str] = ()) -> list[Path]:
     found = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
     chosen = [path for path in found if not names or any(path.stem.startswith(name) for name in names)]
     if not chosen:
-        raise UsageError(f"no notebook named {', '.join(names) or '*'} in {FOLDER}; there are: "
-                         f"{', '.join(path.stem for path in found) or 'none'}")
+        raise UsageError(
+            f"no notebook named {', '.join(names) or '*'} in {FOLDER}; there are: "
+            f"{', '.join(path.stem for path in found) or 'none'}"
+        )
     return chosen
 
 
 def built(source: Path) -> nbformat.NotebookNode:
-    """The notebook of a .py source, without outputs; cell ids are counted, so that the same text gives the same file."""
+    """The notebook of a .py source, without outputs; ids are counted: the same text gives the same file."""
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
-        cell.metadata = nbformat.NotebookNode({key: cell.metadata[key] for key in ("tags",) if key in cell.metadata})
+        cell.metadata = nbformat.NotebookNode(
+            {key: cell.metadata[key] for key in ("tags",) if key in cell.metadata}
+        )
     notebook.metadata = nbformat.NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python"},
@@ -66,7 +70,7 @@ def content(path: Path) -> bytes:
 
 
 def fingerprint(source: Path, values: dict[str, str]) -> str:
-    """Digest of all that a notebook's output depends on: its text, its parameters and their files, the library."""
+    """Digest of all that a notebook's output depends on: text, parameters and their files, library."""
     total = hashlib.blake2b(digest_size=16)
     read = [source, ROOT / "perser", ROOT / "requirements.lock", Path(__file__)]
     read += [ROOT / "results"] if "results" not in values else []
@@ -93,7 +97,9 @@ def run_one(source: Path, out: Path, values: dict[str, str]) -> bool:
         for name, value in values.items()
     }
     try:
-        papermill.execute_notebook(str(bare), str(done), inside, cwd=str(FOLDER), progress_bar=sys.stderr.isatty())
+        papermill.execute_notebook(
+            str(bare), str(done), inside, cwd=str(FOLDER), progress_bar=sys.stderr.isatty()
+        )
     finally:
         bare.unlink()
     page.write_text(HTMLExporter(embed_images=True).from_filename(str(done))[0])
@@ -102,12 +108,14 @@ def run_one(source: Path, out: Path, values: dict[str, str]) -> bool:
 
 
 def execute(names: list[str], out: Path, values: dict[str, str]) -> None:
-    """Execute notebooks, each with those of the parameters that it declares; one that none declares is an error."""
+    """Execute notebooks, each with the parameters that it declares; one that none declares is an error."""
     chosen = sources(names)
     known = {source: declared(source) for source in chosen}
     if unknown := sorted(set(values) - set().union(*known.values())):
-        raise UsageError(f"no notebook has the parameter {unknown[0]!r}; "
-                         f"there are: {', '.join(sorted(set().union(*known.values()))) or 'none'}")
+        raise UsageError(
+            f"no notebook has the parameter {unknown[0]!r}; "
+            f"there are: {', '.join(sorted(set().union(*known.values()))) or 'none'}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     for source in chosen:
         made = run_one(source, out, {name: values[name] for name in values if name in known[source]})
@@ -118,15 +126,20 @@ def update(names: list[str]) -> None:
     """Execute notebooks with their default parameters into notebooks/*.ipynb, the committed pairs."""
     for source in sources(names):
         notebook = built(source)
-        NotebookClient(notebook, kernel_name="python3", timeout=600, record_timing=False,
-                       resources={"metadata": {"path": str(FOLDER)}}).execute()
+        NotebookClient(
+            notebook,
+            kernel_name="python3",
+            timeout=600,
+            record_timing=False,
+            resources={"metadata": {"path": str(FOLDER)}},
+        ).execute()
         notebook.metadata.language_info = {"name": "python"}
         nbformat.write(notebook, source.with_suffix(".ipynb"))
         print(f"{source.stem}: updated", flush=True)
 
 
 def differences(source: Path) -> list[str]:
-    """Unified diff between a committed .ipynb's cells and those that its .py source gives; empty when they agree."""
+    """Unified diff from a committed .ipynb's cells to those of its .py source; empty when they agree."""
     path = source.with_suffix(".ipynb")
     if not path.is_file():
         return [f"{path.name} is missing: python tools/notebooks.py update {source.stem}"]
@@ -157,9 +170,13 @@ def main() -> int:
     """Carry out one of the three actions; 0 done, 1 a notebook failed or differs, 2 wrong use."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("action", choices=["execute", "update", "check"])
-    parser.add_argument("names", nargs="*", help="notebooks by the start of their names; all when none is given")
+    parser.add_argument(
+        "names", nargs="*", help="notebooks by the start of their names; all when none is given"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "notebooks")
-    parser.add_argument("-p", "--parameter", type=assignment, action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "-p", "--parameter", type=assignment, action="append", default=[], metavar="NAME=VALUE"
+    )
     arguments = parser.parse_args()
     try:
         if arguments.action == "execute":

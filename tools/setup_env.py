@@ -1,4 +1,4 @@
-"""Make .venv match requirements.lock, build the learn2learn wheel, install the project; do nothing when it does.
+"""Make .venv match requirements.lock, build learn2learn, install the project; do nothing when all is done.
 
 Runs on a bare Python 3.11 or 3.12. Every step leaves a stamp with the digest of what it was made from; a step
 without a matching stamp, as after a kill, is made again from nothing.
@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,12 +74,12 @@ def compiler() -> str:
     if not found:
         raise SetupError("no C compiler (Debian, Ubuntu: apt install gcc)")
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        raise SetupError("no Python headers (Debian, Ubuntu: apt install python3-dev of this Python's version)")
+        raise SetupError("no Python headers (Debian, Ubuntu: apt install python3-dev)")
     return found
 
 
 def build_learn2learn() -> None:
-    """Build and install the reference library, whose shipped C files are too old for Python 3.11 and newer."""
+    """Build and install the reference library, whose shipped C files are too old for Python 3.11."""
     compiler()
     work = VENV / "build"
     shutil.rmtree(work, ignore_errors=True)
@@ -88,10 +87,9 @@ def build_learn2learn() -> None:
     python = work / "env" / "bin" / "python"
     pip("install", *BUILD_TOOLS, python=python)
     (work / "sdist.txt").write_text(LEARN2LEARN)
-    sdist = ["--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--require-hashes", "-r", "sdist.txt"]
-    pip("download", *sdist, python=python, where=work)
-    with tarfile.open(next(work.glob("learn2learn-*.tar.gz"))) as archive:
-        archive.extractall(work, filter="data") if hasattr(tarfile, "data_filter") else archive.extractall(work)
+    sdist = "--no-deps --no-build-isolation --no-binary :all: --require-hashes -r sdist.txt"
+    pip("download", *sdist.split(), python=python, where=work)
+    shutil.unpack_archive(next(work.glob("learn2learn-*.tar.gz")), work)
     source = next(path for path in work.glob("learn2learn-*") if path.is_dir())
     sources = sorted(source.glob("learn2learn/data/*.pyx"))
     call([python, "-m", "cython", "-3", "-X", "embedsignature=True", *sources], where=source)

@@ -1,4 +1,4 @@
-"""Add up JUnit reports into the one closing line `N passed, N failed, N skipped`; exit 1 if anything failed."""
+"""Add up JUnit reports into the one closing line `N passed, N failed, N skipped`; exit 1 on any failure."""
 
 import argparse
 import sys
@@ -7,14 +7,13 @@ from pathlib import Path
 
 
 def tally(report: Path) -> tuple[int, int, int]:
-    """(passed, failed, skipped) of one JUnit report; a report that is not there, or is cut off, is one failure."""
+    """(passed, failed, skipped) of one JUnit report; one that is missing, cut off or empty is one failure."""
     try:
         suites = list(ElementTree.parse(report).iter("testsuite"))
     except (OSError, ElementTree.ParseError):
         return 0, 1, 0
-    tests, failures, errors, skipped = (
-        sum(int(suite.get(name, 0)) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
-    )
+    names = ("tests", "failures", "errors", "skipped")
+    tests, failures, errors, skipped = (sum(int(suite.get(name, 0)) for suite in suites) for name in names)
     failed = failures + errors
     return tests - failed - skipped, failed if tests else 1, skipped
 
@@ -25,7 +24,7 @@ def main() -> int:
     parser.add_argument("reports", nargs="+", type=Path)
     parser.add_argument("--failed", type=int, default=0, help="stages outside pytest that failed")
     arguments = parser.parse_args()
-    passed, failed, skipped = map(sum, zip(*map(tally, arguments.reports)))
+    passed, failed, skipped = map(sum, zip(*map(tally, arguments.reports), strict=True))
     failed += arguments.failed
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
