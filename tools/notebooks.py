@@ -38,7 +38,7 @@ def sources(names: Iterable[str] = ()) -> list[Path]:
 
 def built(source: Path) -> nbformat.NotebookNode:
     """The notebook of a .py source, without outputs; ids are counted: the same text gives the same file."""
-    notebook = jupytext.read(source)
+    notebook = jupytext.read(source, fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata = nbformat.NotebookNode(
