@@ -1,6 +1,10 @@
-"""Scores from counts, and their intervals."""
+"""Scores from counts: macro F1 and accuracy, of any counts and per listener of records."""
 
 import numpy as np
+import pandas as pd
+
+SETTINGS = ("seen", "unseen")
+CELL = ["method", "setting", "shots"]
 
 
 def macro_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
@@ -17,3 +21,26 @@ def macro_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
     f1 = np.divide(2 * tp, total, out=np.zeros_like(total), where=total > 0)
     classes = (total > 0).sum(-1)
     return np.divide(f1.sum(-1), classes, out=np.full(classes.shape, np.nan), where=classes > 0)
+
+
+def per_listener(records: pd.DataFrame) -> pd.DataFrame:
+    """Scores of each listener: counts are summed over folds, scores are averaged over seeds.
+
+    Returns one row per (method, setting, shots, listener) with f1, accuracy and chance in 0..1 and `records`, the
+    number of rows behind it; methods stay in the order of the records. Accuracy is the share of queries whose most
+    probable class the listener had ticked. Chance is the macro F1 of ticking every class of every query: the best
+    answer to the same queries that listens to nothing and knows nothing of the listener.
+    """
+    kinds = {kind: [name for name in records if name.startswith(f"{kind}_")] for kind in ("tp", "fp", "fn")}
+    summed = [*sum(kinds.values(), []), "queries", "top"]
+    keys = [*CELL, "listener"]
+    found = records.assign(records=1).groupby([*keys, "seed"], sort=False)[[*summed, "records"]].sum()
+    tp, fp, fn = (found[names].to_numpy() for names in kinds.values())
+    ticked, queries = tp + fn, found["queries"].to_numpy()[:, None]
+    scored = found[["records"]].assign(
+        f1=macro_f1(tp, fp, fn),
+        accuracy=found["top"] / found["queries"],
+        chance=macro_f1(ticked, queries - ticked, np.zeros_like(ticked)),
+    )
+    how = {"f1": "mean", "accuracy": "mean", "chance": "mean", "records": "sum"}
+    return scored.groupby(keys, sort=False).agg(how).reset_index()
