@@ -1,0 +1,105 @@
+"""Speaks a list of lines with espeak-ng, in one process of its own.
+
+espeak-ng carries state from one line to the next, so only the same *sequence* in a fresh process is
+bit-identical. Hence `speak` starts this very file as a child, hands it the lines and waits. The child
+imports nothing of perser, so that it starts in a fraction of a second.
+"""
+
+import ctypes
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import soundfile
+from scipy.signal import lfilter, resample_poly
+
+RATE = 16_000
+_SYNCHRONOUS, _DONT_EXIT = 2, 0x8000
+_UTF8, _SSML = 1, 0x10
+_PARAMETERS = {"rate": 1, "pitch": 3, "range": 4, "gap": 7}  # numbers of espeak_PARAMETER in speak_lib.h
+
+
+class Line(TypedDict):
+    """One line to speak and how; the last six act on the waveform, the others inside espeak-ng."""
+
+    path: str  # wav file to write, 16 kHz, 16 bit
+    text: str  # may hold SSML's <break time="..ms"/>
+    voice: str  # espeak-ng voice and variant, as in "en-us+f2"
+    rate: int  # words per minute, 80 to 450
+    pitch: int  # 0 to 99, about four steps a semitone
+    range: int  # 0 to 99
+    gap: int  # pause between words, in 10 ms
+    level: float  # RMS in dB below full scale
+    tilt: float  # -1 (dark, lax) to 1 (bright, pressed)
+    breath: float  # noise that follows the voice's envelope, relative to it
+    floor: float  # RMS of the room in dB below full scale
+    lead: float  # silence before the first word, seconds
+    seed: int  # of the noise
+
+
+def speak(lines: Sequence[Line]) -> None:
+    """Write the wav file of every line, in order, in one fresh process."""
+    command = [sys.executable, "-P", __file__]
+    subprocess.run(command, input=json.dumps(list(lines)), text=True, check=True)
+
+
+def shape(wave: np.ndarray, line: Line) -> np.ndarray:
+    """Give a raw voice its vocal effort, breath, level, room and lead: (N,) -> (N + lead,)."""
+    noise = np.random.default_rng(line["seed"])
+    tilt = float(np.clip(line["tilt"], -0.9, 0.9))
+    wave = lfilter([1.0, -tilt], [1.0], wave) if tilt >= 0 else lfilter([1.0], [1.0, tilt], wave)
+    envelope = np.sqrt(lfilter([0.01], [1.0, -0.99], wave**2))
+    wave = wave + line["breath"] * envelope * noise.standard_normal(len(wave))
+    wave = wave * 10 ** (line["level"] / 20) / max(float(np.sqrt(np.mean(wave**2))), 1e-9)
+    wave = np.concatenate([np.zeros(int(line["lead"] * RATE)), wave, np.zeros(RATE // 10)])
+    wave = wave + 10 ** (line["floor"] / 20) * noise.standard_normal(len(wave))
+    return np.clip(wave, -0.999, 0.999)
+
+
+class _Voice:
+    """The library, loaded and initialised; call it with a line for a waveform at 16 kHz."""
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+        data = espeakng_loader.get_data_path().encode()
+        self.rate = self.library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DONT_EXIT)
+        if self.rate <= 0:
+            raise RuntimeError("espeak-ng does not start: reinstall the package espeakng-loader")
+        self.chunks: list[np.ndarray] = []
+        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        self.callback = kind(self._keep)  # held here: ctypes does not keep it alive
+        self.library.espeak_SetSynthCallback(self.callback)
+
+    def _keep(self, wave, count, _events) -> int:
+        if wave and count > 0:
+            self.chunks.append(np.ctypeslib.as_array(wave, (count,)).astype(np.float64) / 32768)
+        return 0
+
+    def __call__(self, line: Line) -> np.ndarray:
+        if self.library.espeak_SetVoiceByName(line["voice"].encode()) != 0:
+            raise RuntimeError(f"espeak-ng has no voice {line['voice']!r}")
+        for name, number in _PARAMETERS.items():
+            self.library.espeak_SetParameter(number, int(line[name]), 0)
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(line["seed"]))  # else breathy voices follow the clock
+        text = line["text"].encode()
+        self.chunks = []
+        self.library.espeak_Synth(text, len(text) + 1, 0, 1, 0, _UTF8 | _SSML, None, None)
+        return resample_poly(np.concatenate(self.chunks), RATE, self.rate)
+
+
+def _main() -> None:
+    voice = _Voice()
+    for line in json.load(sys.stdin):
+        wave = shape(voice(line), line)
+        Path(line["path"]).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(line["path"], wave, RATE, subtype="PCM_16")
+
+
+if __name__ == "__main__":
+    _main()

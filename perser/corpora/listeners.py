@@ -1,0 +1,103 @@
+"""Simulated listeners: who hears which emotion in a clip, and how each differs from the others.
+
+A lens model. Every emotion is a prototype in the space of prosodic cues (`perser.corpora.cues`, in
+standard deviations), and the evidence for it is a linear function of the cues, as between Gaussians of
+equal spread, plus a share that comes from what the speaker meant (words, context). On top of this
+percept, which all share, a listener has a bias over the classes, cue weights of his own, a temperature,
+and a threshold above which he ticks a further class. All of these are fixed for a listener: they depend
+on the seed and the panel, never on clip or session. Only a small momentary noise is not.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtri
+
+from perser.corpora.cues import CUES
+from perser.seeds import rng
+
+# level, dynamics, pitch, span, rate, pauses, slope: the usual findings on vocal expression, in standard
+# deviations of a corpus in which every class occurs (Juslin and Laukka 2003, table 7, for the signs).
+PROTOTYPES = {
+    "neutral": (-0.3, -0.3, -0.5, -0.4, 0.2, -0.3, -0.2),
+    "calm": (-0.9, -0.3, -0.8, -0.5, -0.4, 0.1, -0.7),
+    "sad": (-0.9, -0.1, -0.7, -0.7, -0.7, 0.7, -0.8),
+    "frustrated": (0.4, 0.3, 0.0, 0.1, -0.2, 0.5, 0.4),
+    "angry": (1.2, 0.5, 0.5, 0.3, 0.3, -0.2, 1.1),
+    "disgust": (-0.1, 0.2, -0.6, 0.2, -0.8, 0.6, 0.2),
+    "fear": (0.0, 0.0, 1.0, -0.7, 0.8, 0.3, -0.2),
+    "surprise": (0.2, -0.2, 1.1, 1.1, 0.0, -0.3, 0.0),
+    "happy": (0.3, 0.0, 0.5, 0.6, 0.3, -0.3, 0.2),
+    "excited": (0.8, 0.2, 0.9, 0.8, 0.7, -0.4, 0.5),
+}
+_SAME = {"fearful": "fear", "surprised": "surprise"}
+CALIBRATION = {
+    "sharpness": 1.0,  # of the shared percept
+    "meant": 0.8,  # weight of the intended emotion
+    "neutral": (2.5, 2.5),  # mean and standard deviation over listeners of the bias to Neutral
+    "bias": 1.2,  # standard deviation of the bias to every other class
+    "weights": 0.65,  # standard deviation of a listener's own cue weights
+    "temperature": (0.2, 0.2),  # mean and standard deviation of its logarithm
+    "threshold": (-1.1, 0.45),  # the same of the share of the strongest class that earns a tick
+    "noise": 0.3,  # momentary, on every class's evidence
+}
+
+
+class Listener(NamedTuple):
+    """One simulated listener; the arrays are over classes."""
+
+    name: str
+    bias: np.ndarray  # (C,)
+    weights: np.ndarray  # (C, F): what a cue speaks for, prototype and own habit together
+    temperature: float
+    threshold: float  # relative to the strongest class, 0 to 1
+
+
+def prototypes(classes: Sequence[str]) -> np.ndarray:
+    """(C, F) prototypes of the named classes. KeyError: a class without one."""
+    return np.array([PROTOTYPES[_SAME.get(name, name)] for name in classes])
+
+
+def panel(names: Sequence[str], classes: Sequence[str], seed: int) -> list[Listener]:
+    """The listeners of these names; a panel of any size spreads evenly over biases and thresholds."""
+    draw, chosen, shape = rng(seed, "listeners", *names), CALIBRATION, prototypes(classes).shape
+    # One draw from each of n equal slices, so that a panel of six is as varied as one of sixty.
+    slices = np.array([draw.permutation(len(names)) + draw.random(len(names)) for _ in range(3)]).T
+    even = ndtri(slices / len(names))
+    listeners = []
+    for name, (neutral, temperature, threshold) in zip(names, even, strict=True):
+        bias = chosen["bias"] * draw.standard_normal(len(classes))
+        bias[list(classes).index("neutral")] = chosen["neutral"][0] + chosen["neutral"][1] * neutral
+        weights = chosen["sharpness"] * prototypes(classes) + chosen["weights"] * draw.standard_normal(shape)
+        heat = float(np.exp(chosen["temperature"][0] + chosen["temperature"][1] * temperature))
+        share = float(np.exp(chosen["threshold"][0] + chosen["threshold"][1] * threshold))
+        listeners.append(Listener(name, bias, weights, heat, min(share, 0.95)))
+    return listeners
+
+
+def hear(listener: Listener, cues: np.ndarray, meant: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """How strongly a listener feels each class: (N, F), (N, C) one-hot, (N, C) -> (N, C) shares.
+
+    `noise` is standard normal and is scaled here.
+    """
+    middle = (listener.weights**2).sum(axis=1) / (2 * CALIBRATION["sharpness"])
+    evidence = cues @ listener.weights.T - middle + CALIBRATION["meant"] * meant
+    evidence = (evidence + listener.bias + CALIBRATION["noise"] * noise) / listener.temperature
+    shares = np.exp(evidence - evidence.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def ticks(listener: Listener, shares: np.ndarray) -> np.ndarray:
+    """The classes a listener ticks: all that reach his share of the strongest. (N, C) -> bool (N, C)."""
+    return shares >= listener.threshold * shares.max(axis=1, keepdims=True)
+
+
+def spread(clips: int, listeners: int, low: int, high: int, draw: np.random.Generator) -> list[np.ndarray]:
+    """Who rates what: per clip `low` to `high` listeners, each listener nearly equally often."""
+    done, chosen = np.zeros(listeners), []
+    for count in draw.integers(low, high + 1, size=clips):
+        order = np.argsort(done + draw.random(listeners) * 3, kind="stable")[:count]
+        done[order] += 1
+        chosen.append(np.sort(order))
+    return chosen
