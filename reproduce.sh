@@ -132,8 +132,8 @@ set_up() {
 
 # What could not be set up counts as skipped, whatever else happens.
 count_skips() {
-    if [[ -f .venv/skipped.json ]]; then
-        printf 'skipped: the checks against learn2learn: %s\n' "$(<.venv/skipped.json)"
+    if [[ -f .venv/skipped ]]; then
+        printf '%-20s SKIPPED: the checks against learn2learn: %s\n' "reference" "$(<.venv/skipped)"
         skipped=$((skipped + 1))
     fi
 }
@@ -179,10 +179,13 @@ TEXT
 
 committed_report() {
     printf 'Tables, figures and notebooks from the committed records: 1 min after the set-up (4 min, once)\n'
+    local runs
+    runs=(results/*/*/*/)
+    [[ -d ${runs[0]} ]] || { printf 'results/ holds no committed records\n' >&2; exit 1; }
     only_one
     if set_up; then
         corpus
-        stage "tables and figures" perser report results/*/*/*/ --out out/committed
+        stage "tables and figures" perser report "${runs[@]}" --out out/committed
         notebooks out/committed/notebooks
     fi
     summary
@@ -242,10 +245,12 @@ run_tests() {
     rm -f out/log/*.xml
     if set_up; then
         corpus
-        python -m pytest --junitxml=out/log/unit.xml || true
-        python -m pytest -o addopts= --nbval notebooks --junitxml=out/log/notebooks.xml || true
+        together python -m pytest --junitxml=out/log/unit.xml || true
+        together python -m pytest -o addopts= --nbval notebooks --junitxml=out/log/notebooks.xml || true
+        python tools/tally.py --failed "$failed" out/log/unit.xml out/log/notebooks.xml
+    else
+        summary
     fi
-    .venv/bin/python tools/tally.py --failed "$failed" out/log/unit.xml out/log/notebooks.xml
 }
 
 clean_environment

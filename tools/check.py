@@ -3,7 +3,6 @@
 Runs on any Python 3.9 or newer, before anything is installed. Exit 0 when the default job can run.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -86,9 +85,9 @@ def environment() -> None:
         else "gcc and this Python's headers (Debian, Ubuntu: apt install gcc python3-dev); "
         "without them the checks against learn2learn are skipped",
     )
-    note = ROOT / ".venv/skipped.json"
+    note = ROOT / ".venv/skipped"
     if note.is_file():
-        line(False, "learn2learn", json.loads(note.read_text())["learn2learn"])
+        line(False, "learn2learn", note.read_text())
     gpu = tool("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     line(
         bool(gpu),

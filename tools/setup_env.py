@@ -5,7 +5,6 @@ without a matching stamp, as after a kill, is made again from nothing.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -118,12 +117,12 @@ def step(name: str, expected: str, make: Callable[[], None], key: str) -> bool:
 
 def reference(key: str) -> None:
     """Build learn2learn if this machine can; otherwise note why its checks will be skipped and go on."""
-    note = VENV / "skipped.json"
+    note = VENV / "skipped"
     note.unlink(missing_ok=True)
     try:
         step("learn2learn", "half a minute", build_learn2learn, key)
     except SetupError as error:
-        note.write_text(json.dumps({"learn2learn": str(error)}))
+        note.write_text(str(error))
         print(f"set-up: learn2learn SKIPPED, its reference checks will be too: {error}", flush=True)
 
 
