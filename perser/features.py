@@ -1,0 +1,206 @@
+"""The on-disk store of pooled layers: each clip is embedded once, and a kill at any moment costs one batch.
+
+A store is a folder with an LMDB. A clip's key is made of its audio's content, the upstream's identity and the
+settings, so a changed file is computed anew and a moved one is found again.
+"""
+
+import hashlib
+import io
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import torch
+from lmdb import verify
+from tqdm import tqdm
+
+from perser import audio
+from perser.errors import UserError
+from perser.upstreams import Upstream
+
+FORMAT = b"perser features 1"
+BATCH = 32  # clips per transaction: at most 320 s of audio (20 MB), and what a kill can cost
+LIMIT = 1 << 40  # of the memory map, in bytes; address space, not disk
+CHECKSUM = 16  # bytes
+FULL = "what is computed is kept: free some space and run the same command again"
+
+Wave = np.ndarray  # float32 (samples,) at 16 kHz
+
+log = logging.getLogger(__name__)
+
+
+def extract(corpus, upstream: Upstream, store: str | os.PathLike,
+            normalise: str | tuple[float, float] = "corpus", progress: bool = False) -> torch.Tensor:
+    """Features of a corpus's clips: float32 (clips, layers, width), in the order of corpus.clips.index.
+
+    Computes what the folder `store` lacks, in batches of clips of similar length, and reads the rest.
+    `normalise` is done to waveforms before the upstream: "corpus" with one mean and sd over all samples of all
+    clips, "clip" as the upstream's own recipe says, "none", or a given (mean, sd), e.g. those that a model was
+    trained with. EMO-SUPERB takes mean and sd of the training split; of the whole corpus they serve all folds.
+    Raises UserError for bad audio, a store that is damaged, foreign or of another format, and a full disk.
+    """
+    clips = _contents(corpus)
+    with _opened(Path(store)) as environment:
+        if normalise == "corpus":
+            normalise = _moments(environment, clips, progress)
+        prepare, how = _preparation(normalise, upstream)
+        keys = [_key(digest, upstream.identity, how) for _, digest in clips]
+        _complete(environment, dict(zip(keys, clips)), lambda waves: upstream(list(map(prepare, waves))).numpy(),
+                  f"{upstream.name} features" if progress else None)
+        features = torch.empty(len(keys), upstream.layers, upstream.width)
+        for index, matrix in enumerate(_values(environment, keys)):
+            features[index] = torch.from_numpy(matrix)
+    return features
+
+
+def moments(corpus, store: str | os.PathLike, progress: bool = False) -> tuple[float, float]:
+    """Mean and sd over all samples of all clips as read, computed once per clip; UserError as for extract."""
+    with _opened(Path(store)) as environment:
+        return _moments(environment, _contents(corpus), progress)
+
+
+def _contents(corpus) -> list[tuple[str, str]]:
+    return [(path, audio.digest(path)) for path in map(str, corpus.clips["path"])]
+
+
+def _moments(environment: lmdb.Environment, clips: list[tuple[str, str]], progress: bool) -> tuple[float, float]:
+    keys = [_key(digest, "moments") for _, digest in clips]
+    _complete(environment, dict(zip(keys, clips)), lambda waves: [_sums(wave) for wave in waves],
+              "level of the corpus" if progress else None)
+    samples, total, squares = np.sum(list(_values(environment, keys)), axis=0)
+    mean = total / samples
+    return float(mean), math.sqrt(max(squares / samples - mean**2, 0)) or 1.0
+
+
+def _sums(wave: Wave) -> np.ndarray:
+    wave = wave.astype(np.float64)
+    return np.array([len(wave), wave.sum(), wave @ wave])
+
+
+def _preparation(normalise: str | tuple[float, float], upstream: Upstream) -> tuple[Callable[[Wave], Wave], str]:
+    """What is done to a waveform, and the words for it in the key."""
+    if normalise == "none" or (normalise == "clip" and not upstream.levels):
+        return (lambda wave: wave), "none"
+    if normalise == "clip":
+        return (lambda wave: (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)), "clip"
+    if isinstance(normalise, str):
+        raise UserError(f"normalise={normalise!r}: give 'corpus', 'clip', 'none' or a pair (mean, sd)")
+    mean, sd = normalise
+    return (lambda wave: ((wave - mean) / sd).astype(np.float32)), f"{float(mean)!r} {float(sd)!r}"
+
+
+def _key(digest: str, *settings: str) -> bytes:
+    text = "\x1f".join([digest, repr(audio.SECONDS), *settings])
+    return hashlib.blake2b(text.encode(), digest_size=32).digest()
+
+
+def _complete(environment: lmdb.Environment, wanted: dict[bytes, tuple[str, str]],
+              compute: Callable[[list[Wave]], Iterable[np.ndarray]], label: str | None) -> None:
+    """Compute and write what of `wanted` (key -> path, digest) is not stored yet.
+
+    Batches are cut from all that is wanted, not from what is missing: after a kill the same clips are computed
+    side by side as without it, so that even the last bits agree.
+    """
+    order = sorted(wanted, key=lambda key: (Path(wanted[key][0]).stat().st_size, key))
+    with tqdm(total=len(order), desc=label, unit="clip", disable=None if label else True) as bar:
+        for start in range(0, len(order), BATCH):
+            batch = order[start:start + BATCH]
+            with environment.begin() as reading:
+                missing = [key for key in batch if reading.get(key) is None]
+            if missing:
+                values = compute([_read(*wanted[key]) for key in missing])
+                _write(environment, zip(missing, values, strict=True))
+                log.debug("stored %d of clips %d to %d", len(missing), start, start + len(batch))
+            bar.update(len(batch))
+
+
+def _read(path: str, digest: str) -> Wave:
+    wave = audio.read(path)
+    if audio.digest(path) != digest:
+        raise UserError(f"{path}: changed while it was read; run the same command again")
+    return wave
+
+
+def _write(environment: lmdb.Environment, items: Iterable[tuple[bytes, np.ndarray]]) -> None:
+    try:
+        with environment.begin(write=True) as writing:
+            for key, value in items:
+                buffer = io.BytesIO()
+                np.save(buffer, value, allow_pickle=False)
+                writing.put(key, _checksum(key, buffer.getbuffer()) + buffer.getvalue())
+    except lmdb.Error as error:
+        raise UserError(f"{environment.path()}: cannot write to the disk, which may be full "
+                        f"({_reason(error)}); {FULL}") from None
+
+
+def _values(environment: lmdb.Environment, keys: list[bytes]) -> Iterator[np.ndarray]:
+    """Stored arrays in the order of `keys`, read through the memory map and checked."""
+    with environment.begin(buffers=True) as reading:
+        for key in keys:
+            value = reading.get(key)
+            if value[:CHECKSUM] != _checksum(key, value[CHECKSUM:]):
+                raise _damaged(environment.path(), "an entry does not match its checksum")
+            yield np.load(io.BytesIO(value[CHECKSUM:]), allow_pickle=False)
+
+
+def _checksum(key: bytes, value: memoryview) -> bytes:
+    digest = hashlib.blake2b(key, digest_size=CHECKSUM)
+    digest.update(value)
+    return digest.digest()
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[lmdb.Environment]:
+    """The store's environment, created if there is none, and checked before anything in it is believed."""
+    data = folder / "data.mdb"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file where the feature store's folder should be; give another folder")
+    try:
+        if folder.is_dir() and not data.exists() and {entry.name for entry in folder.iterdir()} - {"lock.mdb"}:
+            raise UserError(f"{folder}: holds files that are no feature store; give an empty or a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = lmdb.open(str(folder), map_size=LIMIT)
+    except lmdb.InvalidError:
+        raise _damaged(folder, "data.mdb is no LMDB file") from None
+    except (lmdb.Error, OSError) as error:
+        raise UserError(f"{folder}: the feature store cannot be opened ({_reason(error)}); {FULL}") from None
+    try:
+        _check(environment, folder)
+        yield environment
+    finally:
+        environment.close()
+
+
+def _check(environment: lmdb.Environment, folder: Path) -> None:
+    """Walk the whole tree before LMDB follows its page numbers: a damaged one would crash the process."""
+    try:
+        with environment.begin(write=True) as writing:  # nobody else writes while the file is walked
+            problems = verify.verify(str(folder))
+            if problems:
+                raise _damaged(folder, problems[0])
+            found = writing.get(b"format")
+            if found is None and environment.stat()["entries"]:
+                raise UserError(f"{folder}: an LMDB of another program; give another folder")
+            if found is None:
+                writing.put(b"format", FORMAT)
+    except verify.VerifyError as error:
+        raise _damaged(folder, _reason(error)) from None
+    except lmdb.Error as error:
+        raise UserError(f"{folder}: the feature store cannot be used ({_reason(error)}); {FULL}") from None
+    if found not in (None, FORMAT):
+        raise UserError(f"{folder}: a store of format {found.decode(errors='replace')!r}, not {FORMAT.decode()!r}; "
+                        "delete the folder or give another one")
+
+
+def _damaged(folder: str | Path, what: str) -> UserError:
+    return UserError(f"{folder}: the feature store is damaged ({what}); delete the folder and run again")
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[0]
