@@ -1,0 +1,178 @@
+"""The figures: functions from records to a matplotlib Figure, in one style, with one palette keyed by method."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from perser import captions
+from perser.intervals import interval, paired, select
+from perser.scores import SETTINGS, per_listener
+
+STYLE = Path(__file__).with_name("perser.mplstyle")
+# Colour and marker. Hues of Okabe and Ito (safe for colour-blind readers), ordered from light to dark so that
+# they stay apart in greyscale.
+PALETTE = {
+    "ssl-e": ("#5a5a5a", ""),
+    "fine-tuning": ("#e69f00", "s"),
+    "maml": ("#009e73", "^"),
+    "meta-perser": ("#004c7f", "o"),
+}
+# For methods that the palette does not name, in the order of the records.
+SPARE = (("#cc79a7", "D"), ("#56b4e9", "v"), ("#d55e00", "P"), ("#8a8a8a", "X"), ("#000000", "*"))
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A figure function whose every call draws in the project's style and leaves matplotlib's as it was."""
+
+    @wraps(draw)
+    def drawn(*args, **kwargs) -> Figure:
+        with plt.style.context(STYLE, after_reset=True):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write STEM.pdf and STEM.png (200 dpi); the same figure always gives the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    pdf, png = stem.with_name(f"{stem.name}.pdf"), stem.with_name(f"{stem.name}.png")
+    with plt.style.context(STYLE, after_reset=True):
+        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(png, metadata={"Software": None})
+    return [pdf, png]
+
+
+def look(methods: list[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method; one that the palette does not name gets a spare one."""
+    spare = iter(SPARE * (1 + len(methods) // len(SPARE)))
+    return {method: PALETTE[method] if method in PALETTE else next(spare) for method in methods}
+
+
+@styled
+def shots(records: pd.DataFrame, seed: int = 0) -> Figure:
+    """Macro F1 against the number of shots: one panel per setting, one line per method, SSL-E as a level."""
+    scores = per_listener(records)
+    ks = sorted(int(k) for k in scores["shots"].unique() if k)
+    methods = list(dict.fromkeys(scores["method"]))
+    figure = Figure(figsize=(3.4, 2.45))
+    panels = figure.subplots(1, len(SETTINGS), sharey=True)
+    for axes, setting in zip(panels, SETTINGS):
+        ends = {method: _line(axes, scores, method, setting, ks, methods, seed) for method in methods}
+        axes.set_title(f"{setting.capitalize()} clips")
+        axes.set_xticks(range(len(ks)), [str(k) for k in ks])
+        axes.set_xlabel("Shots K")
+        axes.set_xlim(-0.3, len(ks) - 0.7)
+    panels[0].set_ylabel("Macro F1 (points)")
+    _direct(panels[-1], ends, 0.085, "{}")
+    _foot(figure, records, "Bars: 95 % bootstrap interval over listeners")
+    return figure
+
+
+def _line(axes: Axes, scores: pd.DataFrame, method: str, setting: str, ks: list[int], methods: list[str],
+          seed: int) -> float:
+    """Draw one method's means and intervals; returns the height of its right end, in points."""
+    colour, marker = look(methods)[method]
+    found = [interval(100 * select(scores, method, setting, k), seed) for k in ks]
+    mean, low, high, _ = (np.array(part, dtype=float) for part in zip(*found))
+    if set(scores.loc[scores["method"] == method, "shots"]) == {0}:
+        axes.axhline(mean[0], color=colour, linestyle=(0, (4, 2)), linewidth=1)
+        return float(mean[0])
+    lined = [name for name in methods if name != captions.BASELINE]
+    at = np.arange(len(ks)) + 0.11 * (lined.index(method) - (len(lined) - 1) / 2)
+    axes.errorbar(at, mean, [mean - low, high - mean], color=colour, marker=marker, elinewidth=0.8,
+                  markeredgecolor="white", markeredgewidth=0.4)
+    return float(mean[-1])
+
+
+def _direct(axes: Axes, ends: dict[str, float], room: float, words: str) -> None:
+    """Each method's name at the right of its height, at least `room` (share of the panel) from the next.
+
+    words: a format that takes the name and the height.
+    """
+    low, high = axes.get_ylim()
+    looks, rising = look(list(ends)), sorted(ends, key=ends.__getitem__)
+    shares = apart([(ends[method] - low) / (high - low) for method in rising], room)
+    for method, share in zip(rising, shares):
+        axes.annotate(words.format(captions.title(method), ends[method]), (1.03, share), xycoords="axes fraction",
+                      color=looks[method][0], va="center", fontsize=6.5, fontweight="bold", annotation_clip=False)
+
+
+def apart(heights: list[float], room: float) -> list[float]:
+    """Rising heights moved as little as possible until neighbours are at least `room` apart.
+
+    >>> apart([0.0, 1.0, 1.0, 5.0], 1.0)
+    [-0.25, 0.75, 1.75, 5.0]
+    """
+    blocks: list[list[float]] = []
+    for height in heights:
+        blocks.append([height])
+        while len(blocks) > 1 and _block(blocks[-2], room)[-1] + room > _block(blocks[-1], room)[0]:
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    return [height for block in blocks for height in _block(block, room)]
+
+
+def _block(heights: list[float], room: float) -> list[float]:
+    """Heights spread evenly around their mean."""
+    first = sum(heights) / len(heights) - room * (len(heights) - 1) / 2
+    return [first + room * i for i in range(len(heights))]
+
+
+@styled
+def gains(records: pd.DataFrame, shots: int | None = None, seed: int = 0) -> Figure:
+    """Each listener's gain in macro F1 over SSL-E: first and last adapting method, joined per listener.
+
+    One panel per setting, listeners sorted by the last method's gain. `shots`: the largest number when not given.
+    """
+    scores = per_listener(records)
+    shots = shots or int(scores["shots"].max())
+    methods = list(dict.fromkeys(scores.loc[scores["shots"] == shots, "method"]))
+    methods = [methods[0], methods[-1]] if len(methods) > 1 else methods
+    figure = Figure(figsize=(3.4, 3.3))
+    panels = figure.subplots(len(SETTINGS), 1, sharey=True)
+    means = []
+    for axes, setting in zip(panels, SETTINGS):
+        found = pd.DataFrame({method: 100 * paired(scores, method, captions.BASELINE, setting, shots)
+                              for method in methods}).sort_values(methods[-1])
+        means.append(_gain_panel(axes, found, seed))
+        axes.set_title(f"{setting.capitalize()} clips, K = {shots}")
+        axes.set_ylabel("Gain (points)")
+    for axes, ends in zip(panels, means):
+        _direct(axes, ends, 0.2, "{}\n{:+.1f}")
+    panels[-1].set_xlabel(f"Listeners, sorted by the gain of {captions.title(methods[-1])}")
+    _foot(figure, records, f"Gain in macro F1 over {captions.title(captions.BASELINE)}; "
+                           "bars: mean, 95 % bootstrap interval over listeners")
+    return figure
+
+
+def _gain_panel(axes: Axes, found: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Dots of every listener, beside them each method's mean with its interval; returns the means."""
+    looks, number, means = look(list(found)), len(found), {}
+    axes.axhline(0, color=PALETTE[captions.BASELINE][0], linewidth=0.8)
+    axes.vlines(range(number), found.min(axis=1), found.max(axis=1), color="#c8c8c8", linewidth=0.7, zorder=1)
+    for place, method in enumerate(found):
+        colour, marker = looks[method]
+        hollow = {} if method == found.columns[-1] else {"markerfacecolor": "white"}
+        axes.plot(range(number), found[method], marker, color=colour, markersize=3, markeredgewidth=0.7, **hollow)
+        mean, low, high, _ = interval(found[method], seed)
+        axes.errorbar(number * (1.05 + 0.05 * place), mean, [[mean - low], [high - mean]], color=colour,
+                      marker=marker, markersize=3.5, capsize=2, elinewidth=1.2, **hollow)
+        means[method] = mean
+    axes.set_xlim(-0.03 * number - 0.5, number * (1.07 + 0.05 * len(means)))
+    axes.set_xticks(range(number), list(found.index) if number <= 12 else [""] * number)
+    axes.tick_params(axis="x", length=2 if number <= 12 else 0)
+    return means
+
+
+def _foot(figure: Figure, records: pd.DataFrame, bars: str) -> None:
+    """What the marks mean and what the records are, under the panels; made-up data says so in the corner."""
+    names, made = captions.labels(records), captions.stamp(records)
+    figure.supxlabel(f"{bars}.\n{names['corpus']}, {names['upstream']}; {captions.listeners(records)}", fontsize=5.5,
+                     color="#404040", x=0.01, ha="left")
+    if made:
+        figure.suptitle(made, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
