@@ -39,7 +39,7 @@ CALIBRATION = {
     "bias": 1.2,  # standard deviation of the bias to every other class
     "weights": 0.65,  # standard deviation of a listener's own cue weights
     "temperature": (0.2, 0.2),  # mean and standard deviation of its logarithm
-    "threshold": (-1.1, 0.45),  # the same of the share of the strongest class that earns a tick
+    "threshold": (-1.25, 0.65),  # the same of the share of the strongest class that earns a tick
     "noise": 0.3,  # momentary, on every class's evidence
 }
 
