@@ -30,6 +30,7 @@ CHECKSUM = 16  # bytes
 FULL = "what is computed is kept: free some space and run the same command again"
 
 Wave = np.ndarray  # float32 (samples,) at 16 kHz
+Clip = tuple[str, str]  # path, digest of the file's content
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ def extract(corpus, upstream: Upstream, store: str | os.PathLike,
     """Features of a corpus's clips: float32 (clips, layers, width), in the order of corpus.clips.index.
 
     Computes what the folder `store` lacks, in batches of clips of similar length, and reads the rest.
-    `normalise` is done to waveforms before the upstream: "corpus" with one mean and sd over all samples of all
-    clips, "clip" as the upstream's own recipe says, "none", or a given (mean, sd), e.g. those that a model was
-    trained with. EMO-SUPERB takes mean and sd of the training split; of the whole corpus they serve all folds.
+    `normalise` is done to waveforms before the upstream: "corpus" with one mean and sd over all samples of
+    all clips, "clip" as the upstream's own recipe says, "none", or a given (mean, sd), e.g. that of the
+    corpus a model was trained on. EMO-SUPERB takes the training split's; the corpus's serves all folds.
     Raises UserError for bad audio, a store that is damaged, foreign or of another format, and a full disk.
     """
     clips = _contents(corpus)
@@ -50,7 +51,8 @@ def extract(corpus, upstream: Upstream, store: str | os.PathLike,
             normalise = _moments(environment, clips, progress)
         prepare, how = _preparation(normalise, upstream)
         keys = [_key(digest, upstream.identity, how) for _, digest in clips]
-        _complete(environment, dict(zip(keys, clips)), lambda waves: upstream(list(map(prepare, waves))).numpy(),
+        _complete(environment, dict(zip(keys, clips)),
+                  lambda waves: upstream([prepare(wave) for wave in waves]).numpy(),
                   f"{upstream.name} features" if progress else None)
         features = torch.empty(len(keys), upstream.layers, upstream.width)
         for index, matrix in enumerate(_values(environment, keys)):
@@ -64,11 +66,11 @@ def moments(corpus, store: str | os.PathLike, progress: bool = False) -> tuple[f
         return _moments(environment, _contents(corpus), progress)
 
 
-def _contents(corpus) -> list[tuple[str, str]]:
+def _contents(corpus) -> list[Clip]:
     return [(path, audio.digest(path)) for path in map(str, corpus.clips["path"])]
 
 
-def _moments(environment: lmdb.Environment, clips: list[tuple[str, str]], progress: bool) -> tuple[float, float]:
+def _moments(environment: lmdb.Environment, clips: list[Clip], progress: bool) -> tuple[float, float]:
     keys = [_key(digest, "moments") for _, digest in clips]
     _complete(environment, dict(zip(keys, clips)), lambda waves: [_sums(wave) for wave in waves],
               "level of the corpus" if progress else None)
@@ -82,7 +84,8 @@ def _sums(wave: Wave) -> np.ndarray:
     return np.array([len(wave), wave.sum(), wave @ wave])
 
 
-def _preparation(normalise: str | tuple[float, float], upstream: Upstream) -> tuple[Callable[[Wave], Wave], str]:
+def _preparation(normalise: str | tuple[float, float],
+                 upstream: Upstream) -> tuple[Callable[[Wave], Wave], str]:
     """What is done to a waveform, and the words for it in the key."""
     if normalise == "none" or (normalise == "clip" and not upstream.levels):
         return (lambda wave: wave), "none"
@@ -99,12 +102,12 @@ def _key(digest: str, *settings: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=32).digest()
 
 
-def _complete(environment: lmdb.Environment, wanted: dict[bytes, tuple[str, str]],
+def _complete(environment: lmdb.Environment, wanted: dict[bytes, Clip],
               compute: Callable[[list[Wave]], Iterable[np.ndarray]], label: str | None) -> None:
-    """Compute and write what of `wanted` (key -> path, digest) is not stored yet.
+    """Compute and write what of `wanted` is not stored yet.
 
-    Batches are cut from all that is wanted, not from what is missing: after a kill the same clips are computed
-    side by side as without it, so that even the last bits agree.
+    Batches are cut from all that is wanted, not from what is missing: after a kill the same clips are
+    computed side by side as without it, so that even the last bits agree.
     """
     order = sorted(wanted, key=lambda key: (Path(wanted[key][0]).stat().st_size, key))
     with tqdm(total=len(order), desc=label, unit="clip", disable=None if label else True) as bar:
@@ -157,11 +160,11 @@ def _checksum(key: bytes, value: memoryview) -> bytes:
 @contextmanager
 def _opened(folder: Path) -> Iterator[lmdb.Environment]:
     """The store's environment, created if there is none, and checked before anything in it is believed."""
-    data = folder / "data.mdb"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file where the feature store's folder should be; give another folder")
     try:
-        if folder.is_dir() and not data.exists() and {entry.name for entry in folder.iterdir()} - {"lock.mdb"}:
+        names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        if names - {"lock.mdb"} and "data.mdb" not in names:
             raise UserError(f"{folder}: holds files that are no feature store; give an empty or a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         environment = lmdb.open(str(folder), map_size=LIMIT)
@@ -193,8 +196,8 @@ def _check(environment: lmdb.Environment, folder: Path) -> None:
     except lmdb.Error as error:
         raise UserError(f"{folder}: the feature store cannot be used ({_reason(error)}); {FULL}") from None
     if found not in (None, FORMAT):
-        raise UserError(f"{folder}: a store of format {found.decode(errors='replace')!r}, not {FORMAT.decode()!r}; "
-                        "delete the folder or give another one")
+        raise UserError(f"{folder}: a store of format {found.decode(errors='replace')!r}, "
+                        f"not {FORMAT.decode()!r}; delete the folder or give another one")
 
 
 def _damaged(folder: str | Path, what: str) -> UserError:

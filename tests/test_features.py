@@ -1,4 +1,4 @@
-"""perser.features: the store survives kills, full disks, damage and strangers, and never serves a stale clip."""
+"""perser.features: the store survives kills, full disks and damage, and never serves a stale clip."""
 
 import os
 import resource
@@ -44,7 +44,7 @@ def corpus_of(folder):
 
 
 def counting(log, pause=0.0, identity="counting-1", levels=True, width=3):
-    """A real upstream of simple statistics, (clips, 2, width), that notes in `log` how many clips it was given."""
+    """A real upstream of simple statistics, (clips, 2, width), that notes in `log` how many clips it got."""
     def embed(waves):
         time.sleep(pause)
         with Path(log).open("a") as file:
@@ -63,13 +63,14 @@ def child(folder, store, log, pause, width, limit):
     if int(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     try:
-        print(features.extract(corpus_of(folder), counting(log, float(pause), width=int(width)), store).sum().item())
+        upstream = counting(log, float(pause), width=int(width))
+        print(features.extract(corpus_of(folder), upstream, store).sum().item())
     except UserError as error:
         print(error)
 
 
 def start(*arguments):
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_features; test_features.child(*sys.argv[2:])"
+    code = "import sys; sys.path.append(sys.argv[1]); from test_features import child; child(*sys.argv[2:])"
     return subprocess.Popen(
         [sys.executable, "-c", code, str(Path(__file__).parent), *map(str, arguments)], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1],
@@ -188,7 +189,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(few):
 def test_a_bad_clip_is_named_and_the_batches_before_it_stay(clips, store, log, tmp_path):
     shutil.copytree(clips, tmp_path / "bad")
     bad = tmp_path / "bad" / "bad.wav"
-    soundfile.write(bad, np.full(4_000, np.nan, "float32"), 16_000, subtype="FLOAT")  # the longest: comes last
+    soundfile.write(bad, np.full(4_000, np.nan, "float32"), 16_000, subtype="FLOAT")  # longest, so last
     with pytest.raises(UserError, match=r"bad\.wav: the audio holds NaN"):
         features.extract(corpus_of(tmp_path / "bad"), counting(log), store, "none")
     assert computed(log) == [32, 32, 32]
@@ -229,12 +230,13 @@ def test_two_processes_share_a_store(clips, store, log, tmp_path):
 def test_a_full_disk_has_one_line_and_keeps_what_is_computed(clips, store, log, tmp_path):
     width = 1_000  # 8 kB a clip, so 100 clips do not fit into 500 kB
     output, _ = start(clips, store, log, 0, width, 500_000).communicate(timeout=300)
-    assert output.startswith(f"{store}: cannot write to the disk, which may be full (") and output.count("\n") == 1
-    assert output.endswith(f"; {features.FULL}\n")
+    assert output.startswith(f"{store}: cannot write to the disk, which may be full (")
+    assert output.count("\n") == 1 and output.endswith(f"; {features.FULL}\n")
     log.unlink()
-    resumed = features.extract(corpus_of(clips), counting(log, width=width), store)
+    corpus, upstream = corpus_of(clips), counting(log, width=width)
+    resumed = features.extract(corpus, upstream, store)
     assert 0 < sum(computed(log)) < CLIPS
-    assert torch.equal(resumed, features.extract(corpus_of(clips), counting(log, width=width), tmp_path / "fresh"))
+    assert torch.equal(resumed, features.extract(corpus, upstream, tmp_path / "fresh"))
 
 
 def spoil(store, fault):
@@ -267,9 +269,10 @@ def spoil(store, fault):
 
 
 @pytest.mark.parametrize("fault, words", [
-    ("file", "a file where the feature store's folder should be"), ("folder", "files that are no feature store"),
-    ("other program", "another program"), ("other format", "'perser features 0', not 'perser features 1'; delete"),
-    ("text", "damaged"), ("truncated", "damaged"), ("cut to meta pages", "damaged"), ("zeros", "damaged"),
+    ("file", "a file where the feature store's folder should be"),
+    ("folder", "files that are no feature store"), ("other program", "another program"),
+    ("other format", "'perser features 0', not 'perser features 1'; delete"), ("text", "damaged"),
+    ("truncated", "damaged"), ("cut to meta pages", "damaged"), ("zeros", "damaged"),
     ("ones", "damaged"), ("value", "checksum"),
 ])
 def test_each_damaged_or_foreign_store_has_its_line_and_is_left_alone(few, store, log, fault, words):
@@ -293,8 +296,9 @@ def test_an_empty_folder_and_a_creation_cut_short_become_stores(few, store, log)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.dictionaries(st.binary(min_size=32, max_size=32),
-                       hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)), max_size=6))
+@given(st.dictionaries(
+    st.binary(min_size=32, max_size=32),
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)), max_size=6))
 def test_what_is_written_is_read_back_bit_by_bit(entries):
     with tempfile.TemporaryDirectory() as folder:
         with features._opened(Path(folder)) as environment:
@@ -309,7 +313,7 @@ def test_a_corpus_of_real_size_is_found_again_in_seconds(few, store, log):
     """1,200 clips: reading what is stored must not cost what computing it does."""
     for index in range(1_200):
         wave = np.random.default_rng(index).standard_normal(800)
-        soundfile.write(few / f"many{index}.wav", wave * 0.1, 16_000)
+        soundfile.write(few / f"many{index}.wav", wave * 0.1, 16_000, subtype="FLOAT")
     corpus = corpus_of(few)
     first = features.extract(corpus, counting(log), store)
     began = time.process_time()

@@ -75,7 +75,7 @@ def test_batch_independence_for_any_lengths_and_order(folders, form):
     upstream = upstreams.load(str(folders[form]), device="cpu")
 
     @settings(max_examples=10, deadline=None)
-    @given(st.lists(st.sampled_from([1, 350, 721, 3_000, 3_001, 8_000]), min_size=2, max_size=6), st.randoms())
+    @given(st.lists(st.sampled_from([1, 350, 721, 3_000, 3_001]), min_size=2, max_size=6), st.randoms())
     def check(lengths, random):
         waves = noise(*lengths)
         order = random.sample(range(len(waves)), len(waves))
@@ -247,7 +247,10 @@ def offline(tmp_path_factory):
     return dict(zip(names, done.stdout.splitlines(), strict=True))
 
 
-@pytest.mark.parametrize("name", sorted({*upstreams.HUB, "some/model@v2"} - {"wavlm-base-plus", "hubert-large"}))
+CACHED = {"wavlm-base-plus", "hubert-large", "some/model"}
+
+
+@pytest.mark.parametrize("name", [*sorted(upstreams.HUB.keys() - CACHED), "some/model@v2"])
 def test_without_the_hub_one_line_says_what_to_download_and_where_to_put_it(offline, name):
     repo, revision, _ = upstreams.HUB.get(name, ("some/model", "v2", ""))
     assert offline[name].startswith(f"ERROR {name}: the model hub cannot be reached; download config.json")
