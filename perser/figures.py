@@ -106,8 +106,8 @@ def _direct(axes: Axes, ends: dict[str, float], room: float, words: str) -> None
 def apart(heights: list[float], room: float) -> list[float]:
     """Rising heights moved as little as possible until neighbours are at least `room` apart.
 
-    >>> apart([0.0, 1.0, 1.0, 5.0], 1.0)
-    [-0.25, 0.75, 1.75, 5.0]
+    >>> apart([0.0, 1.5, 1.5, 5.0], 1.0)
+    [0.0, 1.0, 2.0, 5.0]
     """
     blocks: list[list[float]] = []
     for height in heights:
@@ -143,7 +143,7 @@ def gains(records: pd.DataFrame, shots: int | None = None, seed: int = 0) -> Fig
         axes.set_title(f"{setting.capitalize()} clips, K = {shots}")
         axes.set_ylabel("Gain (points)")
     for axes, ends in zip(panels, means):
-        _direct(axes, ends, 0.2, "{}\n{:+.1f}")
+        _direct(axes, ends, 0.24, "{}\n{:+.1f}")
     panels[-1].set_xlabel(f"Listeners, sorted by the gain of {captions.title(methods[-1])}")
     _foot(figure, records, f"Gain in macro F1 over {captions.title(captions.BASELINE)}; "
                            "bars: mean, 95 % bootstrap interval over listeners")

@@ -107,11 +107,12 @@ def _best(cells: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 def main_caption(records: pd.DataFrame, manifest: dict) -> str:
     """What the main table shows, of what, and how sure it is."""
-    made = captions.stamp(records)
+    made, few = captions.stamp(records), records["listener"].nunique() < 10
     parts = [
         f"{made.capitalize()}." if made else "",
         f"Macro F1 in points, mean over listeners with the 95 % bootstrap interval over listeners: "
         f"{captions.source(records)}.",
+        "So few listeners make the interval narrower than it should be." if few else "",
         "The listener is held out in both settings; seen: clips that were trained on with other listeners' "
         "ratings, unseen: clips of sessions that were not.",
         "Gain: over SSL-E, paired by listener.",
