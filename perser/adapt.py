@@ -1,8 +1,10 @@
 """The inner loop: adapt one head to many listeners at once, exactly, without forming their weights.
 
-The inner gradient of P is a sum over support clips, so after any number of steps P_t x = P x - sum_k d_k (x_k . x)
-with d (K, H) the rate-weighted sum of the gradients at the hidden layer. The state carries d and never P_t; every
-line is an ordinary differentiable expression, so one backward pass gives the exact meta-gradient.
+Everything that gradient descent does to the two linear maps stays in the span of what the support already holds.
+The gradient of P is a sum over support clips, so P_t x = P x - sum_k d_k (x_k . x); d_k, the bias, the rows of A and
+the hidden values all lie in the span of the basis B = [A; h], the C rows of A and the K hidden values before the
+first step. So the state carries coefficients of B, and a step costs O(K^2 (C + K)) whatever D and H are. Every line
+is an ordinary differentiable expression: one backward pass gives the exact meta-gradient.
 """
 
 from typing import NamedTuple
@@ -16,8 +18,12 @@ from perser.losses import clip_weights, cross_entropy
 
 
 class Adapted(NamedTuple):
-    """E personal heads, P in the form P - d^T x: d (E, K, H), b (E, 1, H), A (E, C, H), a (E, 1, C)."""
+    """E personal heads as what they add to the shared one, in coefficients of the basis (E, C + K, H).
 
+    P - (d B)^T x_support, b + b B, A + A B and a: d (E, K, C + K), b (E, 1, C + K), A (E, C, C + K), a (E, 1, C).
+    """
+
+    basis: Tensor
     d: Tensor
     b: Tensor
     A: Tensor
@@ -29,40 +35,46 @@ def adapt(head: Head, rates: Tensor, x: Tensor, hidden: Tensor, targets: Tensor,
     """Gradient descent on the support loss: the state before the first step and after each one.
 
     rates: (steps, tensors) in the order of head.TENSORS; that of the layer weights is not read, adapting them
-    takes `adapt_explicit`. x: (E, K, D) layer-mixed features of the support; hidden: (E, K, H), P x;
+    takes `adapt_explicit`. x: (E, K, D) layer-mixed features of the support; hidden: (E, K, H), P x + b;
     targets: (E, K, C). In first order the inner gradients are constants.
     Source: MAML (arXiv 1703.03400), eq. 1; per-layer per-step rates: MAML++ (arXiv 1810.09502), section 4.
     """
-    episodes, shots, _ = x.shape
+    (episodes, shots, _), classes = x.shape, targets.shape[-1]
+    basis = torch.cat([head.A.expand(episodes, -1, -1), hidden], 1)
+    basis, x = (basis, x) if second_order else (basis.detach(), x.detach())
     weight = clip_weights(targets, class_weights).unsqueeze(-1) / shots
-    mass = targets.sum(-1, keepdim=True)
-    gram = x @ x.mT
-    state = Adapted(d=torch.zeros_like(hidden), b=head.b.expand(episodes, 1, -1),
-                    A=head.A.expand(episodes, -1, -1), a=head.a.expand(episodes, 1, -1))
+    mass, gram, inner = targets.sum(-1, keepdim=True), x @ x.mT, basis @ basis.mT
+    first_A, first_h = torch.eye(classes + shots, dtype=x.dtype, device=x.device).split([classes, shots])
+    zero = x.new_zeros(())
+    state = Adapted(basis, d=zero.expand(episodes, shots, classes + shots), b=zero.expand(episodes, 1, classes + shots),
+                    A=zero.expand(episodes, classes, classes + shots), a=head.a.expand(episodes, 1, -1))
     states = [state]
     for rate in rates.unbind(0):
         _, rate_P, rate_b, rate_A, rate_a = rate.unbind(0)
         with torch.set_grad_enabled(second_order and torch.is_grad_enabled()):
-            h = hidden - gram @ state.d + state.b
-            error = weight * ((h @ state.A.mT + state.a).softmax(-1) * mass - targets)
-            delta = error @ state.A
+            A, h = first_A + state.A, first_h + state.b - gram @ state.d
+            error = weight * ((h @ (inner @ A.mT) + state.a).softmax(-1) * mass - targets)
+            delta = error @ A
             down_b, down_A, down_a = delta.sum(1, keepdim=True), error.mT @ h, error.sum(1, keepdim=True)
-        state = Adapted(d=state.d + rate_P * delta, b=state.b - rate_b * down_b,
+        state = Adapted(basis, d=state.d + rate_P * delta, b=state.b - rate_b * down_b,
                         A=state.A - rate_A * down_A, a=state.a - rate_a * down_a)
         states.append(state)
     return states
 
 
-def personal_logits(state: Adapted, support: Tensor, x: Tensor, hidden: Tensor, second_order: bool = True) -> Tensor:
-    """Logits of the personal heads: support (E, K, D), x (E, Q, D), hidden (E, Q, H) = P x -> (E, Q, C)."""
+def personal_logits(head: Head, state: Adapted, support: Tensor, x: Tensor, hidden: Tensor,
+                    second_order: bool = True) -> Tensor:
+    """Logits of the personal heads: support (E, K, D), x (E, Q, D), hidden (E, Q, H) = P x + b -> (E, Q, C)."""
     support = support if second_order else support.detach()
-    return (hidden - (x @ support.mT) @ state.d + state.b) @ state.A.mT + state.a
+    A = (head.A + state.A @ state.basis).mT
+    return hidden @ A + (state.b - (x @ support.mT) @ state.d) @ (state.basis @ A) + state.a
 
 
 def personal_head(head: Head, state: Adapted, support: Tensor, episode: int) -> Head:
-    """One listener's head with its P formed, to save or to look at."""
-    d, b, A, a = (tensor[episode] for tensor in state)
-    return Head(mix=head.mix, P=head.P - d.mT @ support[episode], b=b[0], A=A, a=a[0])
+    """One listener's head with its weights formed, to save or to look at; support (E, K, D)."""
+    basis, d, b, A, a = (tensor[episode] for tensor in state)
+    return Head(mix=head.mix, P=head.P - (d @ basis).mT @ support[episode], b=head.b + (b @ basis)[0],
+                A=head.A + A @ basis, a=a[0])
 
 
 def scalar_rates(rate: float, steps: int) -> Tensor:

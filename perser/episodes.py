@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from perser import seeds
-from perser.corpora.base import Corpus
+from perser.corpora import Corpus
 from perser.losses import smooth
 
 

@@ -47,10 +47,10 @@ def query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: Head,
     shots = support.shape[1]
     clips, at = torch.cat([support, query], 1).unique(return_inverse=True)
     x = heads.mixed(head, data.features[clips])
-    hidden = x @ head.P.T
+    hidden = x @ head.P.T + head.b
     near, far = at[:, :shots], at[:, shots:]
     state = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order)[-1]
-    return personal_logits(state, x[near], x[far], hidden[far], second_order)
+    return personal_logits(head, state, x[near], x[far], hidden[far], second_order)
 
 
 def count(predicted: Tensor, logits: Tensor, labels: Tensor) -> Counts:

@@ -1,0 +1,5 @@
+"""`python -m perser` is `perser`."""
+
+from perser.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""Learners on disk: tensors as safetensors, everything else as JSON beside them."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from perser.errors import UserError
+from perser.evaluate import Learner
+from perser.head import Head
+from perser.records import write_json
+
+
+class Model(NamedTuple):
+    """A learner with what it takes to use it on new clips: standardisation, class weights and a description."""
+
+    learner: Learner
+    mean: Tensor
+    scale: Tensor
+    class_weights: Tensor
+    about: dict
+
+
+def save(model: Model, directory: Path) -> None:
+    """Write model.safetensors, then model.json: a directory with the second one is complete."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale,
+               "class_weights": model.class_weights,
+               **{f"rates.{k}": rates for k, rates in model.learner.rates.items()}}
+    half = directory / f".model.safetensors.{os.getpid()}"
+    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
+    os.replace(half, directory / "model.safetensors")
+    write_json(model.about, directory / "model.json")
+
+
+def load(directory: Path) -> Model:
+    """Read a model directory. Raises UserError when a file is missing, damaged or of another kind."""
+    directory = Path(directory)
+    try:
+        about = json.loads((directory / "model.json").read_text())
+        tensors = load_file(directory / "model.safetensors")
+        head = Head(*(tensors[name] for name in Head._fields))
+        rates = {int(name.removeprefix("rates.")): tensors[name] for name in tensors if name.startswith("rates.")}
+        return Model(Learner(head, dict(sorted(rates.items()))), tensors["mean"], tensors["scale"],
+                     tensors["class_weights"], about)
+    except OSError as error:
+        raise UserError(f"{error.filename or directory}: no model there; `perser run` writes models under "
+                        "OUT/checkpoints") from None
+    except (json.JSONDecodeError, SafetensorError, KeyError) as error:
+        raise UserError(f"{directory}: not a model of this library ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,211 @@
+"""The command line: `perser COMMAND --help` shows each command with an example."""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from perser.errors import UserError
+
+NAME = "perser"
+
+
+class Group(click.Group):
+    """Commands listed in the order of use; errors in one line, without a traceback for a user's mistake."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The commands in the order in which they are defined."""
+        return list(self.commands)
+
+    def main(self, *arguments, **settings) -> None:
+        """Run a command and exit: 0 done, 1 a run failed, 2 wrong use."""
+        try:
+            status = super().main(*arguments, prog_name=NAME, standalone_mode=False, **settings)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else NAME
+            click.echo(f"{path}: {error.format_message()} ({path} --help)".replace("\n", " "), err=True)
+            status = 2
+        except click.exceptions.Exit as stop:
+            status = stop.exit_code
+        except click.Abort:
+            click.echo(f"{NAME}: stopped; the same command goes on from here", err=True)
+            status = 1
+        except (UserError, OSError) as error:
+            click.echo(f"{NAME}: {error}".replace("\n", " "), err=True)
+            status = 1
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="perser")
+@click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
+def main(verbose: bool) -> None:
+    """Speech emotion recognition that adapts to one listener, and the evaluation around it."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=f"{NAME}: %(message)s")
+
+
+def terminal() -> bool:
+    """Whether progress bars have someone to look at them."""
+    return sys.stderr.isatty()
+
+
+def usage(call, *arguments, **settings):
+    """Call a function whose UserError is about what was typed: exit code 2."""
+    try:
+        return call(*arguments, **settings)
+    except UserError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+
+
+ROOT = click.option("--root", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+                    help="Folder of the corpus.")
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OPTION = click.option("--option", "options", multiple=True, metavar="KEY=VALUE",
+                      help="An option of the corpus, such as listeners=all for iemocap. Repeatable.")
+
+
+def corpus_options(pairs: tuple[str, ...]) -> dict:
+    """key=value pairs, whole numbers as int."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--option {pair}: write it as key=value", click.get_current_context())
+        options[key] = int(value) if value.lstrip("-").isdigit() else value
+    return options
+
+
+@main.command(epilog="Example: perser synth data/synthetic --seed 0")
+@click.argument("directory", type=DIRECTORY)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--layout", type=click.Choice(["iemocap", "cremad"]), default="iemocap", show_default=True)
+@click.option("--clips", default=1200, show_default=True, help="About how many utterances.")
+def synth(directory: Path, seed: int, layout: str, clips: int) -> None:
+    """Write the embedded corpus (synthetic speech, simulated listeners) in a corpus' own format."""
+    from perser.corpora.synthetic import synthesise
+
+    usage(synthesise, directory, seed=seed, clips=clips, layout=layout, progress=terminal())
+    click.echo(f"{directory}: synthetic speech and simulated listeners, seed {seed}, layout {layout}")
+
+
+@main.command(epilog="Example: perser show iemocap --root /path/to/IEMOCAP_full_release")
+@click.argument("corpus")
+@ROOT
+@OPTION
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show(corpus: str, root: Path, options: tuple[str, ...], as_json: bool) -> None:
+    """Count a corpus' clips, listeners and ratings, its class shares and how listeners agree."""
+    from perser import corpora
+
+    found = corpora.describe(usage(corpora.load, corpus, root, **corpus_options(options)))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for key, value in found.items():
+        if isinstance(value, dict):
+            click.echo(key)
+            for name, number in value.items():
+                click.echo(f"    {name:<32} {plain(number)}")
+        else:
+            click.echo(f"{key:<36} {plain(value)}")
+
+
+def plain(value: object) -> str:
+    """A value for a person: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def experiment_file(name: str) -> Path:
+    """experiments/NAME.toml, or the path itself."""
+    given = Path(name)
+    return given if given.suffix == ".toml" else Path("experiments") / f"{name}.toml"
+
+
+@main.command(epilog="Example: perser run main --corpus synthetic --root data/synthetic --upstream logmel "
+                     "--out out/synthetic/logmel/main --set draws=10")
+@click.argument("experiment")
+@click.option("--corpus", required=True, help="iemocap, cremad, msp_podcast, ravdess, table or synthetic.")
+@ROOT
+@OPTION
+@click.option("--upstream", default="logmel", show_default=True, help="A name, a hub id or a local folder.")
+@click.option("--revision", help="Revision of a hub model; unset: the pinned one.")
+@click.option("--out", required=True, type=DIRECTORY, help="Run directory: configuration, parts, records, DONE.")
+@click.option("--store", type=DIRECTORY, help="Feature store.  [default: features beside OUT]")
+@click.option("--normalise", type=click.Choice(["corpus", "clip", "none"]), default="corpus", show_default=True,
+              help="Mean and sd of waveforms.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting. Repeatable.")
+@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
+        out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...], jobs: int) -> None:
+    """Compute the records of EXPERIMENT that are missing and print its table."""
+    from perser import config, corpora, features, records, runs, tables, upstreams
+
+    settings = usage(config.load, experiment_file(experiment), overrides)
+    model = usage(upstreams.load, upstream, revision=revision)
+    loaded = usage(corpora.load, corpus, root, **corpus_options(options))
+    store = store or out.parent / "features"
+    moments = features.moments(loaded, store, terminal()) if normalise == "corpus" else normalise
+    matrix = features.extract(loaded, model, store, moments, progress=terminal())
+    plan = usage(runs.Plan, settings, loaded, model, matrix, moments, out)
+    frame = runs.run(plan, jobs, terminal())
+    table = tables.main_table(frame)
+    click.echo(tables.markdown(table, tables.main_caption(frame, records.manifest(out))))
+
+
+@main.command(epilog="Example: perser report results/synthetic/logmel/main --out out/report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=DIRECTORY, help="Tables and figures go under here.")
+def report(runs: tuple[Path, ...], out: Path) -> None:
+    """Write the tables and figures of finished runs from their records."""
+    from perser.report import report as write
+
+    for directory in runs:
+        for path in write(directory, out):
+            click.echo(path)
+
+
+@main.command(epilog="Example: perser adapt --model out/synthetic/logmel/main/checkpoints/fold1-group0-seed0/"
+                     "meta-perser --ratings mine.csv --audio clips --out mine.safetensors")
+@click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="A model directory of `perser run`.")
+@click.option("--ratings", required=True, type=FILE, help="CSV with columns file,label; several labels with ;")
+@click.option("--audio", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
+def adapt(model: Path, ratings: Path, audio: Path, out: Path) -> None:
+    """Personalise a model for one new listener."""
+    from perser import personal
+
+    with tempfile.TemporaryDirectory() as store:
+        adapted = personal.personalise(model, ratings, audio, Path(store))
+    personal.save(adapted, out)
+    click.echo(f"{out}: {adapted['about']['shots']} ratings")
+
+
+@main.command(epilog="Example: perser predict --model mine.safetensors a.wav b.wav")
+@click.option("--model", required=True, type=FILE, help="A personal model of `perser adapt`.")
+@click.argument("audio", nargs=-1, required=True, type=FILE)
+def predict(model: Path, audio: tuple[Path, ...]) -> None:
+    """What this listener would hear in audio files: CSV with the predicted set and each class' probability."""
+    from perser import personal
+
+    with tempfile.TemporaryDirectory() as store:
+        found = personal.classify(model, list(audio), Path(store))
+    click.echo(found.to_csv(index=False, float_format="%.4f"), nl=False)
+
+
+@main.command(epilog="Example: perser claims --json")
+@click.option("--results", default="results", show_default=True,
+              type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def claims(results: Path, as_json: bool) -> None:
+    """Every claim with its effect and interval, computed from the committed records."""
+    from perser.claims import claims as compute
+    from perser.claims import lines
+
+    found = compute(results)
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))

@@ -1,0 +1,66 @@
+"""Where a number comes from: code, packages, data and machine."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+PACKAGE = Path(__file__).parent
+# Modules that come after the records cannot change them.
+AFTER_RECORDS = {"tables", "figures", "claims", "cli", "reference"}
+PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "soundfile",
+            "espeakng-loader")
+
+
+def code() -> str:
+    """16 hex digits over the source of every module that records depend on."""
+    sources = [*PACKAGE.glob("*.py"), *(PACKAGE / "corpora").glob("*.py")]
+    return files(sorted(path for path in sources if path.stem not in AFTER_RECORDS))
+
+
+def files(paths: list[Path]) -> str:
+    """16 hex digits over names and contents."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def data(clips: pd.DataFrame, ratings: pd.DataFrame, features: bytes | memoryview) -> str:
+    """16 hex digits over who said what of which clip and over the features; paths do not count."""
+    digest = hashlib.blake2b(digest_size=8)
+    for frame in (clips[["speaker", "session"]].reset_index(), ratings):
+        digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
+        digest.update("\x1f".join(frame.columns).encode())
+    digest.update(features)
+    return digest.hexdigest()
+
+
+def git() -> dict:
+    """Commit and whether the tree differs from it; empty outside a checkout."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD").strip(), "dirty": bool(ask("status", "--porcelain", "--", ".").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def machine() -> dict:
+    """Processor, cores, memory, accelerator, Python and package versions."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1),
+            "system": f"{platform.system()} {platform.machine()}", "python": sys.version.split()[0],
+            "packages": {name: metadata.version(name) for name in PACKAGES}}
