@@ -76,6 +76,7 @@ class Phase2Task:
     metrics: tuple[str, ...]
     commit: str
     rows: tuple[Row, ...]
+    synthetic: str = ""
 
 
 @cache
@@ -150,7 +151,7 @@ def _task(file: Path, instance: Instance, data: str | Path | None, cache_dir: Pa
     return Phase2Task(task=known.get("task") or file.parent.parent.name, instance=key, path=instance.path,
                       group=known.get("group") or FOLD.sub("", key), kind=kind,
                       domain=str(extra.get("domain") or known.get("domain_inferred") or "unknown"),
-                      metrics=metrics, commit=commit, rows=rows)
+                      metrics=metrics, commit=commit, rows=rows, synthetic=str(extra.get("synthetic") or ""))
 
 
 DEFAULT_METRIC = {"classification": "accuracy", "regression": "LCC", "sequence_generation": "WER"}

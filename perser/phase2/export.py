@@ -1,0 +1,59 @@
+"""Write a data set in the upstream layout, and check a folder against the rules upstream reviews by."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import soundfile as sf
+
+from perser.errors import UserError
+from perser.phase2.tasks import Phase2Task, load
+
+MOST_SECONDS, FEWEST_ROWS, FEWEST_INSTRUCTIONS = 3600.0, 32, 10
+
+
+def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], *, kind: str, domain: str,
+               metrics: Sequence[str], description: str, synthetic: str = "", license: str = "MIT") -> Path:
+    """Write `root/<task>/<task>_<dataset>/instance.json` and `data/metadata.jsonl`; wavs are to lie in `data/`.
+
+    rows hold the upstream columns: file, instruction, label (strings), audio, audio2 ..., text, label2 ...
+    Gives the data set's folder. `kind`, `domain` and `synthetic` are extra keys, which upstream allows.
+    """
+    folder = Path(root) / task / f"{task}_{dataset}"
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    instance = {"name": f"{task}_{dataset}", "description": description, "keywords": [kind, domain],
+                "metrics": list(metrics), "path": f"DynamicSuperb/{task}_{dataset}", "version": "",
+                "kind": kind, "domain": domain, "synthetic": synthetic, "license": license}
+    (folder / "instance.json").write_text(json.dumps(instance, indent=2) + "\n", encoding="utf-8")
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / "data" / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    stamp = f"\n\nSynthetic: {synthetic}." if synthetic else ""
+    text = f"# {task}\n\n{description}\n\nKind: {kind}. Metrics: {', '.join(metrics)}. Rows: {len(rows)}.{stamp}\n"
+    (folder.parent / "README.md").write_text(text, encoding="utf-8")
+    return folder
+
+
+def review(folder: str | Path) -> list[str]:
+    """The upstream rules that a data set breaks, [] if none: length, rows, instructions, columns, readme."""
+    folder = Path(folder)
+    broken = [] if (folder.parent / "README.md").is_file() else [f"{folder.parent}: README.md is missing"]
+    try:
+        tasks, problems = load(folder)
+    except UserError as error:
+        return [*broken, str(error)]
+    broken += [p for p in problems if "is not a full commit" not in p]
+    return broken + [fault for task in tasks for fault in _faults(task)]
+
+
+def _faults(task: Phase2Task) -> list[str]:
+    count, distinct = len(task.rows), len({row.instruction for row in task.rows})
+    seconds = sum(sf.info(path).duration for row in task.rows for path in row.audios)
+    needed = max(count / 20, FEWEST_INSTRUCTIONS)
+    faults = []
+    if seconds > MOST_SECONDS:
+        faults.append(f"{task.instance}: {seconds / 60:.1f} min of audio; at most {MOST_SECONDS / 60:.0f}")
+    if count < FEWEST_ROWS:
+        faults.append(f"{task.instance}: {count} rows; at least {FEWEST_ROWS}")
+    if distinct < needed:
+        faults.append(f"{task.instance}: {distinct} distinct instructions; at least {needed:g}")
+    return faults

@@ -1,0 +1,407 @@
+"""The models under test that inspect does not serve itself, as inspect providers.
+
+perser/FILE  cascade/ASR+LLM  hf-audio/ID  replay/FILE  and the controls majority, random, oracle (`/labels`).
+"""
+
+import base64
+import io
+import json
+import re
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from statistics import median
+from typing import Any, NamedTuple
+
+import anyio
+import numpy as np
+import soundfile as sf
+from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
+
+from perser import audio
+from perser.errors import UserError
+from perser.phase2.metrics import key, parse_options, read_number
+from perser.phase2.tasks import Phase2Task, load
+from perser.seeds import rng
+
+RATE, LONGEST, SILENCE, NEW_TOKENS = 16_000, 30.0, 0.5, 256
+ONE_AUDIO = {"granite_speech", "granite_speech_plus"}
+AUDIO_AS_BASE64 = {"voxtral", "voxtral_realtime"}
+NOT_APPLICABLE = "N/A"
+
+
+class Question(NamedTuple):
+    """What a model is asked: the text, the audios as WAV bytes, and where the row comes from."""
+
+    text: str
+    audios: tuple[bytes, ...]
+    instance: str
+    file: str
+    new_tokens: int
+
+
+class Provider(ModelAPI):
+    """Answers `Question`s in batches: subclasses give `answers(questions) -> texts`.
+
+    Requests that arrive while a batch is under way form the next one, of at most `batch_size`; no timer.
+    """
+
+    def __init__(self, model_name: str, base_url: str | None = None, api_key: str | None = None,
+                 config: GenerateConfig = GenerateConfig(), batch_size: int = 8, **_: Any) -> None:  # noqa: B008
+        super().__init__(model_name, base_url, api_key, [], config)
+        self.batch_size = int(batch_size)
+        self._waiting: SimpleQueue[tuple[Question, Future[str]]] = SimpleQueue()
+        self._busy = threading.Lock()
+
+    def answers(self, questions: Sequence[Question]) -> list[str]:
+        """One text for each question, in order."""
+        raise NotImplementedError
+
+    def max_connections(self) -> int:
+        """As many requests at once as fill two batches."""
+        return 2 * self.batch_size
+
+    def _answer(self, question: Question) -> str:
+        future: Future[str] = Future()
+        self._waiting.put((question, future))
+        with self._busy:
+            if not future.done():
+                self._run(self._batch())
+        return future.result()
+
+    def _batch(self) -> list[tuple[Question, Future[str]]]:
+        batch = []
+        while len(batch) < self.batch_size:
+            try:
+                batch.append(self._waiting.get_nowait())
+            except Empty:
+                break
+        return batch
+
+    def _run(self, batch: list[tuple[Question, Future[str]]]) -> None:
+        try:
+            texts = self.answers([question for question, _ in batch])
+            for (_, future), text in zip(batch, texts, strict=True):
+                future.set_result(text)
+        except Exception as error:  # each request of the batch reports it; inspect logs it with its sample
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+
+    async def generate(self, input: list[ChatMessage], tools: list, tool_choice: Any,
+                       config: GenerateConfig) -> ModelOutput:
+        """Inspect's entry: one user message with audios and text."""
+        text = await anyio.to_thread.run_sync(self._answer, _question(input, config))
+        output = ModelOutput.from_content(self.model_name, text)
+        output.usage = ModelUsage()
+        return output
+
+
+def _question(messages: list[ChatMessage], config: GenerateConfig) -> Question:
+    message = messages[-1]
+    parts = [] if isinstance(message.content, str) else message.content
+    audios = tuple(base64.b64decode(part.audio.split(",", 1)[1]) for part in parts if isinstance(part, ContentAudio))
+    about = message.metadata or {}
+    return Question("\n".join(m.text for m in messages), audios, about.get("instance", ""), about.get("file", ""),
+                    config.max_tokens or NEW_TOKENS)
+
+
+def waveform(data: bytes, seconds: float = LONGEST) -> np.ndarray:
+    """WAV bytes as float32 mono 16 kHz, (N,), cut to `seconds`, read as the rest of the library reads audio."""
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        file.write(data)
+        file.flush()
+        return audio.read(file.name, seconds)
+
+
+def joined(waves: Sequence[np.ndarray]) -> np.ndarray:
+    """Several audios as one, half a second of silence between them, cut to 30 s."""
+    gap = np.zeros(round(SILENCE * RATE), np.float32)
+    parts = [part for wave in waves for part in (gap, wave)][1:]
+    return np.concatenate(parts)[: round(LONGEST * RATE)]
+
+
+class HfAudio(Provider):
+    """Any audio language model of transformers, through its processor's chat template.
+
+    `audios`: "native" hands over each, "joined" one of all; by default joined only for models that take one.
+    Greedy, 256 new tokens, bf16 on a GPU.
+    """
+
+    def __init__(self, model_name: str, *args: Any, audios: str = "auto", revision: str | None = None,
+                 device: str | None = None, **kwargs: Any) -> None:
+        import torch
+        from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+        super().__init__(model_name, *args, **kwargs)
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = AutoProcessor.from_pretrained(model_name, revision=revision)
+        self.processor.tokenizer.padding_side = "left"
+        dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
+        model = AutoModelForMultimodalLM.from_pretrained(model_name, revision=revision, dtype=dtype)
+        self.model = getattr(model, "thinker", model).to(self.device).eval()
+        kind = self.model.config.model_type
+        self.joins = audios == "joined" or (audios == "auto" and kind in ONE_AUDIO)
+        self.as_base64 = kind in AUDIO_AS_BASE64
+
+    def answers(self, questions: Sequence[Question]) -> list[str]:
+        """Generate for a batch; only what is new is decoded."""
+        import torch
+
+        chats = [[{"role": "user", "content": self._content(question)}] for question in questions]
+        inputs = self.processor.apply_chat_template(chats, tokenize=True, add_generation_prompt=True,
+                                                    return_dict=True, return_tensors="pt", padding=True)
+        inputs = inputs.to(self.device, dtype=self.model.dtype)
+        with torch.inference_mode():
+            tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=questions[0].new_tokens)
+        return self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+
+    def _content(self, question: Question) -> list[dict[str, Any]]:
+        waves = [waveform(data) for data in question.audios]
+        if self.joins and len(waves) > 1:
+            waves = [joined(waves)]
+        parts = [{"type": "audio", "base64": _wav(wave)} if self.as_base64 else {"type": "audio", "audio": wave}
+                 for wave in waves]
+        return [*parts, {"type": "text", "text": question.text}]
+
+
+def _wav(wave: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    sf.write(buffer, wave, RATE, format="WAV", subtype="PCM_16")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+class Cascade(Provider):
+    """Speech recognition, then a text model that reads the transcripts: `cascade/<asr>+<llm>`."""
+
+    def __init__(self, model_name: str, *args: Any, device: str | None = None, **kwargs: Any) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer
+
+        super().__init__(model_name, *args, **kwargs)
+        recogniser, _, reader = model_name.partition("+")
+        if not reader:
+            raise UserError(f"cascade/{model_name}: name two models, cascade/<recogniser>+<text model>")
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
+        self.processor = AutoProcessor.from_pretrained(recogniser)
+        self.asr = AutoModelForSpeechSeq2Seq.from_pretrained(recogniser, dtype=dtype).to(self.device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(reader, padding_side="left")
+        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+        self.llm = AutoModelForCausalLM.from_pretrained(reader, dtype=dtype).to(self.device).eval()
+
+    def answers(self, questions: Sequence[Question]) -> list[str]:
+        """Transcribe every audio of the batch, then answer every question."""
+        import torch
+
+        said = iter(self._transcribe([waveform(data) for q in questions for data in q.audios]))
+        prompts = []
+        for question in questions:
+            lines = [f"Transcript of audio {i}: {next(said)}" for i in range(1, len(question.audios) + 1)]
+            prompts.append(self._prompt("\n".join([*lines, question.text])))
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(self.device)
+        with torch.inference_mode():
+            tokens = self.llm.generate(**inputs, do_sample=False, max_new_tokens=questions[0].new_tokens,
+                                       pad_token_id=self.tokenizer.pad_token_id)
+        return self.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+
+    def _transcribe(self, waves: list[np.ndarray]) -> list[str]:
+        import torch
+
+        if not waves:
+            return []
+        inputs = self.processor(waves, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
+        inputs = inputs.to(self.device, dtype=self.asr.dtype)
+        with torch.inference_mode():
+            tokens = self.asr.generate(**inputs, do_sample=False)
+        return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _prompt(self, text: str) -> str:
+        if not self.tokenizer.chat_template:
+            return text
+        return self.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
+                                                  add_generation_prompt=True)
+
+
+class Replay(Provider):
+    """Answers from an organisers' prediction file, by file name; what is not in it is an error of that sample."""
+
+    def __init__(self, model_name: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model_name, *args, **kwargs)
+        self.entries = read_predictions(Path(model_name))
+
+    def answers(self, questions: Sequence[Question]) -> list[str]:
+        """The stored responses, unchanged."""
+        return [self._stored(question) for question in questions]
+
+    def _stored(self, question: Question) -> str:
+        for name in (f"{question.instance}/{question.file}", question.file):
+            if name in self.entries:
+                response = self.entries[name].get("sllm_response")
+                if response is None:
+                    raise UserError(f"{self.model_name}: {name} has no sllm_response; predict it and try again")
+                return response
+        raise UserError(f"{self.model_name}: no entry for {question.file!r} of {question.instance}")
+
+
+def read_predictions(path: Path) -> dict[str, dict]:
+    """A prediction file, or a folder `<model>/` of one file per task; keys of the latter are `<task>/<file>`."""
+    try:
+        if path.is_dir():
+            return {f"{file.stem}/{name}": entry for file in sorted(path.glob("*.json"))
+                    for name, entry in json.loads(file.read_text(encoding="utf-8")).items()}
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a prediction file ({error}); expected a dictionary keyed by wav name") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{path}: not a dictionary of entries keyed by wav name")
+    return entries
+
+
+class Control(Provider):
+    """Knows the labels: `majority`, `random` and `oracle` bound what a score can mean."""
+
+    def __init__(self, model_name: str, *args: Any, tasks: str = "", data: str | None = None,
+                 cache_dir: str | None = None, limit: int | None = None, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(model_name, *args, **kwargs)
+        if not tasks:
+            raise UserError(f"{type(self).__name__.lower()}: say where the labels are, -M tasks=DIR")
+        self.seed, self.tasks = int(seed), _tasks(tasks, data, cache_dir, limit)
+
+    def answers(self, questions: Sequence[Question]) -> list[str]:
+        """What the control says of each row."""
+        return [self.say(self.tasks[q.instance], q.file) for q in questions]
+
+    def say(self, task: Phase2Task, file: str) -> str:
+        """The answer for one row of a task."""
+        raise NotImplementedError
+
+
+class Oracle(Control):
+    """The label itself: anything but a perfect score is a fault of the scorer."""
+
+    def say(self, task: Phase2Task, file: str) -> str:
+        return _said(next(row.labels for row in task.rows if row.id == file))
+
+
+class Majority(Control):
+    """The commonest label (set); of numbers the median; a tie goes to the first in order."""
+
+    def say(self, task: Phase2Task, file: str) -> str:
+        numbers = [read_number(row.labels[0]) for row in task.rows] if task.kind == "regression" else [None]
+        if None not in numbers:
+            return repr(median(numbers))
+        counts = Counter(_said(row.labels) for row in task.rows)
+        return min(counts, key=lambda label: (-counts[label], label))
+
+
+class Random(Control):
+    """One of the row's options; without options, any row's label."""
+
+    def say(self, task: Phase2Task, file: str) -> str:
+        row, draw = next(row for row in task.rows if row.id == file), rng(self.seed, "random", task.instance, file)
+        options = parse_options(row.instruction, row.labels) if task.kind == "classification" else []
+        return str(draw.choice(options)) if options else _said(task.rows[draw.integers(len(task.rows))].labels)
+
+
+def _said(labels: Sequence[str]) -> str:
+    return ", ".join(labels)
+
+
+@cache
+def _tasks(root: str, data: str | None, cache_dir: str | None, limit: int | None) -> dict[str, Phase2Task]:
+    return {task.instance: task for task in load(root, data, cache_dir, limit=limit)[0]}
+
+
+SAME_EMOTION = {"happiness": "happy", "joy": "happy", "joyful": "happy", "anger": "angry", "sadness": "sad",
+                "fearful": "fear", "afraid": "fear", "scared": "fear", "disgusted": "disgust",
+                "surprised": "surprise", "calm": "neutral", "excitement": "excited", "frustration": "frustrated",
+                "no emotion": "neutral", "contemptuous": "contempt"}
+
+
+class Perser(Provider):
+    """Our personalised classifier, answering in words: the likeliest of the options that it knows, else N/A."""
+
+    def __init__(self, model_name: str, *args: Any, **kwargs: Any) -> None:
+        from perser import personal
+
+        kwargs.setdefault("batch_size", 32)
+        super().__init__(model_name, *args, **kwargs)
+        self.predict = personal.predict
+
+    def answers(self, questions: Sequence[Question]) -> list[str]:
+        """Questions about emotion are answered from the last audio; all others with N/A."""
+        texts = [NOT_APPLICABLE] * len(questions)
+        asked = [i for i, q in enumerate(questions) if q.audios and re.search(r"emotion|feel|mood", q.text, re.I)]
+        if not asked:
+            return texts
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / f"{i}.wav" for i in asked]
+            for i, path in zip(asked, paths, strict=True):
+                path.write_bytes(questions[i].audios[-1])
+            chances = self.predict(self.model_name, paths)
+        for row, i in enumerate(asked):
+            texts[i] = in_words(dict(chances.iloc[row]), parse_options(questions[i].text.split("\n")[0]))
+        return texts
+
+
+def in_words(chances: dict[str, float], options: Sequence[str]) -> str:
+    """The option whose class is likeliest; N/A when fewer than two options are classes of the model.
+
+    >>> in_words({"angry": 0.2, "happy": 0.7, "sad": 0.1}, ["Joy", "Anger", "Boredom"])
+    'Joy'
+    """
+    known = {_class(name): float(value) for name, value in chances.items()}
+    found = {option: known[_class(option)] for option in options if _class(option) in known}
+    return max(found, key=found.get) if len(found) > 1 else NOT_APPLICABLE
+
+
+def _class(name: str) -> str:
+    return SAME_EMOTION.get(key(name), key(name))
+
+
+@modelapi("hf-audio")
+def hf_audio():
+    """Audio language models of transformers."""
+    return HfAudio
+
+
+@modelapi("cascade")
+def cascade():
+    """Speech recognition then a text model."""
+    return Cascade
+
+
+@modelapi("replay")
+def replay():
+    """A prediction file."""
+    return Replay
+
+
+@modelapi("perser")
+def perser():
+    """Our personalised emotion classifier."""
+    return Perser
+
+
+@modelapi("oracle")
+def oracle():
+    """Answers with the label."""
+    return Oracle
+
+
+@modelapi("majority")
+def majority():
+    """Answers with the commonest label."""
+    return Majority
+
+
+@modelapi("random")
+def random():
+    """Answers with a drawn option."""
+    return Random

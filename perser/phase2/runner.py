@@ -1,0 +1,205 @@
+"""Run models over tasks with inspect, and turn its logs into records: one row per model, row and scorer."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pandas as pd
+from inspect_ai import Task, eval_set, score, task
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
+from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, get_model
+from inspect_ai.solver import generate
+
+from perser import provenance, records
+from perser.errors import UserError
+from perser.phase2 import models
+from perser.phase2.metrics import METRICS, parse_options
+from perser.phase2.scorers import graded, strict
+from perser.phase2.tasks import Phase2Task, load
+
+CONTROLS = {"majority", "random", "oracle"}
+QUIET = {"display": "none", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
+         "log_model_api": False}
+COLUMNS = {
+    "model": "name of the model", "task": "upstream task", "group": "data set without its fold",
+    "instance": "data set", "domain": "speech, music or audio (inferred unless the data set says)",
+    "kind": "classification, regression or sequence_generation", "metrics": "metrics, joined by |",
+    "commit": "commit of the data on the hub, or local", "sample": "upstream's file id",
+    "cluster": "the audio asked about: rows that share it are not independent",
+    "scorer": "strict, or the grader's name", "labels": "JSON list", "said": "JSON: what the answer says, null for none",
+    "outcome": "answered, none (no answer), unparseable or failed (no verdict)",
+    "correct": "a grader's verdict; empty for the strict scorer", "synthetic": "what of the data is made up"}
+
+
+def samples(task: Phase2Task) -> list[Sample]:
+    """Rows as inspect samples: audios first, then the instruction, then texts.
+
+    Options come from the instruction; where it lists none, the labels that occur in the task are the options.
+    """
+    choice = METRICS[task.metrics[0]].mode == "choice"
+    vocabulary = sorted({label for row in task.rows for label in row.labels}) if choice else []
+    out = []
+    for row in task.rows:
+        options = (parse_options(row.instruction, row.labels) or vocabulary) if choice else []
+        content = [ContentAudio(audio=path, format="wav") for path in row.audios]
+        text = "\n".join([row.instruction, *row.texts])
+        message = ChatMessageUser(content=[*content, ContentText(text=text)],
+                                  metadata={"instance": task.instance, "file": row.id})
+        out.append(Sample(id=f"{task.instance}/{row.id}", input=[message], target=list(row.labels), metadata={
+            "instance": task.instance, "mode": METRICS[task.metrics[0]].mode, "metrics": list(task.metrics),
+            "options": list(options), "labels": list(row.labels), "instruction": row.instruction,
+            "about": {"task": task.task, "group": task.group, "domain": task.domain, "kind": task.kind,
+                      "commit": task.commit, "synthetic": task.synthetic, "sample": row.id,
+                      "cluster": _digest(row.audios[-1]) if row.audios else row.id}}))
+    return out
+
+
+def _digest(path: str) -> str:
+    """12 hex digits of an audio file, so that the same file is known wherever it lies."""
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=6).hexdigest()
+
+
+def as_task(tasks: Sequence[Phase2Task], name: str, scorers: Sequence) -> Task:
+    """An inspect task over the rows of one or more data sets; greedy, at most 256 new tokens."""
+    return Task(name=name, dataset=MemoryDataset([s for t in tasks for s in samples(t)], name=name),
+                solver=generate(), scorer=list(scorers),
+                config=GenerateConfig(temperature=0.0, max_tokens=models.NEW_TOKENS))
+
+
+@task
+def phase2(tasks: str, instance: str | None = None, data: str | None = None, grader: str | None = None,
+           limit: int | None = None) -> Task:
+    """For plain inspect: `inspect eval perser/phase2 -T tasks=DIR [-T instance=NAME] [-T grader=MODEL]`."""
+    loaded, problems = load(tasks, data, only=instance, limit=limit)
+    if not loaded:
+        raise UserError(f"{tasks}: no task can be run: {'; '.join(problems)[:300]}")
+    return as_task(loaded, instance or "phase2", [strict(), *([graded(grader)] if grader else [])])
+
+
+@contextlib.contextmanager
+def _own_folders(out: Path) -> Iterator[None]:
+    """Keep what inspect writes besides its logs under `out`; its sample buffer there is what resume reads."""
+    wanted = {"XDG_DATA_HOME": str(out / ".inspect"), "XDG_CACHE_HOME": str(out / ".inspect"),
+              "INSPECT_CACHE_DIR": str(out / ".inspect")}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def slug(name: str) -> str:
+    """A model's name as a folder name."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("_.")[-100:] or "model"
+
+
+def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dict[str, Any], grader: str | None = None,
+        resume: bool = False, batch_size: int | None = None) -> pd.DataFrame:
+    """Evaluate one model on the tasks; gives and writes `out/<model>/records.parquet` and `manifest.json`.
+
+    source: how `tasks` were loaded (tasks, data, cache_dir, limit), which the controls need to know the labels.
+    With `resume`, samples that are in the logs of an earlier run are not asked for again.
+    Raises UserError when `out` holds a run already and `resume` is not set, or when the model does not exist.
+    """
+    folder, start = Path(out).absolute() / slug(model), monotonic()
+    logs = folder / "logs"
+    if logs.exists() and any(logs.glob("*.eval")) and not resume:
+        raise UserError(f"{folder}: holds a run already; continue it with --resume or give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    args = dict(source) if model in CONTROLS else {}
+    if batch_size:
+        args["batch_size"] = batch_size
+    name = f"{model}/labels" if model in CONTROLS else model
+    with _own_folders(folder):
+        api = _model(name, args)
+        _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=api,
+                           fail_on_error=False, retry_attempts=0, retry_immediate=False, max_tasks=1,
+                           log_dir_allow_dirty=True, **QUIET)
+        evaluated = [read_eval_log(log.location) for log in done]
+        if grader:
+            evaluated = [_grade(log, grader, Path(out).absolute() / "verdicts") for log in evaluated]
+    frame = pd.DataFrame([row for log in evaluated for row in rows(log, model, grader)], columns=list(COLUMNS))
+    missing = sum(len(t.rows) for t in tasks) - frame["sample"][frame["scorer"] == "strict"].count()
+    records.write(frame, folder / "records.parquet")
+    records.write_json({
+        "model": model, "grader": grader, "source": source, "seconds": round(monotonic() - start, 1),
+        "missing": int(missing), "columns": COLUMNS, "commits": {t.instance: t.commit for t in tasks},
+        "git": provenance.git(), "machine": provenance.machine()}, folder / "manifest.json")
+    return frame
+
+
+def _model(name: str, args: dict[str, Any]):
+    try:
+        return get_model(name, **args)
+    except UserError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(f"model {name}: {str(error).splitlines()[0][:300]}") from error
+
+
+def _grade(log: EvalLog, grader: str, verdicts: Path) -> EvalLog:
+    """Add the grader's scores to a log; verdicts that are in the cache are not asked for again."""
+    before = [s for s in log.eval.scorers or [] if s.name == "strict"]
+    log = score(log, [strict(), graded(grader, str(verdicts))], action="overwrite", display="none")
+    assert before
+    write_eval_log(log)
+    return log
+
+
+def rows(log: EvalLog, model: str, grader: str | None = None) -> Iterator[dict[str, Any]]:
+    """The records of one log; a sample that ended in an error has none."""
+    for sample in log.samples or []:
+        for scorer, found in (sample.scores or {}).items():
+            value = found.metadata or {}
+            if "outcome" not in value or sample.error:
+                continue
+            about = sample.metadata["about"]
+            yield {"model": model, **about, "instance": value["instance"], "metrics": "|".join(value["metrics"]),
+                   "scorer": "strict" if scorer == "strict" else str(grader),
+                   "labels": json.dumps(value["labels"]), "said": json.dumps(value["said"]),
+                   "outcome": value["outcome"],
+                   "correct": float("nan") if value["correct"] is None else float(value["correct"])}
+
+
+def read(out: str | Path) -> pd.DataFrame:
+    """The records of every model under `out`, in order. Raises UserError when there are none."""
+    found = sorted(Path(out).glob("*/records.parquet"))
+    if not found:
+        raise UserError(f"{out}: no records; make them with `perser phase2 --tasks DIR --model NAME --out {out}`")
+    return pd.concat([pd.read_parquet(path) for path in found], ignore_index=True)
+
+
+def manifest(out: str | Path, model: str) -> dict[str, Any]:
+    """How one model's records came to be."""
+    return records.manifest(Path(out) / slug(model))
+
+
+def predictions(logs: str | Path, original: dict[str, dict] | None = None) -> dict[str, dict[str, dict]]:
+    """The answers in a folder of logs as organisers' prediction files: {data set: {file: entry}}.
+
+    `original` entries (of `replay`) keep every key they had, and their order.
+    """
+    out: dict[str, dict[str, dict]] = {}
+    for info in reversed(list_eval_logs(str(logs))):
+        log = read_eval_log(info)
+        for sample in log.samples or []:
+            if sample.error:
+                continue
+            file, instance = sample.metadata["about"]["sample"], sample.metadata["instance"]
+            kept = (original or {}).get(f"{instance}/{file}") or (original or {}).get(file) or {
+                "instruction": sample.metadata["instruction"], "label": ", ".join(sample.metadata["labels"])}
+            out.setdefault(instance, {})[file] = {
+                **kept, "sllm_name": kept.get("sllm_name", log.eval.model), "sllm_response": sample.output.completion}
+    return out
