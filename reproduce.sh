@@ -144,9 +144,7 @@ summary() {
 }
 
 corpus() {
-    if [[ ! -f $CORPUS/SYNTHETIC.json ]]; then
-        stage "embedded corpus" perser synth "$CORPUS"
-    fi
+    stage "embedded corpus" perser synth "$CORPUS"
 }
 
 # notebooks FOLDER [-p NAME=VALUE]...: executed with the parameters, as .ipynb and .html.
@@ -160,19 +158,19 @@ Everything from nothing on the embedded corpus (synthetic speech, simulated list
   set-up               4 min the first time, then none    .venv
   embedded corpus      1 min the first time, then none    $CORPUS
   main experiment      6 min, resumes where it stopped    $RUN
-  tables, notebooks    2 min, only what changed           out/report
+  tables, notebooks    2 min, only what changed           the same folder
 TEXT
     only_one
     if set_up; then
         corpus
         stage "main experiment" perser run main --corpus synthetic --root "$CORPUS" --upstream logmel \
             --out "$RUN" --jobs "$jobs"
-        stage "tables and figures" perser report "$RUN" --out out/report
-        notebooks out/report/notebooks -p results="$RUN"
+        stage "tables and figures" perser report "$RUN" --out out
+        notebooks "$RUN/notebooks" -p results="$RUN"
         count_skips
     fi
     if ((!failed)); then
-        printf '\ntables and figures: out/report\nnotebooks:          out/report/notebooks\n\n'
+        printf '\n%s\ntables and figures: %s\nnotebooks:          %s/notebooks\n\n' "$(<"$RUN/main.md")" "$RUN" "$RUN"
     fi
     summary
 }
@@ -217,7 +215,7 @@ full() {
             stage "main ${upstream//\//--}" perser run main --corpus "$name" --root "$root" \
                 --upstream "$upstream" --out "${runs[-1]}" --jobs "$jobs"
         done
-        stage "tables and figures" perser report "${runs[@]}" --out "out/$name/report"
+        stage "tables and figures" perser report "${runs[@]}" --out out
         for run in "${runs[@]}"; do
             notebooks "$run/notebooks" -p results="$run" -p corpus="$name" -p root="$root"
         done

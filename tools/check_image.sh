@@ -84,6 +84,7 @@ need debootstrap
 trap clean EXIT
 clean
 mkdir -p "$TMPDIR"
+status=0
 (($#)) || set -- check test default
 timed base make_base
 timed build build
@@ -92,5 +93,6 @@ mounted=$(builder mount "$container")
 printf 'image: size         %s, of it packages %s\n' "$(size "$mounted")" "$(size "$mounted/home/perser/artifact/.venv")"
 [[ $1 == build ]] && exit
 for command in "$@"; do
-    timed "$command" run_inside "$command"
+    timed "$command" run_inside "$command" || { printf 'image: %s FAILED\n' "$command"; status=1; }
 done
+exit "$status"
