@@ -84,7 +84,7 @@ need debootstrap
 trap clean EXIT
 clean
 mkdir -p "$TMPDIR"
-status=0
+failed=0
 (($#)) || set -- check test default
 timed base make_base
 timed build build
@@ -93,6 +93,9 @@ mounted=$(builder mount "$container")
 printf 'image: size         %s, of it packages %s\n' "$(size "$mounted")" "$(size "$mounted/home/perser/artifact/.venv")"
 [[ $1 == build ]] && exit
 for command in "$@"; do
-    timed "$command" run_inside "$command" || { printf 'image: %s FAILED\n' "$command"; status=1; }
+    # Not inside a condition: there, a step of `timed` that fails would go unnoticed.
+    start=$SECONDS verdict=done
+    run_inside "$command" || { verdict=FAILED failed=1; }
+    printf 'image: %-12s %s in %d s\n' "$command" "$verdict" $((SECONDS - start))
 done
-exit "$status"
+((!failed))
