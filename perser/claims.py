@@ -9,6 +9,7 @@ from perser import captions, records
 from perser.errors import UserError
 from perser.intervals import Interval, compare, corrected, interval, p_value, select
 from perser.scores import SETTINGS, per_listener
+from perser.tables import text
 
 ADAPTS = ("fine-tuning", "meta-perser")
 RIVALS = ("fine-tuning", "maml")
@@ -59,3 +60,9 @@ def _above_chance(scores: pd.DataFrame, setting: str, seed: int) -> dict:
 def _claim(sentence: str, found: Interval, p: float) -> dict:
     return {"claim": sentence, "value": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high,
             "listeners": int(found.listeners), "holds": bool(np.greater(found.low, 0)), "p": p}
+
+
+def lines(found: list[dict]) -> list[str]:
+    """Claims for a person, one line each, the same for those that hold and those that do not."""
+    return [f"{'holds' if claim['holds'] else 'fails'}  {text(claim['value'], claim['low'], claim['high'], '+'):<20} "
+            f"p {claim['p_holm']:.3f}  {claim['claim']}" for claim in found]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from perser import captions, records, report, tables
-from perser.claims import claims, of_run
+from perser.claims import claims, lines, of_run
 from perser.errors import UserError
 
 METHODS = {"ssl-e": (0,), "fine-tuning": (5, 20), "meta-perser": (5, 20)}
@@ -125,11 +125,12 @@ def test_records_of_two_runs_are_refused():
 
 def test_report_writes_the_same_bytes_twice(run, tmp_path):
     once, again = (report.report(run, tmp_path / name) for name in ("one", "two"))
-    assert once == tmp_path / "one" / "toy_corpus" / "logmel" / "main"
-    names = sorted(path.name for path in once.iterdir())
-    assert names == ["gains.pdf", "gains.png", "main.csv", "main.md", "main.tex", "shots.pdf", "shots.png"]
-    for name in names:
-        assert (once / name).read_bytes() == (again / name).read_bytes()
+    place = tmp_path / "one" / "toy_corpus" / "logmel" / "main"
+    assert sorted(place.iterdir()) == sorted(once)
+    assert sorted(path.name for path in once) == [
+        "gains.pdf", "gains.png", "main.csv", "main.md", "main.tex", "shots.pdf", "shots.png"]
+    for one, two in zip(once, again):
+        assert one.read_bytes() == two.read_bytes()
 
 
 def test_report_of_no_run_is_one_line(tmp_path):
@@ -150,6 +151,7 @@ def test_claims_hold_only_when_the_interval_is_above_zero(run):
 def test_claims_that_fail_are_reported_the_same_way(run):
     good, bad = of_run(made_records(), run), of_run(made_records(better=-1), run)
     assert [claim.keys() for claim in bad] == [claim.keys() for claim in good]
+    assert all(re.match(r"(holds|fails)  [+-]\d", line) for line in lines(good + bad))
     ahead = [claim for claim in bad if "better than Fine-tuning" in claim["claim"]]
     assert ahead and all(not claim["holds"] and claim["high"] < 0 for claim in ahead)
 
