@@ -55,9 +55,9 @@ class Maml(Strict):
         (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inner rates to choose from on the dev listeners")
     outer_rate: float = Field(1e-3, gt=0, description="Adam learning rate, annealed by a cosine to zero")
     rate_rate: float = Field(1e-3, gt=0, description="Adam learning rate of the learnt inner rates")
-    epochs: int = Field(20, ge=0, description="the epoch of lowest dev loss is kept")
+    epochs: int = Field(12, ge=0, description="the epoch of lowest dev loss is kept")
     steps: int = Field(20, ge=1, description="outer steps per epoch")
-    episodes: int = Field(16, ge=1, description="episodes per outer step")
+    episodes: int = Field(8, ge=1, description="episodes per outer step")
     query: int = Field(20, ge=1, description="query clips per training episode")
     clip: float = Field(1.0, gt=0, description="bound on the gradient norm")
 
@@ -81,6 +81,9 @@ class Experiment(Strict):
     dev_draws: int = Field(5, ge=1, description="the same for each dev listener")
     min_queries: int = Field(5, ge=1, description="listeners with fewer query clips in a setting are left out of it")
     groups: int = Field(6, ge=3, description="groups of listeners, each held out in turn")
+    dev: Literal["held-out", "training"] | None = Field(
+        None, description="dev listeners: a held-out group, or the training listeners in the dev session; "
+                          "unset: held-out where groups have at least four listeners")
     folds: tuple[int, ...] | None = Field(None, description="folds to run, from 1; unset: all")
     base: Base = Base()
     methods: dict[str, Method] = Field(min_length=1)

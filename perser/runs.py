@@ -27,6 +27,7 @@ from perser.upstreams import Upstream
 log = logging.getLogger(__name__)
 
 SETTINGS = ("seen", "unseen")
+LEAST_DEV = 4  # listeners that a held-out dev group must have to be worth more than the training listeners
 
 
 def learn(material: Material, head: Head, method: Method, experiment: Experiment, seed: int) -> Learner:
@@ -85,6 +86,8 @@ class Plan:
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
         self.code = provenance.code()
         self.groups = listener_groups(self.data, experiment.groups, max(experiment.shots) + experiment.min_queries)
+        self.dev_held_out = (experiment.dev == "held-out" if experiment.dev
+                             else min(map(len, self.groups)) >= LEAST_DEV)
         count = len(folds(self.data.session))
         wanted = experiment.folds or tuple(range(1, count + 1))
         if not set(wanted) <= set(range(1, count + 1)):
@@ -125,7 +128,7 @@ def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
     """Compute the missing methods of one fold, held-out group and seed; each part is written when it is done."""
     torch.set_num_threads(1)
     fold, group, seed = unit
-    chosen = split(plan.data, fold, group, plan.groups)
+    chosen = split(plan.data, fold, group, plan.groups, plan.dev_held_out)
     data = plan.data._replace(features=torch.from_numpy(plan.features))
     ready = material(data, chosen, plan.experiment.base, plan.standardise)
     head = _base(plan, ready, unit)
@@ -180,6 +183,7 @@ def _manifest(plan: Plan, settings: dict, minutes: float, jobs: int, computed: i
     return plan.about | {
         "config": settings, "config_digest": config.digest(plan.experiment), "code": plan.code, **provenance.git(),
         "data": plan.fingerprint, "clips": len(plan.data.clips), "ratings": len(plan.data.clip),
-        "listeners": len(plan.data.listeners), "groups": len(plan.groups), "units": len(plan.units),
+        "listeners": len(plan.data.listeners), "groups": len(plan.groups),
+        "dev": "held-out" if plan.dev_held_out else "training", "units": len(plan.units),
         "units_computed_last": computed, "minutes_last": round(minutes, 2), "jobs": jobs,
         "machine": provenance.machine()}

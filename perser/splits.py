@@ -61,19 +61,26 @@ def listener_groups(data: Data, count: int, least: int) -> list[tuple[int, ...]]
     return [tuple(able[i::count]) for i in range(count)]
 
 
-def split(data: Data, fold: int, group: int, groups: list[tuple[int, ...]]) -> Split:
-    """The pools of fold (from 1) and held-out group (from 0); the group after it is the dev listeners."""
+def split(data: Data, fold: int, group: int, groups: list[tuple[int, ...]], dev_held_out: bool) -> Split:
+    """The pools of fold (from 1) and held-out group (from 0).
+
+    Dev listeners are the next group, kept out of training, or with dev_held_out False all training listeners:
+    with half a dozen listeners one of them alone says little about the others. Either way their dev ratings are
+    of the dev session, which nobody trains on.
+    """
     sessions = folds(data.session)[fold - 1]
     test, dev = groups[group], groups[(group + 1) % len(groups)]
-    by_test, by_dev = np.isin(data.listener, test), np.isin(data.listener, dev)
+    by_test = np.isin(data.listener, test)
+    by_dev = np.isin(data.listener, dev) if dev_held_out else ~by_test
+    training = ~by_test & ~by_dev if dev_held_out else ~by_test
     at = data.session[data.clip]
     in_train = np.isin(at, sessions.train)
-    train = ~by_test & ~by_dev & in_train
+    train = training & in_train
     seen = by_test & in_train & np.isin(data.clip, data.clip[train])
     return Split(
         fold=fold, group=group, test_listeners=tuple(data.listeners[i] for i in test),
         train=np.flatnonzero(train),
-        base_dev=np.flatnonzero(~by_test & ~by_dev & (at == sessions.dev)),
+        base_dev=np.flatnonzero(training & (at == sessions.dev)),
         dev=np.flatnonzero(by_dev & (at == sessions.dev)),
         seen=np.flatnonzero(seen),
         unseen=np.flatnonzero(by_test & (at == sessions.test)),
