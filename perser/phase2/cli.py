@@ -40,13 +40,10 @@ def phase2(tasks: str | None, suite: bool, names: tuple[str, ...], out: str | No
         raise click.UsageError("give --model NAME and --out DIR (or --list)")
     if suite and not out:
         raise click.UsageError("--suite needs --out DIR, where it is made")
-    try:
-        if listing:
-            _list(tasks or (_suite(out) if suite else None), data, out)
-        else:
-            _evaluate(tasks or _suite(out), names, Path(out), data, grader, reference, limit, batch, resume)
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
+    if listing:
+        _list(tasks or (_suite(out) if suite else None), data, out)
+    else:
+        _evaluate(tasks or _suite(out), names, Path(out), data, grader, reference, limit, batch, resume)
 
 
 def _suite(out: str) -> str:

@@ -23,8 +23,9 @@ import numpy as np
 import soundfile as sf
 from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 
-from perser import audio
+from perser import audio, checkpoints, personal
 from perser.errors import UserError
+from perser.phase2.listeners import examples
 from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load
 from perser.seeds import rng
@@ -325,29 +326,59 @@ SAME_EMOTION = {"happiness": "happy", "joy": "happy", "joyful": "happy", "anger"
 
 
 class Perser(Provider):
-    """Our personalised classifier, answering in words: the likeliest of the options that it knows, else N/A."""
+    """Our emotion classifier, answering in words: a personal model file, or a model folder.
 
-    def __init__(self, model_name: str, *args: Any, **kwargs: Any) -> None:
-        from perser import personal
+    Emotion questions get the likeliest option that is one of its classes, others N/A. A model folder adapts anew to
+    the labelled clips of every question that holds some, and names the set of classes that listener would tick.
+    """
 
+    def __init__(self, model_name: str, *args: Any, store: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("batch_size", 32)
         super().__init__(model_name, *args, **kwargs)
-        self.predict = personal.predict
+        self.path, self.scratch = Path(model_name), tempfile.TemporaryDirectory()
+        self.store = Path(store or Path(self.scratch.name) / "features")
+        if self.path.is_dir():
+            model = checkpoints.load(self.path)
+            about = model.about | {"shots": 0}
+            start = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale, "about": about}
+            self.general = Path(self.scratch.name) / "general"
+            personal.save(start, self.general)
+        else:
+            personal.load(self.path)
+            self.general = self.path
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """Questions about emotion are answered from the last audio; all others with N/A."""
         texts = [NOT_APPLICABLE] * len(questions)
-        asked = [i for i, q in enumerate(questions) if q.audios and re.search(r"emotion|feel|mood", q.text, re.I)]
-        if not asked:
-            return texts
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / f"{i}.wav" for i in asked]
-            for i, path in zip(asked, paths, strict=True):
-                path.write_bytes(questions[i].audios[-1])
-            chances = self.predict(self.model_name, paths)
-        for row, i in enumerate(asked):
-            texts[i] = in_words(dict(chances.iloc[row]), parse_options(questions[i].text.split("\n")[0]))
+        with tempfile.TemporaryDirectory(dir=self.scratch.name) as folder:
+            plain = []
+            for i, question in enumerate(questions):
+                if not question.audios or not re.search(r"emotion|feel|mood", question.text, re.I):
+                    continue
+                labels = examples(question.text)
+                if labels and self.path.is_dir() and len(labels) == len(question.audios) - 1:
+                    texts[i] = self._adapted(question, labels, Path(folder) / f"adapted{i}")
+                else:
+                    plain.append((i, _file(question.audios[-1], Path(folder) / f"{i}.wav")))
+            if plain:
+                frame = personal.classify(self.general, [path for _, path in plain], self.store)
+                for (i, _), row in zip(plain, frame.drop(columns=["file", "label"]).to_dict("records"), strict=True):
+                    texts[i] = in_words(row, parse_options(questions[i].text.split("\n")[0]))
         return texts
+
+    def _adapted(self, question: Question, labels: list[list[str]], folder: Path) -> str:
+        """Adapt to the question's own examples, then name the set for its last clip."""
+        folder.mkdir()
+        files = [_file(data, folder / f"{i}.wav") for i, data in enumerate(question.audios)]
+        lines = [f"{file.name},{';'.join(ticks)}" for file, ticks in zip(files, labels, strict=False)]
+        (folder / "ratings.csv").write_text("\n".join(["file,label", *lines]) + "\n", encoding="utf-8")
+        personal.save(personal.personalise(self.path, folder / "ratings.csv", folder, self.store), folder / "model")
+        return personal.classify(folder / "model", files[-1:], self.store)["label"].iloc[0].replace(";", ", ")
+
+
+def _file(data: bytes, path: Path) -> Path:
+    path.write_bytes(data)
+    return path
 
 
 def in_words(chances: dict[str, float], options: Sequence[str]) -> str:
