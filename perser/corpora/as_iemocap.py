@@ -12,7 +12,7 @@ from perser.corpora.prosody import PLAIN, TELLING, Utterance
 from perser.seeds import rng
 
 CODES = dict(zip(CLASSES, ("fru", "ang", "sad", "dis", "exc", "fea", "neu", "sur", "hap"), strict=True))
-_WORD = {name: word for word, name in WORDS.items() if name and word != "Neutral state"}
+WORD = {name: word for word, name in WORDS.items() if name and word != "Neutral state"}
 TOP = tuple(f"Session{number}" for number in range(1, 6))
 OBSERVERS = tuple(f"E{number}" for number in range(1, 7))
 SELF_RATERS = ("F1", "M1", "F2", "F3", "M3", "M5")
@@ -78,7 +78,7 @@ def _apportion(count: int) -> np.ndarray:
 def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) -> None:
     """Let the listeners rate all turns and write every annotation file under `root`."""
     heard = _rate(turns, cues, seed)
-    trios = _trios(seed)
+    raters = trios(seed)
     starts = _starts(root, turns, seed)
     for dialog in dict.fromkeys(turn.path.split("/")[3] for turn in turns):
         chosen = [index for index, turn in enumerate(turns) if turn.path.split("/")[3] == dialog]
@@ -88,13 +88,13 @@ def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) ->
         blocks, detail = [], {}
         for index in chosen:
             turn = turns[index]
-            ratings = {who: _labels(heard[who][index], draw) for who in trios[dialog]}
+            ratings = {who: _labels(heard[who][index], draw) for who in raters[dialog]}
             own = f"{turn.sex}{session}"
             if own in SELF_RATERS and "impro" in dialog and not (own == "M5" and "M_" in dialog):
                 ratings[own] = _labels(heard[own][index], draw)
             remarks = {who: _remark(draw) for who in ratings}
             values = {who: _values(cues[index], draw) for who in sorted(ratings)[1:]}
-            blocks.append(_block(turn.clip, *starts[index], ratings, remarks, values))
+            blocks.append(block(turn.clip, *starts[index], ratings, remarks, values))
             detail[turn.clip] = (ratings, remarks, values)
         _write(folder, dialog, blocks, detail)
         litter = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        \x00\xff"
@@ -116,7 +116,7 @@ def _rate(turns: list[Utterance], cues: np.ndarray, seed: int) -> dict[str, list
     return heard
 
 
-def _trios(seed: int) -> dict[str, tuple[str, ...]]:
+def trios(seed: int) -> dict[str, tuple[str, ...]]:
     """Three observers per dialog; of two dialogs in a row the second has the other three."""
     every = [trio for trio in combinations(OBSERVERS, 3) if "E1" in trio]
     chosen = {}
@@ -148,7 +148,7 @@ def _labels(ticked: list[str], draw: np.random.Generator) -> list[str]:
     chance = draw.random()
     if chance < 0.015:
         return ["Other"]
-    return [_WORD[name] for name in ticked] + ["Other"] * (chance > 0.985)
+    return [WORD[name] for name in ticked] + ["Other"] * (chance > 0.985)
 
 
 def _remark(draw: np.random.Generator) -> str:
@@ -165,15 +165,15 @@ def _values(cues: np.ndarray, draw: np.random.Generator) -> tuple[int, int, int 
 
 def _code(ratings: dict[str, list[str]]) -> str:
     """The consensus: the one class that at least two observers ticked, else xxx."""
-    codes = {word: CODES[name] for name, word in _WORD.items()} | {"Other": "oth"}
+    codes = {word: CODES[name] for name, word in WORD.items()} | {"Other": "oth"}
     votes = [codes[word] for who, words in ratings.items() if who[0] == "E" for word in words]
     counts = sorted(((votes.count(code), code) for code in set(votes)), reverse=True)
-    if counts[0][0] < 2 or (len(counts) > 1 and counts[0][0] == counts[1][0]):
+    if not counts or counts[0][0] < 2 or (len(counts) > 1 and counts[0][0] == counts[1][0]):
         return "xxx"
     return counts[0][1]
 
 
-def _block(clip: str, start: float, end: float, ratings: dict, remarks: dict, values: dict) -> str:
+def block(clip: str, start: float, end: float, ratings: dict, remarks: dict, values: dict) -> str:
     mean = [np.mean([v[i] for v in values.values() if v[i] is not None] or [2.5]) for i in range(3)]
     lines = [f"[{start:.4f} - {end:.4f}]\t{clip}\t{_code(ratings)}\t[{mean[0]:.4f}, {mean[1]:.4f}, {mean[2]:.4f}]"]
     for who, words in ratings.items():

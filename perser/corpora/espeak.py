@@ -2,20 +2,20 @@
 
 espeak-ng carries state from one line to the next, so only the same *sequence* in a fresh process is
 bit-identical. Hence `speak` starts this very file as a child, hands it the lines and waits. The child
-imports nothing of perser, so that it starts in a fraction of a second.
+imports nothing of perser and little else, so that it starts in a fraction of a second.
 """
 
 import ctypes
 import json
+import math
 import subprocess
 import sys
+import wave
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-import soundfile
-from scipy.signal import lfilter, resample_poly
 
 RATE = 16_000
 _SYNCHRONOUS, _DONT_EXIT = 2, 0x8000
@@ -47,17 +47,29 @@ def speak(lines: Sequence[Line]) -> None:
     subprocess.run(command, input=json.dumps(list(lines)), text=True, check=True)
 
 
-def shape(wave: np.ndarray, line: Line) -> np.ndarray:
-    """Give a raw voice its vocal effort, breath, level, room and lead: (N,) -> (N + lead,)."""
+def shape(raw: np.ndarray, line: Line) -> np.ndarray:
+    """Give a raw voice its vocal effort, breath, level, room and lead: (N,) -> (N + lead + 0.1 s,)."""
     noise = np.random.default_rng(line["seed"])
     tilt = float(np.clip(line["tilt"], -0.9, 0.9))
-    wave = lfilter([1.0, -tilt], [1.0], wave) if tilt >= 0 else lfilter([1.0], [1.0, tilt], wave)
-    envelope = np.sqrt(lfilter([0.01], [1.0, -0.99], wave**2))
-    wave = wave + line["breath"] * envelope * noise.standard_normal(len(wave))
-    wave = wave * 10 ** (line["level"] / 20) / max(float(np.sqrt(np.mean(wave**2))), 1e-9)
-    wave = np.concatenate([np.zeros(int(line["lead"] * RATE)), wave, np.zeros(RATE // 10)])
-    wave = wave + 10 ** (line["floor"] / 20) * noise.standard_normal(len(wave))
-    return np.clip(wave, -0.999, 0.999)
+    spectrum = np.fft.rfft(raw)
+    delay = np.exp(-1j * np.linspace(0, np.pi, len(spectrum)))
+    # A first difference brightens, a leaky sum darkens.
+    voiced = np.fft.irfft(spectrum * (1 - tilt * delay if tilt >= 0 else 1 / (1 + tilt * delay)), len(raw))
+    envelope = np.sqrt(np.convolve(voiced**2, np.ones(200) / 200, mode="same"))
+    voiced = voiced + line["breath"] * envelope * noise.standard_normal(len(voiced))
+    voiced = voiced * 10 ** (line["level"] / 20) / max(float(np.sqrt(np.mean(voiced**2))), 1e-9)
+    padded = np.concatenate([np.zeros(int(line["lead"] * RATE)), voiced, np.zeros(RATE // 10)])
+    padded += 10 ** (line["floor"] / 20) * noise.standard_normal(len(padded))
+    return np.clip(padded, -0.999, 0.999)
+
+
+def resample(raw: np.ndarray, rate: int) -> np.ndarray:
+    """To 16 kHz by cutting the spectrum off: (N,) -> (about N * 16000 / rate,)."""
+    step = rate // math.gcd(rate, RATE)
+    blocks = -(-len(raw) // step)
+    count = blocks * RATE // math.gcd(rate, RATE)
+    spectrum = np.fft.rfft(np.pad(raw, (0, blocks * step - len(raw))))
+    return np.fft.irfft(spectrum[: count // 2 + 1], count) * (count / (blocks * step))
 
 
 class _Voice:
@@ -76,9 +88,9 @@ class _Voice:
         self.callback = kind(self._keep)  # held here: ctypes does not keep it alive
         self.library.espeak_SetSynthCallback(self.callback)
 
-    def _keep(self, wave, count, _events) -> int:
-        if wave and count > 0:
-            self.chunks.append(np.ctypeslib.as_array(wave, (count,)).astype(np.float64) / 32768)
+    def _keep(self, samples, count, _events) -> int:
+        if samples and count > 0:
+            self.chunks.append(np.ctypeslib.as_array(samples, (count,)).astype(np.float64) / 32768)
         return 0
 
     def __call__(self, line: Line) -> np.ndarray:
@@ -90,15 +102,17 @@ class _Voice:
         text = line["text"].encode()
         self.chunks = []
         self.library.espeak_Synth(text, len(text) + 1, 0, 1, 0, _UTF8 | _SSML, None, None)
-        return resample_poly(np.concatenate(self.chunks), RATE, self.rate)
+        return resample(np.concatenate(self.chunks), self.rate)
 
 
 def _main() -> None:
     voice = _Voice()
     for line in json.load(sys.stdin):
-        wave = shape(voice(line), line)
+        samples = np.round(shape(voice(line), line) * 32767).astype("<i2")
         Path(line["path"]).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(line["path"], wave, RATE, subtype="PCM_16")
+        with wave.open(line["path"], "wb") as file:
+            file.setparams((1, 2, RATE, len(samples), "NONE", ""))
+            file.writeframes(samples.tobytes())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -52,12 +53,14 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
         raise UserError(f"listeners={listeners!r} is unknown: {nearest(str(listeners), _LISTENERS)}")
     path = folder(root, _whole, "IEMOCAP's Session1 ... Session5")
     said = stamp(path)
-    clips, ratings, dialogs = [], [], 0
+    clips, ratings, dialogs = {}, [], 0
     for file in _files(path):
         dialogs += 1
         for line, block in parse(read_text(file), str(file)):
             where = f"{file}:{line}"
-            clips.append(_clip(block, file, where))
+            if block.clip in clips:
+                raise UserError(f"{where}: {block.clip} was annotated before; remove one of the two blocks")
+            clips[block.clip] = _clip(block, file, where)
             chosen = {who: on for who, on in block.ratings.items() if listeners == "all" or who[0] == "E"}
             if not chosen:
                 raise UserError(f"{where}: {block.clip} has no rating by an observer; restore its C-E lines")
@@ -65,8 +68,9 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     if not clips:
         raise UserError(f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation")
     if said is None:
-        _check_size(path, dialogs, clips, ratings)
-    return Corpus("iemocap", CLASSES, *tables(clips, ratings, CLASSES), said["synthetic"] if said else "")
+        _check_size(path, dialogs, len(clips), ratings)
+    both = tables([*clips.values()], ratings, CLASSES)
+    return Corpus("iemocap", CLASSES, *both, said["synthetic"] if said else "")
 
 
 def parse(text: str, name: str) -> Iterator[tuple[int, Block]]:
@@ -155,13 +159,16 @@ def _files(root: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
-def _check_size(path: Path, dialogs: int, clips: list[dict], ratings: list[tuple]) -> None:
+def _check_size(path: Path, dialogs: int, clips: int, ratings: list[tuple]) -> None:
     """The full release has exact sizes; a part of it is let through with a warning."""
-    observers = sum(who[0] == "E" for _, who, _ in ratings)
+    observers = Counter(clip for clip, who, _ in ratings if who[0] == "E")
     if dialogs != DIALOGS:
         log.warning("%s: %d dialogs, not the full release's %d; figures will differ", path, dialogs, DIALOGS)
-    elif (len(clips), observers) != (CLIPS, OBSERVERS_PER_CLIP * CLIPS):
-        raise UserError(
-            f"{path}: {len(clips)} utterances with {observers} observer ratings in {DIALOGS} dialogs, but the "
-            f"release has {CLIPS} and {OBSERVERS_PER_CLIP * CLIPS}; unpack the release again"
-        )
+    elif clips != CLIPS:
+        raise UserError(f"{path}: {clips} utterances, but the release has {CLIPS}; unpack the release again")
+    for clip, count in observers.items() if dialogs == DIALOGS else ():
+        if count != OBSERVERS_PER_CLIP:
+            raise UserError(
+                f"{path}: {clip} has {count} observer ratings, but the release has {OBSERVERS_PER_CLIP} for each; "
+                "unpack the release again"
+            )

@@ -42,6 +42,8 @@ def synthesise(
         raise UserError(f"layout {layout!r} is unknown: {nearest(layout, _LAYOUTS)}")
     if clips < 100:
         raise UserError(f"clips={clips} is too few for the layout's dialogs and listeners: give at least 100")
+    if seed < 0:
+        raise UserError(f"seed={seed} is negative: give a whole number from 0")
     wanted = _identity(seed, clips, layout)
     if _same(root, wanted):
         log.info("%s: already there", root)
@@ -56,7 +58,7 @@ def synthesise(
     writer.annotate(aside, turns, standardise(table, [turn.speaker for turn in turns]), seed)
     for entry in sorted(aside.iterdir()):
         entry.rename(root / entry.name)
-    _finish(root, wanted | {"clips": len(turns)}, clips)
+    _finish(root, wanted | {"clips": len(turns), "files": _count(root)})
     aside.rmdir()
     return root
 
@@ -83,14 +85,19 @@ def _identity(seed: int, clips: int, layout: str) -> dict:
 
 
 def _same(root: Path, wanted: dict) -> bool:
-    """Whether a finished tree of this identity is there, with as many audio files as it says."""
+    """Whether a finished tree of this identity is there, with as many files as it says."""
     try:
         said = stamp(root) or {}
     except UserError:
         return False
     if {key: said.get(key) for key in wanted} != wanted:
         return False
-    return sum(not path.name.startswith("._") for path in root.rglob("*.wav")) == said["clips"]
+    return _count(root) == said.get("files")
+
+
+def _count(root: Path) -> int:
+    """Files beside the marker."""
+    return sum(path.is_file() and path.name != MARKER for path in root.rglob("*"))
 
 
 def _clear(root: Path) -> None:
@@ -125,8 +132,8 @@ def _speak(turns: list[Utterance], aside: Path, seed: int, progress: bool) -> No
             pass
 
 
-def _finish(root: Path, said: dict, asked: int) -> None:
+def _finish(root: Path, said: dict) -> None:
     """Write the marker in one move, so that it is either absent or whole."""
     draft = root / UNFINISHED / MARKER
-    draft.write_text(json.dumps(said | {"asked": asked}, indent=1) + "\n")
+    draft.write_text(json.dumps(said, indent=1) + "\n")
     draft.rename(root / MARKER)
