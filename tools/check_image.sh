@@ -93,8 +93,7 @@ mounted=$(builder mount "$container")
 printf 'image: size         %s, of it packages %s\n' "$(size "$mounted")" "$(size "$mounted/home/perser/artifact/.venv")"
 [[ $1 == build ]] && exit
 for command in "$@"; do
-    # Not inside a condition: there, a step of `timed` that fails would go unnoticed.
-    start=$SECONDS verdict=done
+    start=$SECONDS verdict=passed
     run_inside "$command" || { verdict=FAILED failed=1; }
     printf 'image: %-12s %s in %d s\n' "$command" "$verdict" $((SECONDS - start))
 done
