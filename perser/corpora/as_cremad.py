@@ -17,7 +17,8 @@ COLUMNS = (
     "clipName", "sessionNums", "respEmo", "respLevel", "dispEmo", "dispVal", "dispLevel",
 )  # fmt: skip
 _SENTENCES = {
-    "IEO": "It's eleven o'clock.", "TIE": "That is exactly what happened.", "IOM": "I'm on my way to the meeting.",
+    "IEO": "It's eleven o'clock.", "TIE": "That is exactly what happened.",
+    "IOM": "I'm on my way to the meeting.",
     "IWW": "I wonder what this is about.", "TAI": "The airplane is almost full.",
     "MTI": "Maybe tomorrow it will be cold.", "IWL": "I would like a new alarm clock.",
     "ITH": "I think I have a doctor's appointment.", "DFA": "Don't forget a jacket.",
@@ -75,11 +76,14 @@ def _rows(listener, position: int, turn: Utterance, share: np.ndarray, draw) -> 
     rows = []
     for kind in kinds:
         heard = names[0] if kind == "1" else turn.emotion
-        level = "" if draw.random() < 0.005 else str(int(np.clip(80 - 8 * ticked + draw.normal(0, 9), 0, 100)))
+        level = (
+            "" if draw.random() < 0.005 else str(int(np.clip(80 - 8 * ticked + draw.normal(0, 9), 0, 100)))
+        )
         shown = CODES[turn.emotion]
         emotion = CODES[heard][0]
         rows.append([
-            listener.name, str(position), f"{emotion}_{level}", str(int(draw.integers(2000, 9000))), kind, "1",
+            listener.name, str(position), f"{emotion}_{level}", str(int(draw.integers(2000, 9000))), kind,
+            "1",
             "0", str(position + 1), "4", turn.clip, "1", emotion, level or "X",
             shown[0], shown, turn.clip.split("_")[-1],
         ])  # fmt: skip

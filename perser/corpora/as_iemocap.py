@@ -30,12 +30,19 @@ _LEGEND = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
 def dialogs(session: int) -> list[str]:
     """The twenty dialogs of one session, improvised first; sessions 3 and 5 have the real odd names."""
     impro = {letter: [f"impro{n:02d}" for n in range(1, 6)] for letter in "FM"}
-    script = {letter: ["script01_1", "script01_2", "script01_3", "script02_1", "script02_2"] for letter in "FM"}
+    script = {
+        letter: ["script01_1", "script01_2", "script01_3", "script02_1", "script02_2"] for letter in "FM"
+    }
     if session == 3:
         impro["M"] = ["impro01", "impro05a", "impro05b", "impro08a", "impro08b"]
     if session == 5:
         script["M"] = ["script01_1", "script01_1b", "script01_2", "script02_1", "script02_2"]
-    return [f"Ses{session:02d}{letter}_{name}" for part in (impro, script) for letter in "FM" for name in part[letter]]
+    return [
+        f"Ses{session:02d}{letter}_{name}"
+        for part in (impro, script)
+        for letter in "FM"
+        for name in part[letter]
+    ]
 
 
 def plan(seed: int, clips: int) -> list[Utterance]:
@@ -112,7 +119,9 @@ def _rate(turns: list[Utterance], cues: np.ndarray, seed: int) -> dict[str, list
             shares = hear(listener, cues, knows * meant, noise)
             ticked = ticks(listener, shares)
             order = np.argsort(-shares, axis=1)
-            heard[listener.name] = [[CLASSES[c] for c in row if on[c]] for row, on in zip(order, ticked, strict=True)]
+            heard[listener.name] = [
+                [CLASSES[c] for c in row if on[c]] for row, on in zip(order, ticked, strict=True)
+            ]
     return heard
 
 
@@ -160,7 +169,7 @@ def _values(cues: np.ndarray, draw: np.random.Generator) -> tuple[int, int, int 
     level, _, pitch, span, rate, pauses, _ = cues
     exact = (3 + 0.5 * span - 0.4 * pauses, 3 + 0.6 * level + 0.4 * pitch, 3 + 0.7 * level + 0.2 * rate)
     val, act, dom = (int(np.clip(round(value + draw.normal(0, 0.5)), 1, 5)) for value in exact)
-    return val, act, None if draw.random() < 0.01 else dom
+    return val, act, None if draw.random() < 0.02 else dom
 
 
 def _code(ratings: dict[str, list[str]]) -> str:
@@ -174,8 +183,11 @@ def _code(ratings: dict[str, list[str]]) -> str:
 
 
 def block(clip: str, start: float, end: float, ratings: dict, remarks: dict, values: dict) -> str:
+    """One utterance's lines: labels, remarks and (val, act, dom) by listener; times in seconds."""
     mean = [np.mean([v[i] for v in values.values() if v[i] is not None] or [2.5]) for i in range(3)]
-    lines = [f"[{start:.4f} - {end:.4f}]\t{clip}\t{_code(ratings)}\t[{mean[0]:.4f}, {mean[1]:.4f}, {mean[2]:.4f}]"]
+    lines = [
+        f"[{start:.4f} - {end:.4f}]\t{clip}\t{_code(ratings)}\t[{mean[0]:.4f}, {mean[1]:.4f}, {mean[2]:.4f}]"
+    ]
     for who, words in ratings.items():
         lines.append(f"C-{who}:\t{' '.join(word + ';' for word in words)}\t({remarks[who]})")
     for who, (val, act, dom) in values.items():

@@ -82,7 +82,9 @@ def stamp(root: Path) -> dict | None:
     except ValueError:
         said = None
     if not isinstance(said, dict) or not isinstance(said.get("synthetic"), str) or "layout" not in said:
-        raise UserError(f"{path}: is not the marker of an embedded corpus; run `perser synth` into a new folder")
+        raise UserError(
+            f"{path}: is not the marker of an embedded corpus; run `perser synth` into a new folder"
+        )
     return said
 
 
@@ -104,7 +106,9 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and permissions") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); check the path and permissions"
+        ) from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -115,7 +119,9 @@ def read_text(path: Path) -> str:
 def tables(clips: list[dict], ratings: list[tuple[str, str, set[str]]], classes: tuple[str, ...]):
     """Plain rows -> the two tables of a Corpus, sorted by clip and, within it, by listener."""
     clip_table = pd.DataFrame(clips).set_index("clip").sort_index()
-    rows = [(clip, who, *(c in ticked for c in classes)) for clip, who, ticked in sorted(ratings, key=_by_clip)]
+    rows = [
+        (clip, who, *(c in ticked for c in classes)) for clip, who, ticked in sorted(ratings, key=_by_clip)
+    ]
     return clip_table, pd.DataFrame(rows, columns=["clip", "listener", *classes])
 
 

@@ -37,11 +37,15 @@ def load(root: str | Path) -> Corpus:
         again += (clip, listener) in ratings
         ratings.setdefault((clip, listener), emotion)
     if again:
-        log.warning("%s: %d ratings repeat a listener's earlier one of the same clip and are left out", file, again)
+        log.warning(
+            "%s: %d ratings repeat a listener's earlier one of the same clip and are left out", file, again
+        )
     if not clips:
         raise UserError(f"{file}: holds no rating of the voice alone (queryType 1); restore the file")
     rows = [(clip, listener, {emotion}) for (clip, listener), emotion in ratings.items()]
-    return Corpus("cremad", CLASSES, *tables([*clips.values()], rows, CLASSES), said["synthetic"] if said else "")
+    return Corpus(
+        "cremad", CLASSES, *tables([*clips.values()], rows, CLASSES), said["synthetic"] if said else ""
+    )
 
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
@@ -51,13 +55,17 @@ def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
         header = next(reader, [])
         for column in _NEEDED:
             if column not in header:
-                raise UserError(f"{name}:1: no column {column!r}; restore the release's finishedResponses.csv")
+                raise UserError(
+                    f"{name}:1: no column {column!r}; restore the release's finishedResponses.csv"
+                )
         places = [header.index(column) for column in _NEEDED]
         for row in reader:
             if not row:
                 continue
             if len(row) <= max(places):
-                raise UserError(f"{name}:{reader.line_num}: {len(row)} of {len(header)} columns; restore the row")
+                raise UserError(
+                    f"{name}:{reader.line_num}: {len(row)} of {len(header)} columns; restore the row"
+                )
             index, listener, kind, clip, letter = (row[place] for place in places)
             if kind != "1" or index in BROKEN or clip == SILENT:
                 continue
@@ -75,7 +83,9 @@ def _clip(clip: str, root: Path, where: str) -> dict:
     match = _NAME.fullmatch(clip)
     blocks = [i for i, (low, high) in enumerate(BLOCKS, 1) if match and low <= int(match[1]) <= high]
     if not blocks:
-        raise UserError(f"{where}: {clip!r} is no clip of CREMA-D (<1001-1091>_<sentence>_<emotion>_<level>); fix it")
+        raise UserError(
+            f"{where}: {clip!r} is no clip of CREMA-D (<1001-1091>_<sentence>_<emotion>_<level>); fix it"
+        )
     wav = root / "AudioWAV" / f"{clip}.wav"
     return {
         "clip": clip,

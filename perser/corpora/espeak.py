@@ -42,9 +42,14 @@ class Line(TypedDict):
 
 
 def speak(lines: Sequence[Line]) -> None:
-    """Write the wav file of every line, in order, in one fresh process."""
+    """Write the wav file of every line, in order, in one fresh process.
+
+    RuntimeError: the process failed (no library, no such voice, disk full); holds its last words.
+    """
     command = [sys.executable, "-P", __file__]
-    subprocess.run(command, input=json.dumps(list(lines)), text=True, check=True)
+    done = subprocess.run(command, input=json.dumps(list(lines)), text=True, stderr=subprocess.PIPE)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
 
 
 def shape(raw: np.ndarray, line: Line) -> np.ndarray:
@@ -98,7 +103,9 @@ class _Voice:
             raise RuntimeError(f"espeak-ng has no voice {line['voice']!r}")
         for name, number in _PARAMETERS.items():
             self.library.espeak_SetParameter(number, int(line[name]), 0)
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(line["seed"]))  # else breathy voices follow the clock
+        self.library.espeak_ng_SetRandSeed(
+            ctypes.c_long(line["seed"])
+        )  # else breathy voices follow the clock
         text = line["text"].encode()
         self.chunks = []
         self.library.espeak_Synth(text, len(text) + 1, 0, 1, 0, _UTF8 | _SSML, None, None)

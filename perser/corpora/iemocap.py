@@ -66,7 +66,9 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
                 raise UserError(f"{where}: {block.clip} has no rating by an observer; restore its C-E lines")
             ratings += [(block.clip, who, on) for who, on in chosen.items()]
     if not clips:
-        raise UserError(f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation")
+        raise UserError(
+            f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation"
+        )
     if said is None:
         _check_size(path, dialogs, len(clips), ratings)
     both = tables([*clips.values()], ratings, CLASSES)
@@ -84,7 +86,9 @@ def parse(text: str, name: str) -> Iterator[tuple[int, Block]]:
             block, at = _head(line, dialog, f"{name}:{number}"), number
         elif line.startswith("C-"):
             if block is None:
-                raise UserError(f"{name}:{number}: a rating before any utterance; restore the line [start - end] ...")
+                raise UserError(
+                    f"{name}:{number}: a rating before any utterance; restore the line [start - end] ..."
+                )
             _add(block, line, f"{name}:{number}")
         elif line.strip() and not line.startswith(("%", "A-")):
             raise UserError(
@@ -113,7 +117,9 @@ def _add(block: Block, line: str, where: str) -> None:
     """Read one C- line into the block. The comment in parentheses may hold anything, semicolons too."""
     match = _RATING.fullmatch(line)
     if not match:
-        raise UserError(f"{where}: {line[:60]!r} is no rating; it should read C-E1: TAB labels ; TAB (comment)")
+        raise UserError(
+            f"{where}: {line[:60]!r} is no rating; it should read C-E1: TAB labels ; TAB (comment)"
+        )
     words = [word.strip() for word in match[2].split(";") if word.strip()]
     for word in words:
         if word not in WORDS:
@@ -127,7 +133,9 @@ def _add(block: Block, line: str, where: str) -> None:
 
 def _rated(block: Block, where: str) -> Block:
     if not block.ratings:
-        raise UserError(f"{where}: {block.clip} has no ratings; restore its lines C-<listener>: or remove the block")
+        raise UserError(
+            f"{where}: {block.clip} has no ratings; restore its lines C-<listener>: or remove the block"
+        )
     return block
 
 
@@ -169,6 +177,6 @@ def _check_size(path: Path, dialogs: int, clips: int, ratings: list[tuple]) -> N
     for clip, count in observers.items() if dialogs == DIALOGS else ():
         if count != OBSERVERS_PER_CLIP:
             raise UserError(
-                f"{path}: {clip} has {count} observer ratings, but the release has {OBSERVERS_PER_CLIP} for each; "
+                f"{path}: {clip} has {count} observer ratings, the release {OBSERVERS_PER_CLIP} for each; "
                 "unpack the release again"
             )

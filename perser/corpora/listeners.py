@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from perser.corpora.cues import CUES
 from perser.seeds import rng
 
 # level, dynamics, pitch, span, rate, pauses, slope: the usual findings on vocal expression, in standard

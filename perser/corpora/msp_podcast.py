@@ -11,7 +11,8 @@ from perser.errors import UserError
 
 PRIMARY = ("Angry", "Sad", "Happy", "Surprise", "Fear", "Disgust", "Contempt", "Neutral")
 SECONDARY = (
-    *PRIMARY, "Frustrated", "Disappointed", "Excited", "Depressed", "Annoyed", "Confused", "Concerned", "Amused",
+    *PRIMARY, "Frustrated", "Disappointed", "Excited", "Depressed", "Annoyed", "Confused", "Concerned",
+    "Amused",
 )  # fmt: skip
 SPLITS = ("Train", "Development", "Test1", "Test2", "Test3")
 _CLASSES = {"primary": PRIMARY, "secondary": SECONDARY}
@@ -36,7 +37,9 @@ def load(root: str | Path, labels: str = "primary") -> Corpus:
     audio = next((path / name for name in ("Audios", "Audio") if (path / name).is_dir()), path / "Audios")
     for number, clip, listener, primary, others in parse(read_text(single), str(single)):
         if clip not in known:
-            raise UserError(f"{single}:{number}: {clip!r} is not in {consensus}; use label files of one release")
+            raise UserError(
+                f"{single}:{number}: {clip!r} is not in {consensus}; use label files of one release"
+            )
         ticked = {primary} | (others if labels == "secondary" else set())
         ratings.append((clip, listener, {name.lower() for name in ticked}))
     if not ratings:
@@ -62,7 +65,9 @@ def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
             if any(row[column] is None for column in _NEEDED):
                 raise UserError(f"{where}: the row is cut short; restore it")
             if row["Split_Set"] not in SPLITS:
-                raise UserError(f"{where}: split {row['Split_Set']!r} is unknown: {nearest(row['Split_Set'], SPLITS)}")
+                raise UserError(
+                    f"{where}: split {row['Split_Set']!r} is unknown: {nearest(row['Split_Set'], SPLITS)}"
+                )
             clip = safe(row["FileName"], where).removesuffix(".wav")
             yield clip, (reader.line_num, row["SpkrID"], row["Split_Set"])
     except csv.Error as error:
@@ -70,7 +75,7 @@ def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
 
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]:
-    """Line, clip, listener, primary and secondary labels of labels.txt; Other and its free text are no label."""
+    """Line, clip, listener, primary and secondary labels of labels.txt; Other is none."""
     clip, head, rated = "", 0, True
     for number, line in enumerate(text.split("\n"), 1):
         where, fields = f"{name}:{number}", [field.strip() for field in line.split(";")]
@@ -78,11 +83,15 @@ def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]
             continue
         if _WORKER.fullmatch(fields[0]):
             if not clip or len(fields) < 3:
-                raise UserError(f"{where}: {line[:60]!r} is no rating of a clip: WORKER<id>; primary; secondary; ...")
+                raise UserError(
+                    f"{where}: {line[:60]!r} is no rating of a clip: WORKER<id>; primary; secondary; ..."
+                )
             rated = True
             yield number, clip, fields[0], *_labels(fields[1], fields[2], where)
         elif len(fields) < 2 or not fields[0].endswith(".wav"):
-            raise UserError(f"{where}: {line[:60]!r} is neither <file>.wav; ... nor WORKER<id>; ...; restore it")
+            raise UserError(
+                f"{where}: {line[:60]!r} is neither <file>.wav; ... nor WORKER<id>; ...; restore it"
+            )
         else:
             _must(rated, clip, name, head)
             clip, head, rated = safe(fields[0], where).removesuffix(".wav"), number, False

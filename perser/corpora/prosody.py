@@ -71,20 +71,20 @@ class Utterance(NamedTuple):
     group: int
 
 
-def line(turn: Utterance, root: str, seed: int, intensity: float | None = None) -> Line:
+def line(turn: Utterance, root: str, seed: int) -> Line:
     """How this turn sounds: the speaker's own voice, the emotion at some intensity, and chance."""
     own, chance = rng(seed, "voice", turn.speaker), rng(seed, "turn", turn.clip)
     variants = _VOICES[turn.sex]
-    voice = f"en-us+{variants[int(turn.speaker.strip('FM_Ses')) % len(variants)]}"
+    number = int("".join(filter(str.isdigit, turn.speaker)))
     base = own.normal((0.0, 0.0, 0.0, 0.0, 0.0), (0.05, 1.2, 0.15, 1.5, 0.08))
-    drawn = float(np.clip(chance.normal(1.0, 0.3), 0.4, 1.6))
-    shift = np.array(EMOTIONS[turn.emotion]) * (drawn if intensity is None else intensity)
+    intensity = float(np.clip(chance.normal(1.0, 0.3), 0.4, 1.6))
+    shift = np.array(EMOTIONS[turn.emotion]) * intensity
     rate, pitch, span, level, tilt, pause, gap, breath = shift + chance.normal(0.0, _SPREAD)
     floor = -66.0 + rng(seed, "room", turn.group).normal(0.0, 2.0)
     return Line(
         path=f"{root}/{turn.path}",
         text=_paused(turn.text, 1000 * pause),
-        voice=voice,
+        voice=f"en-us+{variants[number % len(variants)]}",
         rate=int(np.clip(185 * 2 ** (base[0] + rate), 110, 320)),
         pitch=int(np.clip(44 + 4.1 * (base[1] + pitch), 0, 99)),
         range=int(np.clip(45 * 2 ** (base[2] + span), 3, 99)),

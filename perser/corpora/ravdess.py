@@ -31,13 +31,17 @@ def load(root: str | Path, listeners: int = 48, seed: int = 0) -> Corpus:
     path = folder(root, lambda path: any(path.glob("Actor_[0-9][0-9]")), "RAVDESS's Actor_01 ... Actor_24")
     clips = [clip for file in _files(path) if (clip := _clip(file))]
     if not clips:
-        raise UserError(f"{path}: holds no speech (names that begin with 03-01); unpack Audio_Speech_Actors_01-24")
+        raise UserError(
+            f"{path}: holds no speech (names that begin with 03-01); unpack Audio_Speech_Actors_01-24"
+        )
     if len(clips) != CLIPS:
         log.warning("%s: %d speech clips, not the release's %d; figures will differ", path, len(clips), CLIPS)
     names = {}
     for clip in clips:
         if clip["clip"] in names:
-            raise UserError(f"{clip['path']}: the clip is also there as {names[clip['clip']]}; keep one of them")
+            raise UserError(
+                f"{clip['path']}: the clip is also there as {names[clip['clip']]}; keep one of them"
+            )
         names[clip["clip"]] = clip["path"]
     ratings = _ratings(clips, [f"L{number:02d}" for number in range(1, count + 1)], seed)
     return Corpus("ravdess", CLASSES, *tables(clips, ratings, CLASSES), "listeners")

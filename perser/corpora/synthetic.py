@@ -127,9 +127,17 @@ def _speak(turns: list[Utterance], aside: Path, seed: int, progress: bool) -> No
     groups = sorted({turn.group for turn in turns})
     work = [[line(turn, str(aside), seed) for turn in turns if turn.group == group] for group in groups]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        bar = tqdm(pool.map(speak, work), total=len(work), desc="speaking", unit="session", disable=not progress)
-        for _ in bar:
-            pass
+        bar = tqdm(
+            pool.map(speak, work), total=len(work), desc="speaking", unit="session", disable=not progress
+        )
+        try:
+            for _ in bar:
+                pass
+        except RuntimeError as error:
+            raise UserError(
+                f"{aside.parent}: speaking failed ({error}); check disk space and "
+                "the package espeakng-loader, then run again"
+            ) from None
 
 
 def _finish(root: Path, said: dict) -> None:

@@ -35,6 +35,16 @@ def load(
     names = wanted or _classes(rows)
     if not names:
         raise UserError(f"{file}:1: names no class; add a column label, or one column per class")
+    clips, chosen = _gather(rows, folder, file)
+    for clip in clips.values():
+        clip["seconds"] = seconds(Path(clip["path"]), str(file))
+    return Corpus(
+        "table", names, *tables([*clips.values()], [(*key, on) for key, on in chosen.items()], names)
+    )
+
+
+def _gather(rows: list[tuple[int, dict, set[str]]], folder: Path, file: Path) -> tuple[dict, dict]:
+    """Clips by name and ticks by (clip, listener), each of them once."""
     known = {path.name: path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.is_file()}
     clips, chosen = {}, {}
     for line, row, ticked in rows:
@@ -43,13 +53,14 @@ def load(
             raise UserError(f"{where}: {listener} rates {clip} a second time; remove one of the two rows")
         chosen[clip, listener] = ticked
         entry = {"session": _session(row.get("session"), where), "speaker": row.get("speaker") or "unknown"}
-        first = clips.setdefault(clip, {"clip": clip, "path": str(_audio(clip, known, folder, where))} | entry)
+        path = _audio(clip, known, folder, where)
+        first = clips.setdefault(clip, {"clip": clip, "path": str(path)} | entry)
         for key, value in entry.items():
             if first[key] != value:
-                raise UserError(f"{where}: {clip} has {key} {value!r} here and {first[key]!r} above; make them equal")
-    for clip in clips.values():
-        clip["seconds"] = seconds(Path(clip["path"]), str(file))
-    return Corpus("table", names, *tables([*clips.values()], [(*key, on) for key, on in chosen.items()], names))
+                raise UserError(
+                    f"{where}: {clip} has {key} {value!r} here and {first[key]!r} above; make them equal"
+                )
+    return clips, chosen
 
 
 def parse(text: str, name: str, classes: tuple[str, ...] = ()) -> list[tuple[int, dict, set[str]]]:
@@ -88,7 +99,9 @@ def _split(label: str) -> set[str]:
 def _ticks(row: dict, columns: list[str], where: str) -> set[str]:
     for column in columns:
         if row[column].strip().lower() not in _YES:
-            raise UserError(f"{where}: {row[column]!r} in column {column!r} is neither 0 nor 1; use one of them")
+            raise UserError(
+                f"{where}: {row[column]!r} in column {column!r} is neither 0 nor 1; use one of them"
+            )
     return {column for column in columns if _YES[row[column].strip().lower()] and column.lower() != "other"}
 
 
@@ -103,7 +116,9 @@ def _audio(clip: str, known: dict[str, Path], folder: Path, where: str) -> Path:
     for name in (clip, *(clip + kind for kind in KINDS)):
         if name in known:
             return known[name]
-    raise UserError(f"{where}: {folder} has no audio file {clip!r} ({', '.join(KINDS)}); add it or remove the row")
+    raise UserError(
+        f"{where}: {folder} has no audio file {clip!r} ({', '.join(KINDS)}); add it or remove the row"
+    )
 
 
 def _session(text: str | None, where: str) -> int:

@@ -1,0 +1,376 @@
+"""CREMA-D, MSP-Podcast, RAVDESS and plain tables on small trees in their real formats; load itself."""
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perser.corpora import cremad, load, msp_podcast, table
+from perser.errors import UserError
+from perser.seeds import rng
+
+
+def sound(path: Path, seconds: float = 0.5, pitch: float = 150.0, level: float = 0.1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(int(16000 * seconds)) / 16000
+    soundfile.write(path, level * np.sin(2 * np.pi * pitch * time) * (0.6 + 0.4 * np.sin(25 * time)), 16000)
+
+
+def ticked(corpus) -> dict:
+    rows = corpus.ratings.to_dict("records")
+    return {(row["clip"], row["listener"]): {name for name in corpus.classes if row[name]} for row in rows}
+
+
+def test_unknown_names_and_options_list_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="'iemocapp' is unknown: did you mean 'iemocap'"):
+        load("iemocapp", tmp_path)
+    with pytest.raises(
+        UserError, match="option 'listener' of corpus 'ravdess' is unknown: did you mean 'listeners'"
+    ):
+        load("ravdess", tmp_path, listener=3)
+    with pytest.raises(UserError, match="option 'seed' of corpus 'cremad' is unknown: it has no options"):
+        load("cremad", tmp_path, seed=3)
+    with pytest.raises(UserError, match="'obsevers' is unknown: did you mean 'observers'"):
+        load("iemocap", tmp_path, listeners="obsevers")
+
+
+HEADER = (
+    ",localid,pos,ans,ttr,queryType,numTries,clipNum,questNum,subType,clipName,sessionNums,"
+    "respEmo,respLevel,dispEmo,dispVal,dispLevel"
+)
+
+
+def crowd(root: Path, *rows: tuple) -> Path:
+    """Rows of index, listener, query type, clip, answer, level."""
+    lines = [
+        f"{index},{who},1,{emotion}_{level},5000,{kind},1,7,1,4,{clip},1,{emotion},{level},A,ANG,XX"
+        for index, who, kind, clip, emotion, level in rows
+    ]
+    (root / "AudioWAV").mkdir(parents=True, exist_ok=True)
+    (root / "finishedResponses.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    for row in rows:
+        if "/" not in row[3] and row[3] != cremad.SILENT:
+            sound(root / "AudioWAV" / f"{row[3]}.wav")
+    return root
+
+
+def test_cremad_takes_voice_ratings_only_and_its_five_blocks(tmp_path, caplog):
+    root = crowd(
+        tmp_path,
+        (1, "12", 1, "1001_DFA_ANG_XX", "A", 80),
+        (2, "12", 2, "1001_DFA_ANG_XX", "N", 80),
+        (3, "13", 1, "1001_DFA_ANG_XX", "D", "not a number"),
+        (4, "13", 3, "1091_IEO_SAD_LO", "N", 80),
+        (5, "13", 1, "1040_IEO_SAD_LO", "S", 80),
+        (6, "13", 1, "1040_IEO_SAD_LO", "N", 80),
+        (7, "14", 1, cremad.SILENT, "S", 80),
+        (137526, "15", 1, "1001_DFA_ANG_XX", "A", 80),
+        (312184, "15", 1, "1001_DFA_ANG_XX", "undefined", 80),
+    )
+    with caplog.at_level(logging.WARNING):
+        corpus = load("cremad", root)
+    assert "1 ratings repeat" in caplog.text
+    assert ticked(corpus) == {
+        ("1001_DFA_ANG_XX", "12"): {"angry"},
+        ("1001_DFA_ANG_XX", "13"): {"disgust"},
+        ("1040_IEO_SAD_LO", "13"): {"sad"},
+    }
+    assert corpus.clips.session.to_dict() == {"1001_DFA_ANG_XX": 2, "1040_IEO_SAD_LO": 1}
+    assert corpus.clips.speaker.tolist() == ["1001", "1040"] and corpus.clips.intended.tolist() == [
+        "angry",
+        "sad",
+    ]
+    assert corpus.synthetic == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ((1, "12", 1, "1001_DFA_ANG_XX", "Q", 80), "csv:2: respEmo 'Q' is unknown"),
+        ((1, " ", 1, "1001_DFA_ANG_XX", "A", 80), "csv:2: no localid"),
+        ((1, "12", 1, "../../1001_DFA_ANG_XX", "A", 80), "csv:2: '../../1001_DFA_ANG_XX' cannot name a clip"),
+        ((1, "12", 1, "1001_DFA_ANGRY_XX", "A", 80), "csv:2: '1001_DFA_ANGRY_XX' is no clip of CREMA-D"),
+        ((1, "12", 1, "1099_DFA_ANG_XX", "A", 80), "csv:2: '1099_DFA_ANG_XX' is no clip of CREMA-D"),
+        ((1, "12", 2, "1001_DFA_ANG_XX", "A", 80), "holds no rating of the voice alone"),
+    ],
+)
+def test_cremad_errors_name_the_row(tmp_path, row, said):
+    with pytest.raises(UserError) as caught:
+        load("cremad", crowd(tmp_path, row))
+    assert said in str(caught.value)
+
+
+def test_cremad_root_and_audio(tmp_path):
+    root = crowd(tmp_path / "data" / "CREMA-D", (1, "12", 1, "1001_DFA_ANG_XX", "A", 80))
+    with pytest.raises(UserError, match="too high in the tree"):
+        load("cremad", tmp_path)
+    with pytest.raises(UserError, match="too low in the tree"):
+        load("cremad", root / "AudioWAV")
+    (root / "AudioWAV" / "1001_DFA_ANG_XX.wav").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match="git lfs pull"):
+        load("cremad", root)
+    (root / "finishedResponses.csv").write_text(HEADER.replace("respEmo", "answer") + "\n")
+    with pytest.raises(UserError, match="csv:1: no column 'respEmo'"):
+        load("cremad", root)
+
+
+CONSENSUS = """FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
+MSP-PODCAST_0001_0008.wav,N,4.0,4.0,4.0,127,Male,Train
+MSP-PODCAST_0002_0033.wav,A,4.0,4.0,4.0,Unknown,Female,Test2
+"""
+SINGLE = """MSP-PODCAST_0001_0008.wav; N; A:4.0; V:4.0; D:4.0;
+WORKER00000001; Neutral; Neutral,Concerned; A:4.000000; V:4.000000; D:4.000000;
+WORKER00000002; Other-bored; Annoyed,Other; A:2.000000; V:4.000000; D:4.000000;
+
+MSP-PODCAST_0002_0033.wav; A; A:6.0; V:2.0; D:6.0;
+WORKER00000001; Angry; Angry,Frustrated; A:6.000000; V:2.000000; D:6.000000;
+"""
+
+
+def podcast(root: Path, consensus: str = CONSENSUS, single: str = SINGLE) -> Path:
+    (root / "Labels").mkdir(parents=True)
+    (root / "Labels" / "labels_consensus.csv").write_text(consensus)
+    (root / "Labels" / "labels.txt").write_text(single)
+    for clip in ("MSP-PODCAST_0001_0008", "MSP-PODCAST_0002_0033"):
+        sound(root / "Audios" / f"{clip}.wav")
+    return root
+
+
+def test_msp_podcast_primary_and_secondary(tmp_path):
+    root = podcast(tmp_path)
+    corpus = load("msp_podcast", root)
+    one, two = corpus.clips.index
+    assert corpus.classes == ("angry", "sad", "happy", "surprise", "fear", "disgust", "contempt", "neutral")
+    assert ticked(corpus) == {
+        (one, "WORKER00000001"): {"neutral"},
+        (one, "WORKER00000002"): set(),
+        (two, "WORKER00000001"): {"angry"},
+    }
+    assert corpus.clips.session.tolist() == [1, 4] and corpus.clips.speaker.tolist() == ["127", "Unknown"]
+    both = load("msp_podcast", root, labels="secondary")
+    assert len(both.classes) == 16
+    assert ticked(both) == {
+        (one, "WORKER00000001"): {"neutral", "concerned"},
+        (one, "WORKER00000002"): {"annoyed"},
+        (two, "WORKER00000001"): {"angry", "frustrated"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("consensus", "single", "said"),
+    [
+        (
+            CONSENSUS,
+            SINGLE.replace("; Angry; Angry", "; Angy; Angry"),
+            "labels.txt:6: label 'Angy' is unknown",
+        ),
+        (
+            CONSENSUS,
+            SINGLE.replace("Neutral; Neutral,C", "Concerned; Neutral,C"),
+            "labels.txt:2: label 'Concerned'",
+        ),
+        (CONSENSUS, SINGLE.replace("WORKER00000001; Angry", "W1; Angry"), "labels.txt:6: 'W1; Angry"),
+        (CONSENSUS, SINGLE.rsplit("WORKER", 1)[0], "labels.txt:5: MSP-PODCAST_0002_0033 has no ratings"),
+        (CONSENSUS, "WORKER1; Sad; Sad; A:1;\n" + SINGLE, "labels.txt:1: "),
+        (
+            CONSENSUS,
+            SINGLE.replace("0002_0033", "0002_0034"),
+            "labels.txt:6: 'MSP-PODCAST_0002_0034' is not in",
+        ),
+        (
+            CONSENSUS,
+            SINGLE.replace("MSP-PODCAST_0001", "../MSP"),
+            "labels.txt:1: '../MSP_0008.wav' cannot name",
+        ),
+        (CONSENSUS.replace("Test2", "Test9"), SINGLE, "labels_consensus.csv:3: split 'Test9' is unknown"),
+        (CONSENSUS.replace("SpkrID", "Speaker"), SINGLE, "labels_consensus.csv:1: no column 'SpkrID'"),
+    ],
+)
+def test_msp_podcast_errors_name_the_line(tmp_path, consensus, single, said):
+    with pytest.raises(UserError) as caught:
+        load("msp_podcast", podcast(tmp_path, consensus, single))
+    assert said in str(caught.value)
+
+
+def test_msp_podcast_root_and_audio(tmp_path):
+    root = podcast(tmp_path / "release")
+    for wrong in (tmp_path, root / "Labels", root / "Audios"):
+        with pytest.raises(UserError, match=f"give {root} as root"):
+            load("msp_podcast", wrong)
+    (root / "Audios" / "MSP-PODCAST_0002_0033.wav").unlink()
+    with pytest.raises(UserError, match=r"labels_consensus\.csv:3: .* is missing"):
+        load("msp_podcast", root)
+
+
+def actors(root: Path, kind: str = "wav") -> Path:
+    """Eight actors, eight emotions, one repetition; emotions differ in pitch and level, as speech does."""
+    draw = rng(0, "actors")
+    for actor in range(1, 9):
+        for emotion in range(1, 9):
+            name = f"03-01-{emotion:02d}-01-01-01-{actor:02d}.{kind}"
+            level, pitch = 0.05 + 0.02 * emotion, 100 + 12 * emotion + draw.normal()
+            sound(root / f"Actor_{actor:02d}" / name, pitch=pitch, level=level)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_ravdess_has_real_speech_and_simulated_listeners(tmp_path, kind, caplog):
+    root = actors(tmp_path, kind)
+    (root / "Actor_01" / "._03-01-01-01-01-01-01.wav").write_bytes(b"\x00\x05\x16\x07")
+    sound(root / "Actor_01" / "03-02-04-01-01-01-01.wav")  # a song
+    sound(root / "Actor_01" / "01-01-04-01-01-01-01.wav")  # a film's sound track
+    with caplog.at_level(logging.WARNING):
+        corpus = load("ravdess", root, listeners=12)
+    assert "64 speech clips, not the release's 1440" in caplog.text
+    assert corpus.synthetic == "listeners"
+    assert corpus.classes == ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+    assert len(corpus.clips) == 64 and corpus.ratings.listener.nunique() == 12
+    assert (
+        corpus.clips.session["03-01-05-01-01-01-04"] == 1
+        and corpus.clips.session["03-01-05-01-01-01-05"] == 2
+    )
+    assert corpus.clips.intended["03-01-05-01-01-01-04"] == "angry"
+    per_clip = corpus.ratings.groupby("clip").size()
+    assert len(per_clip) == 64 and per_clip.min() >= 5 and per_clip.max() <= 8
+    assert not corpus.ratings.duplicated(["clip", "listener"]).any()
+
+
+def test_ravdess_listeners_depend_on_the_seed_and_on_nothing_else(tmp_path):
+    root = actors(tmp_path)
+    one, same, other = (load("ravdess", root, listeners=10, seed=seed).ratings for seed in (0, 0, "1"))
+    assert one.equals(same) and not one.equals(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"listeners": 7}, "at least 8"), ({"listeners": "many"}, "'many'"), ({"seed": -1}, "seed=-1")],
+)
+def test_ravdess_options(tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        load("ravdess", actors(tmp_path), **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["03-01-09-01-01-01-01", "03-01-01-01-01-01-02", "take one", "03-01-01-01-01-01"]
+)
+def test_ravdess_names_that_are_not_of_the_form(tmp_path, name):
+    sound(tmp_path / "Actor_01" / f"{name}.wav")
+    with pytest.raises(UserError, match=f"{name}.wav: the name is not MM-VC-EE-II-SS-RR-AA"):
+        load("ravdess", tmp_path)
+
+
+def test_ravdess_root(tmp_path):
+    root = tmp_path / "a" / "ravdess"
+    sound(root / "Actor_01" / "03-01-01-01-01-01-01.wav")
+    with pytest.raises(UserError, match=f"too low in the tree; give {root}"):
+        load("ravdess", root / "Actor_01")
+    with pytest.raises(UserError, match=f"too high in the tree; give {root}"):
+        load("ravdess", tmp_path)
+    sound(root / "Actor_01" / "03-01-01-01-01-01-01.flac")
+    with pytest.raises(UserError, match="is also there as"):
+        load("ravdess", root)
+
+
+def mine(root: Path, text: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "ratings.csv").write_text(text)
+    sound(root / "audio" / "a.wav")
+    sound(root / "audio" / "b.flac")
+    return root
+
+
+def test_table_of_labels_and_table_of_columns_say_the_same(tmp_path):
+    one = load(
+        "table", mine(tmp_path / "1", "clip,listener,label\na,me,happy; sad\nb.flac,me,Other\na,you,sad\n")
+    )
+    two = load(
+        "table",
+        mine(
+            tmp_path / "2", "clip,listener,happy,sad,Other\na,me,1,true,0\nb.flac,me,0,,1\na,you,false,x,0\n"
+        ),
+    )
+    expected = {("a", "me"): {"happy", "sad"}, ("b.flac", "me"): set(), ("a", "you"): {"sad"}}
+    assert one.classes == two.classes == ("happy", "sad")
+    assert ticked(one) == ticked(two) == expected
+    assert one.clips.session.tolist() == [1, 1] and one.clips.speaker.tolist() == ["unknown"] * 2
+
+
+def test_table_options_change_what_they_name(tmp_path):
+    root = mine(tmp_path, "clip,listener,label,session,speaker\na,me,sad,2,S1\nb,me,,3,S2\n")
+    corpus = load("table", root, classes="happy, sad")
+    assert corpus.classes == ("happy", "sad")
+    assert corpus.clips.session.tolist() == [2, 3] and corpus.clips.speaker.tolist() == ["S1", "S2"]
+    (root / "ratings.csv").rename(root / "other.csv")
+    (root / "audio").rename(root / "sound")
+    assert load("table", root, ratings="other.csv", audio="sound").classes == ("sad",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clip,label\na,sad\n", "csv:1: no column 'listener'"),
+        ("clip,listener,label\n", "holds no rating"),
+        ("clip,listener,label\na,me,\n", "names no class"),
+        ("clip,listener,label\n../audio/a,me,sad\n", "csv:2: '../audio/a' cannot name a clip"),
+        ("clip,listener,label\nc,me,sad\n", "csv:2: .*has no audio file 'c'"),
+        ("clip,listener,label\na,me,sad\na,me,happy\n", "csv:3: me rates a a second time"),
+        ("clip,listener,label\na,,sad\n", "csv:2: no listener"),
+        ("clip,listener,label\na,me\n", "csv:2: not 3 columns"),
+        ("clip,listener,sad\na,me,maybe\n", "csv:2: 'maybe' in column 'sad' is neither 0 nor 1"),
+        ("clip,listener,label,session\na,me,sad,one\n", "csv:2: session 'one' is no whole number"),
+        ("clip,listener,label,session\na,me,sad,1\na,you,sad,2\n", "csv:3: a has session 2 here and 1 above"),
+    ],
+)
+def test_table_errors_name_the_row(tmp_path, text, said):
+    with pytest.raises(UserError, match=said):
+        load("table", mine(tmp_path, text))
+
+
+def test_table_files_and_labels_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load("table", tmp_path)
+    root = mine(tmp_path, "clip,listener,label\na,me,hapy\n")
+    with pytest.raises(UserError, match="csv:2: label 'hapy' is unknown: did you mean 'happy'"):
+        load("table", root, classes="happy,sad")
+    with pytest.raises(UserError, match="no such folder"):
+        load("table", root, audio="nowhere")
+
+
+PARSERS = {
+    "cremad": (cremad.parse, HEADER + "\n1,12,1,A_80,5000,1,1,7,1,4,1001_DFA_ANG_XX,1,A,80,A,ANG,XX\n"),
+    "single": (msp_podcast.parse, SINGLE),
+    "consensus": (msp_podcast.clips, CONSENSUS),
+    "table": (table.parse, "clip,listener,label,session\na,me,sad;happy,1\nb,you,Other,2\n"),
+}
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(sorted(PARSERS)), st.data())
+def test_mutated_tables_raise_nothing_but_a_user_error(kind, data):
+    parser, text = PARSERS[kind]
+    text = list(text)
+    for _ in range(data.draw(st.integers(1, 5))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(start + 8, len(text))))
+        text[start:end] = data.draw(st.text(st.sampled_from(',;:"\n\r\t A1é\x00/.'), max_size=5))
+    try:
+        list(parser("".join(text), "file.csv"))
+    except UserError as error:
+        assert str(error).startswith("file.csv") and "\n" not in str(error)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sets(st.sampled_from(["happy", "sad"]))), min_size=1))
+def test_what_csv_writes_the_table_parser_reads(rows):
+    import io
+
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["clip", "listener", "label"])
+    writer.writerows([clip, f"listener {n}", ";".join(sorted(on))] for n, (clip, on) in enumerate(rows))
+    read = table.parse(file.getvalue().replace("\r\n", "\n"), "file.csv")
+    assert [(row["clip"], on) for _, row, on in read] == rows
