@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up and rebuilds the results. `./reproduce.sh help` lists the commands.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 CORPUS=data/synthetic
@@ -202,6 +203,7 @@ full() {
         shift 2
     done
     [[ -n $name && -n $root ]] || wrong_use "full needs --corpus NAME and --root DIR"
+    [[ $root == /* ]] || root=$(realpath --relative-to=. -- "$caller/$root")
     [[ -d $root ]] || wrong_use "--root $root is not a folder"
     ((${#upstreams[@]})) || upstreams=(logmel)
     printf 'The main experiment on %s at %s with: %s\n' "$name" "$root" "${upstreams[*]}"
@@ -216,8 +218,9 @@ full() {
                 --upstream "$upstream" --out "${runs[-1]}" --jobs "$jobs"
         done
         stage "tables and figures" perser report "${runs[@]}" --out out
-        for run in "${runs[@]}"; do
-            notebooks "$run/notebooks" -p results="$run" -p corpus="$name" -p root="$root"
+        for upstream in "${upstreams[@]}"; do
+            run=out/$name/${upstream//\//--}/main
+            notebooks "$run/notebooks" -p results="$run" -p corpus="$name" -p root="$root" -p upstream="$upstream"
         done
     fi
     summary

@@ -59,6 +59,17 @@ def declared(source: Path) -> set[str]:
         return set(papermill.inspect_notebook(str(path)))
 
 
+def from_folder(value: str) -> str | int:
+    """A parameter as the notebook takes it: whole numbers as int, paths as seen from its own folder.
+
+    Notebooks run in their folder, so that a path in one means the same here, in Jupyter and in nbval.
+    """
+    if value.lstrip("-").isdigit():
+        return int(value)
+    inside = not Path(value).is_absolute() and (ROOT / value).exists()
+    return os.path.relpath(ROOT / value, FOLDER) if inside else value
+
+
 def content(path: Path) -> bytes:
     """Digest of a file's bytes, or of every file in a folder with its name."""
     total = hashlib.blake2b()
@@ -91,11 +102,7 @@ def run_one(source: Path, out: Path, values: dict[str, str]) -> bool:
     stamp.unlink(missing_ok=True)
     bare, done = out / f".{source.stem}.ipynb", out / f"{source.stem}.ipynb"
     nbformat.write(built(source), bare)
-    # Notebooks run in their own folder, so that a path in one means the same here, in Jupyter and in nbval.
-    inside = {
-        name: os.path.relpath(ROOT / value, FOLDER) if (ROOT / value).exists() else value
-        for name, value in values.items()
-    }
+    inside = {name: from_folder(value) for name, value in values.items()}
     try:
         papermill.execute_notebook(
             str(bare), str(done), inside, cwd=str(FOLDER), progress_bar=sys.stderr.isatty()
