@@ -162,8 +162,8 @@ def _metrics(file: Path, named: list[str], known: dict[str, str], kind: str, pro
     ours = [name for name in map(canonical, named) if name]
     if "label-F1" in ours:
         ours = ["item-F1" if name == "F1" else name for name in ours]
-    if len(ours) < len(named):
-        problems.append(f"{file}: of the metrics {', '.join(named)[:80]!r} only {ours or 'none'} can be computed")
+    if ours and len(ours) < len(named):
+        problems.append(f"{file}: of the metrics {', '.join(named)[:80]!r} only {', '.join(ours)} can be computed")
     ours = ours or [name for name in known.get("metrics", "").split("|") if name]
     if not ours and (named or known):
         raise UserError(f"{file}: no metric here for {named or known['metrics_as_found']}; the task is left out")

@@ -1,0 +1,254 @@
+"""Phase-2 task files as they are found: damage survived or reported, never one bad file stopping the rest."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from perser.errors import UserError
+from perser.phase2 import export, tasks
+from perser.phase2.suite import DATASET, RECIPES, _either, instructions
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WAVE = np.sin(np.arange(8000) / 20)
+
+
+def instance(root, name, text=None, **keys):
+    folder = root / "SomeTask" / name
+    folder.mkdir(parents=True)
+    keys = {"name": name, "metrics": ["accuracy"], "path": f"DynamicSuperb/{name}", "version": COMMIT} | keys
+    (folder / "instance.json").write_text(text or json.dumps(keys))
+    return folder
+
+
+def data(folder, rows, audio=("a.wav",)):
+    (folder / "data").mkdir(exist_ok=True)
+    for name in audio:
+        sf.write(folder / "data" / name, WAVE, 16000)
+    (folder / "data" / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+
+
+ROW = {"file": "1", "instruction": "Which? The answer could be a or b.", "label": "a", "audio": "a.wav"}
+
+
+def test_the_catalogue_has_the_282_sets_and_names_five_as_generating_audio():
+    rows = tasks.catalogue().values()
+    assert len(rows) == 282
+    assert {r["instance"] for r in rows if r["kind"] == "audio_generation"} == {
+        "SongSeparation_SingSet", "SingingVoiceSynthesis_ACEOpencpop-Test700", "EmotionalVoiceConversion_ESD",
+        "SuperbSS_Libri2Mix-Test", "SuperbSE_VoiceBankDEMAND-Test"}
+    assert all(name in tasks.METRICS for r in rows for name in r["metrics"].split("|") if name)
+    table = tasks.coverage([])
+    assert sum(row["sets"] for row in table) == 282
+    assert sum(row["state"].startswith("unsupported") for row in table) == 5
+    assert next(r["sets"] for r in table if r["group"] == "HEARMusicGenreClassification_GTZANGenre") == 10
+
+
+@pytest.mark.parametrize("text", [
+    '{"name": "S", "path": "DynamicSuperb/S", "version": "%s", "metrics": ["accuracy",],}' % COMMIT,
+    '{"name": "S" "path": "DynamicSuperb/S"\n "version": "%s", "metrics": ["accuracy"]}' % COMMIT,
+])
+def test_missing_and_trailing_commas_are_repaired_and_said(tmp_path, text):
+    folder = instance(tmp_path, "S", text)
+    found, notes = tasks.read_instance(folder / "instance.json")
+    assert (found.path, found.version, found.metrics) == ("DynamicSuperb/S", COMMIT, ["accuracy"])
+    assert len(notes) == 1 and "commas" in notes[0] and "instance.json" in notes[0]
+
+
+def test_odd_values_are_read(tmp_path):
+    folder = instance(tmp_path, "S", keywords="speech, emotion", metrics="wer, cer", version="1234567", author="x")
+    found, notes = tasks.read_instance(folder / "instance.json")
+    assert found.keywords == ["speech", "emotion"] and found.metrics == ["wer", "cer"]
+    assert "1234567" in notes[0]
+    for version in ("", None, "a" * 64):
+        folder = instance(tmp_path, f"S{len(str(version))}", version=version, keywords="")
+        assert tasks.read_instance(folder / "instance.json")[0].keywords == []
+
+
+def test_one_bad_file_never_stops_the_rest(tmp_path):
+    data(instance(tmp_path, "Good"), [ROW])
+    instance(tmp_path, "Garbage", "]]]")
+    instance(tmp_path, "NoPath", '{"name": "x"}')
+    instance(tmp_path, "Escape", path="../../etc/passwd")
+    data(instance(tmp_path, "Sings", path="DynamicSuperb/SongSeparation_SingSet"), [ROW])
+    data(instance(tmp_path, "Metric", metrics=["PESQ"]), [ROW])
+    data(instance(tmp_path, "Broken"), [ROW])
+    (tmp_path / "SomeTask" / "Broken" / "data" / "metadata.jsonl").write_bytes(b"\xff\xfe")
+    found, problems = tasks.load(tmp_path)
+    assert [t.instance for t in found] == ["Good"]
+    for name in ("Garbage", "NoPath", "Escape", "Sings", "Metric", "Broken"):
+        assert sum(f"/{name}/" in p for p in problems) == 1, (name, problems)
+    assert all("\n" not in p for p in problems)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.binary(max_size=80), st.text(alphabet='{}[]",:\\x01 nameptv/', max_size=80).map(str.encode)))
+def test_no_file_content_escapes_the_report(tmp_path, content):
+    path = tmp_path / "T" / "S" / "instance.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    found, problems = tasks.load(tmp_path)
+    assert not found and all("\n" not in p and str(path.parent) in p for p in problems) and problems
+
+
+def test_a_bad_row_is_reported_and_the_others_stay(tmp_path):
+    folder = instance(tmp_path, "S")
+    data(folder, [ROW, {**ROW, "file": "2", "audio": "../../secret.wav"}, {**ROW, "file": "3", "audio": "/etc/passwd"},
+                  {**ROW, "file": "4", "audio": "none.wav"}, ROW, {"file": "6", "label": "a"}, {**ROW, "file": "7"}])
+    with open(folder / "data" / "metadata.jsonl", "a") as file:
+        file.write("\n{broken")
+    sf.write(tmp_path / "secret.wav", WAVE, 16000)
+    found, problems = tasks.load(tmp_path)
+    assert [r.id for r in found[0].rows] == ["1", "7"]
+    for number, word in ((2, "leaves the data folder"), (3, "leaves"), (4, "is not in"), (5, "twice"), (6, "instruction"),
+                         (8, "not a record")):
+        assert any(f"line {number}:" in p and word in p for p in problems), (number, problems)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    folder = instance(tmp_path, "S")
+    data(folder, [{**ROW, "audio": "link.wav"}])
+    sf.write(tmp_path / "secret.wav", WAVE, 16000)
+    os.symlink(tmp_path / "secret.wav", folder / "data" / "link.wav")
+    found, problems = tasks.load(tmp_path)
+    assert not found and any("leaves the data folder" in p for p in problems)
+
+
+@pytest.mark.parametrize(("columns", "audios", "texts", "labels"), [
+    ({"audio2": "b.wav", "audio": "a.wav"}, "ab", (), ("a",)),
+    ({"audio1": "a.wav", "audio2": "b.wav", "audio10": "c.wav"}, "abc", (), ("a",)),
+    ({"enrollment": "b.wav", "testing": "a.wav"}, "ba", (), ("a",)),
+    ({"query": "a.wav", "doc": "c.wav"}, "ac", (), ("a",)),
+    ({"text": "one", "text3": "three", "text2": "two"}, "", ("one", "two", "three"), ("a",)),
+    ({"label2": "b", "label3": None}, "", (), ("a", "b")),
+    ({"label": "['x', \"y\"]"}, "", (), ("x", "y")),
+    ({"label": ["x", "y"]}, "", (), ("x", "y")),
+    ({"label": "[not a list"}, "", (), ("[not a list",)),
+    ({"label": ""}, "", (), ("",)),
+    ({"label": 3}, "", (), ("3",)),
+])
+def test_column_shapes(tmp_path, columns, audios, texts, labels):
+    row = {"file": "1", "instruction": "?", "label": "a"} | columns
+    data(instance(tmp_path, "S"), [row], audio=("a.wav", "b.wav", "c.wav"))
+    found = tasks.load(tmp_path)[0][0].rows[0]
+    assert "".join(p[-5] for p in found.audios) == audios
+    assert (found.texts, found.labels) == (texts, labels)
+
+
+def wav_bytes(kind="WAV"):
+    buffer = io.BytesIO()
+    sf.write(buffer, WAVE, 16000, format=kind)
+    return buffer.getvalue()
+
+
+def parquet(folder, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "test-00000-of-00001.parquet")
+
+
+def test_parquet_with_audio_inside_is_written_out_once_as_wav(tmp_path):
+    folder = instance(tmp_path / "in", "S")
+    base = {"instruction": "?", "label": "a"}
+    parquet(folder / "data", [{**base, "file": "1", "audio": {"bytes": wav_bytes(), "path": None}},
+                              {**base, "file": "2", "audio": {"bytes": wav_bytes("FLAC"), "path": "x.flac"}},
+                              {**base, "file": "3", "audio": {"bytes": b"RUBBISH", "path": None}}])
+    found, problems = tasks.load(tmp_path / "in", cache_dir=tmp_path / "cache")
+    rows = found[0].rows
+    assert [r.id for r in rows] == ["1", "2"] and "row 3" in problems[-1]
+    for row in rows:
+        assert sf.info(row.audios[0]).format == "WAV"
+        np.testing.assert_allclose(sf.read(row.audios[0])[0], np.clip(WAVE, -1, 1), atol=1e-3)
+    assert len(list((tmp_path / "cache").rglob("*.wav"))) == 2
+
+
+def test_a_generation_label_is_refused(tmp_path):
+    folder = instance(tmp_path, "S")
+    parquet(folder / "data", [{"file": "1", "instruction": "?", "label": {"bytes": wav_bytes(), "path": None}}])
+    assert any("label is audio" in p for p in tasks.load(tmp_path)[1])
+
+
+def test_organisers_working_layout(tmp_path):
+    folder = instance(tmp_path, "S")
+    (folder / "data").mkdir()
+    for name in ("S_x.wav", "S_x_pair1.wav", "S_x_pair2.wav"):
+        sf.write(folder / "data" / name, WAVE, 16000)
+    (folder / "data" / "metadata.json").write_text(json.dumps({"S_x.wav": {"instruction": "?", "label": "a"}}))
+    row = tasks.load(tmp_path)[0][0].rows[0]
+    assert [p.rsplit("/", 1)[1] for p in row.audios] == ["S_x.wav", "S_x_pair1.wav", "S_x_pair2.wav"]
+    assert row.id == "S_x.wav"
+
+
+LOAD = """
+import json, sys
+from perser.phase2 import tasks
+found, problems = tasks.load(sys.argv[1], cache_dir=sys.argv[2])
+print(json.dumps([[t.instance, t.commit, len(t.rows)] for t in found])); print(json.dumps(problems))
+"""
+
+
+def load_offline(root, home, tmp_path):
+    env = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(home / "hub")}
+    out = subprocess.run([sys.executable, "-c", LOAD, str(root), str(tmp_path / "c")], env=env, capture_output=True,
+                         text=True, check=True).stdout.splitlines()
+    return json.loads(out[-2]), json.loads(out[-1])
+
+
+def test_hub_cache_at_the_pinned_commit_and_one_line_for_what_is_missing(tmp_path):
+    root, home = tmp_path / "in", tmp_path / "hf"
+    for name, version in (("Full", COMMIT), ("Short", COMMIT[:7]), ("Wrong", "f" * 40), ("Unset", "")):
+        instance(root, name, version=version)
+        repo = home / "hub" / f"datasets--DynamicSuperb--{name}"
+        parquet(repo / "snapshots" / COMMIT / "data",
+                [{"file": "1", "instruction": "?", "label": "a", "audio": {"bytes": wav_bytes(), "path": None}}])
+        (repo / "refs").mkdir(parents=True)
+        (repo / "refs" / "main").write_text(COMMIT)
+    found, problems = load_offline(root, home, tmp_path)
+    assert found == [["Full", COMMIT, 1], ["Short", COMMIT, 1], ["Unset", COMMIT, 1]]
+    missing = [p for p in problems if "/Wrong" in p]
+    assert len(missing) == 1 and f"hf download DynamicSuperb/Wrong --repo-type dataset --revision {'f' * 40}" in missing[0]
+
+
+def test_nothing_there_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no instance.json"):
+        tasks.load(tmp_path)
+
+
+def test_every_suite_task_has_ten_wordings_over_three_kinds_and_domains():
+    assert len(RECIPES) >= 12
+    assert {r.kind for r in RECIPES.values()} == {"classification", "regression", "sequence_generation"}
+    assert {r.domain for r in RECIPES.values()} == {"speech", "music", "audio"}
+    for recipe in RECIPES.values():
+        assert len(set(instructions(recipe))) == 10
+        for text in instructions(recipe):
+            assert tasks.METRICS[recipe.metrics[0]].mode != "choice" or text.endswith(
+                f"The answer could be {_either(recipe.options)}.")
+    assert DATASET == "Embedded"
+
+
+def rows(count, wordings):
+    return [{**ROW, "file": str(i), "instruction": f"{ROW['instruction']} {i % wordings}"} for i in range(count)]
+
+
+@pytest.mark.parametrize(("count", "wordings", "word"), [(32, 10, None), (31, 10, "rows"), (32, 9, "instructions")])
+def test_review_rules(tmp_path, count, wordings, word):
+    folder = export.write_task(tmp_path, "Own", "X", rows(count, wordings), kind="classification", domain="speech",
+                               metrics=["accuracy"], description="d")
+    sf.write(folder / "data" / "a.wav", WAVE, 16000)
+    broken = export.review(folder)
+    assert broken == [] if word is None else word in broken[0] and len(broken) == 1
+
+
+def test_review_wants_at_most_an_hour(tmp_path):
+    folder = export.write_task(tmp_path, "Own", "X", rows(40, 10), kind="classification", domain="speech",
+                               metrics=["accuracy"], description="d")
+    sf.write(folder / "data" / "a.wav", np.zeros(91 * 1000), 1000)
+    assert "min of audio" in export.review(folder)[0]
