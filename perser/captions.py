@@ -30,7 +30,15 @@ def labels(records: pd.DataFrame) -> dict[str, str]:
 
 def stamp(records: pd.DataFrame) -> str:
     """What of the data is made up, to be shown wherever it is shown; empty for real data."""
-    what = labels(records)["synthetic"]
+    return made_up(labels(records)["synthetic"])
+
+
+def made_up(what: str) -> str:
+    """The words of the stamp.
+
+    >>> made_up("listeners"), made_up("")
+    ('synthetic listeners', '')
+    """
     return f"synthetic {what}" if what else ""
 
 

@@ -70,7 +70,7 @@ def shots(records: pd.DataFrame, seed: int = 0) -> Figure:
         axes.set_xlim(-0.3, len(ks) - 0.7)
     panels[0].set_ylabel("Macro F1 (points)")
     _direct(panels[-1], ends, 0.085, "{}")
-    _foot(figure, records, "Bars: 95 % bootstrap interval over listeners")
+    _foot(figure, f"Bars: 95 % bootstrap interval over listeners.\n{_origin(records)}", captions.stamp(records))
     return figure
 
 
@@ -145,8 +145,8 @@ def gains(records: pd.DataFrame, shots: int | None = None, seed: int = 0) -> Fig
     for axes, ends in zip(panels, means):
         _direct(axes, ends, 0.24, "{}\n{:+.1f}")
     panels[-1].set_xlabel(f"Listeners, sorted by the gain of {captions.title(methods[-1])}")
-    _foot(figure, records, f"Gain in macro F1 over {captions.title(captions.BASELINE)}; "
-                           "bars: mean, 95 % bootstrap interval over listeners")
+    _foot(figure, f"Gain in macro F1 over {captions.title(captions.BASELINE)}; bars: mean, 95 % bootstrap interval "
+                  f"over listeners.\n{_origin(records)}", captions.stamp(records))
     return figure
 
 
@@ -169,10 +169,74 @@ def _gain_panel(axes: Axes, found: pd.DataFrame, seed: int) -> dict[str, float]:
     return means
 
 
-def _foot(figure: Figure, records: pd.DataFrame, bars: str) -> None:
-    """What the marks mean and what the records are, under the panels; made-up data says so in the corner."""
-    names, made = captions.labels(records), captions.stamp(records)
-    figure.supxlabel(f"{bars}.\n{names['corpus']}, {names['upstream']}; {captions.listeners(records)}", fontsize=5.5,
-                     color="#404040", x=0.01, ha="left")
+@styled
+def habits(shares: pd.DataFrame, made: str) -> Figure:
+    """How often each listener ticks each class: shares (listeners, classes) in 0..1; `made`: the synthetic stamp."""
+    few = len(shares) <= 12
+    figure = Figure(figsize=(3.4, 0.9 + (0.2 * len(shares) if few else 2.4)))
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axes.grid(False)
+    axes.set_xticks(range(shares.shape[1]), list(shares), rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(shares)), list(shares.index), fontsize=6.5 if few else 3.2)
+    if few:
+        for (row, column), share in np.ndenumerate(shares.to_numpy()):
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6,
+                      color="white" if share > 0.55 else "black")
+    _foot(figure, "Share of a listener's ratings in which the class is ticked" + (", in percent" if few else
+          ": white never, black always"), made)
+    return figure
+
+
+@styled
+def clouds(points: pd.DataFrame, made: str) -> Figure:
+    """Where the clips of each class lie among all others: points has x, y and class; one small panel per class."""
+    classes = list(dict.fromkeys(points["class"]))
+    rows = -(-len(classes) // 3)
+    figure = Figure(figsize=(3.4, 0.4 + 1.0 * rows))
+    panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, name in zip(panels, classes):
+        mine = points["class"] == name
+        axes.plot(points["x"], points["y"], ".", color="#d4d4d4", markersize=1.5, markeredgewidth=0)
+        axes.plot(points.loc[mine, "x"], points.loc[mine, "y"], ".", color=PALETTE["meta-perser"][0], markersize=2.5,
+                  markeredgewidth=0)
+        axes.set_title(f"{name} ({mine.sum()})", fontsize=6.5)
+    _foot(figure, "First two principal components; dark: clips of the class, light: all clips", made)
+    return figure
+
+
+@styled
+def steps(measured: pd.DataFrame, made: str) -> Figure:
+    """Loss, macro F1 and moved logits after each inner step: the table of `perser.steps.measured`."""
+    panels = {"Loss": {"support_loss": "support", "query_loss": "query"},
+              "Macro F1 of the query (points)": {"macro_f1": ""},
+              "Logits moved by each tensor (rms)": {name: name for name in ("P", "b", "A", "a")}}
+    figure = Figure(figsize=(6.9, 1.9))
+    colours = ["#004c7f", "#e69f00", "#009e73", "#5a5a5a"]
+    for axes, (name, lines) in zip(figure.subplots(1, 3), panels.items()):
+        for (column, words), colour, marker in zip(lines.items(), colours, "os^D"):
+            axes.plot(measured["step"], measured[column], color=colour, marker=marker)
+        axes.set_title(name)
+        axes.set_xticks(measured["step"])
+        axes.set_xlabel("Inner step")
+        low, high = axes.get_ylim()
+        ends = sorted((measured[column].iloc[-1], words, colour) for (column, words), colour in zip(lines.items(), colours))
+        for share, (_, words, colour) in zip(apart([(end - low) / (high - low) for end, _, _ in ends], 0.12), ends):
+            axes.annotate(words, (1.02, share), xycoords="axes fraction", color=colour, va="center", fontsize=6.5,
+                          fontweight="bold", annotation_clip=False)
+    _foot(figure, "One listener, one draw of the shots", made)
+    return figure
+
+
+def _origin(records: pd.DataFrame) -> str:
+    names = captions.labels(records)
+    return f"{names['corpus']}, {names['upstream']}; {captions.listeners(records)}"
+
+
+def _foot(figure: Figure, words: str, made: str) -> None:
+    """What the marks mean and where they come from, under the panels; made-up data says so in the corner."""
+    figure.supxlabel(words, fontsize=5.5, color="#404040", x=0.01, ha="left")
     if made:
         figure.suptitle(made, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")

@@ -1,0 +1,97 @@
+"""Notebooks: pairs in sync, parameters that papermill finds, pages that say what is synthetic."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import notebooks as tool  # noqa: E402
+
+SOURCES = tool.sources()
+PARAMETERS = {
+    "00_start_here": {"results"},
+    "01_corpus_and_listeners": {"corpus", "root"},
+    "02_upstream_features": {"corpus", "root", "upstream"},
+    "03_one_listener_step_by_step": {"corpus", "root", "upstream", "fold", "group", "seed", "shots"},
+    "04_main_results": {"results"},
+}
+SEEN_BY_EYE = "nbval-ignore-output"
+
+
+def code(source):
+    return [cell for cell in tool.built(source).cells if cell.cell_type == "code"]
+
+
+def committed(source):
+    return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+
+
+def printed(notebook):
+    return "".join(output.get("text", "") or output.get("data", {}).get("text/markdown", "")
+                   for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_pair_is_in_sync_and_was_executed(source):
+    assert tool.differences(source) == []
+    cells = [cell for cell in committed(source).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells)
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_papermill_finds_every_parameter(source):
+    assert tool.declared(source) == PARAMETERS[source.stem]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_defaults_are_paths_from_the_notebooks_own_folder(source):
+    cell = next(cell for cell in code(source) if "parameters" in cell.metadata.get("tags", []))
+    values = [node.value.value for node in ast.parse(cell.source).body]
+    paths = [value for value in values if isinstance(value, str) and "/" in value]
+    assert all(path.startswith(("../results/", "../data/")) for path in paths)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_cells_define_no_functions_and_end_in_no_value(source):
+    for cell in code(source):
+        tree = ast.parse(cell.source)
+        assert not [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda))]
+        last = tree.body[-1]
+        if isinstance(last, ast.Expr):
+            assert isinstance(last.value, ast.Call) and last.value.func.id in ("print", "display"), cell.source
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_pictures_and_sound_are_not_compared(source):
+    for cell in code(source):
+        drawn = re.search(r"\b(Image|Audio)\(", cell.source)
+        assert bool(drawn) == (SEEN_BY_EYE in cell.metadata.get("tags", []))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_every_idea_is_introduced_in_prose(source):
+    cells = tool.built(source).cells
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    assert sum(cell.cell_type == "markdown" for cell in cells) >= 4
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_page_says_what_is_synthetic(source):
+    assert "synthetic" in source.read_text()
+    notebook = committed(source)
+    assert "synthetic speech and listeners" in printed(notebook) or "synthetic listeners" in printed(notebook)
+
+
+def test_sound_can_be_played_in_the_page():
+    for name in ("01_corpus_and_listeners", "03_one_listener_step_by_step"):
+        notebook = committed(ROOT / "notebooks" / f"{name}.py")
+        pages = [output.data.get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
+                 if "data" in output]
+        assert sum("data:audio/" in page for page in pages) >= 3
