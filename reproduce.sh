@@ -66,11 +66,8 @@ find_python() {
             return
         fi
     done
-    if [[ -n ${PERSER_PYTHON:-} ]]; then
-        printf 'PERSER_PYTHON=%s is not a Python 3.11 or 3.12 with the venv module\n' "$PERSER_PYTHON" >&2
-    else
-        printf 'no Python 3.11 or 3.12 with the venv module: install one (Debian, Ubuntu: apt install python3 python3-venv; elsewhere: python.org) or name it in PERSER_PYTHON\n' >&2
-    fi
+    printf '%s is not a Python 3.11 or 3.12 with the venv module: install one (Debian, Ubuntu: apt install %s) %s\n' \
+        "${PERSER_PYTHON:-python3}" "python3 python3-venv" "or name it in PERSER_PYTHON" >&2
     return 1
 }
 
@@ -83,6 +80,10 @@ only_one() {
         flock 9
     fi
 }
+
+# Commands end when this script is killed, so that a new start never meets an old writer.
+together=()
+command -v setpriv >/dev/null && together=(setpriv --pdeathsig KILL)
 
 passed=0 failed=0 skipped=0
 
@@ -98,9 +99,9 @@ stage() {
     mkdir -p out/log
     # A terminal sees the progress bars; a log file sees the errors too.
     if [[ -t 2 ]]; then
-        together "$@" >"$log" || status=$?
+        "${together[@]}" "$@" >"$log" || status=$?
     else
-        together "$@" >"$log" 2>&1 || status=$?
+        "${together[@]}" "$@" >"$log" 2>&1 || status=$?
     fi
     if ((status)); then
         printf '%-20s FAILED after %d s, log: %s\n' "$name" $((SECONDS - start)) "$log"
@@ -112,18 +113,9 @@ stage() {
     fi
 }
 
-# Ends the command when this script is killed, so that a new start never meets an old writer.
-together() {
-    if command -v setpriv >/dev/null; then
-        setpriv --pdeathsig KILL "$@"
-    else
-        "$@"
-    fi
-}
-
 set_up() {
     local python
-    if python=$(find_python) && together "$python" tools/setup_env.py; then
+    if python=$(find_python) && "${together[@]}" "$python" tools/setup_env.py; then
         export PATH=$PWD/.venv/bin:$PATH
     else
         failed=1
@@ -226,19 +218,6 @@ full() {
     summary
 }
 
-# promote OUT/CORPUS/UPSTREAM/EXPERIMENT: the only way into the committed results.
-promote() {
-    (($# == 1)) || wrong_use "promote needs one finished run, such as $RUN"
-    local run=${1%/} target file
-    target=results/$(printf '%s' "$run" | awk -F/ '{print $(NF-2) "/" $(NF-1) "/" $NF}')
-    [[ -f $run/DONE ]] || { printf '%s/DONE is not there: only a finished run is promoted\n' "$run" >&2; exit 1; }
-    mkdir -p "$target"
-    for file in "$run"/{records.parquet,manifest.json,config.json} "$run"/*.{md,tex,csv}; do
-        if [[ -f $file ]]; then cp "$file" "$target/"; fi
-    done
-    printf 'promoted %s to %s\n' "$run" "$target"
-}
-
 run_tests() {
     printf 'Every check: set-up 4 min once, embedded corpus 1 min once, unit tests 5 min, notebooks 3 min\n'
     only_one
@@ -246,8 +225,8 @@ run_tests() {
     rm -f out/log/*.xml
     if set_up; then
         corpus
-        together python -m pytest --junitxml=out/log/unit.xml || true
-        together python -m pytest -o addopts= --nbval notebooks --junitxml=out/log/notebooks.xml || true
+        "${together[@]}" python -m pytest --junitxml=out/log/unit.xml || true
+        "${together[@]}" python -m pytest -o addopts= --nbval notebooks --junitxml=out/log/notebooks.xml || true
         python tools/tally.py --failed "$failed" out/log/unit.xml out/log/notebooks.xml
     else
         summary
@@ -263,11 +242,10 @@ check | full | promote) ;;
 esac
 case $command in
 default) default_job ;;
-check) python=$(find_python) && "$python" tools/check.py "$@" ;;
+check | promote) python=$(find_python) && "$python" "tools/$command.py" "$@" ;;
 report) committed_report ;;
 full) full "$@" ;;
 test) run_tests ;;
-promote) promote "$@" ;;
 help | -h | --help) usage ;;
 *) wrong_use "unknown command $command" ;;
 esac

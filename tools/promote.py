@@ -1,0 +1,43 @@
+"""Copy a finished run into the committed results/: the only way in.
+
+A run is out/CORPUS/UPSTREAM/EXPERIMENT; it becomes results/CORPUS/UPSTREAM/EXPERIMENT.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NEEDED = ("records.parquet", "manifest.json", "config.json")
+TABLES = (".md", ".tex", ".csv")
+
+
+def main() -> int:
+    """Promote the run that is named; 0 done, 1 with one line when it is not finished, 2 wrong use."""
+    if len(sys.argv) != 2:
+        print("promote needs one finished run, such as out/synthetic/logmel/main", file=sys.stderr)
+        return 2
+    run = Path(sys.argv[1])
+    missing = [name for name in ("DONE", *NEEDED) if not (run / name).is_file()]
+    if missing:
+        print(f"{run / missing[0]} is not there: only a finished run is promoted", file=sys.stderr)
+        return 1
+    target = ROOT.joinpath("results", *run.resolve().parts[-3:])
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    for path in sorted(run.iterdir()):
+        if path.name in NEEDED or path.suffix in TABLES:
+            shutil.copy(path, target)
+    print(f"promoted {run} to {target.relative_to(ROOT)}")
+    if json.loads((target / "manifest.json").read_text()).get("dirty"):
+        print(
+            "its manifest says that the code had uncommitted changes: run it again from a commit",
+            file=sys.stderr,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
