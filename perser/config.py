@@ -136,6 +136,8 @@ def _explain(error: dict) -> str:
     if error["type"] != "extra_forbidden":
         given = repr(error.get("input"))
         return f"{'.'.join(place)}: {error['msg'].lower()} (given: {given[:60]})"
-    valid = sorted({name for model in (Experiment, Base, Finetune, Maml) for name in model.model_fields})
-    near = difflib.get_close_matches(place[-1], valid, n=1, cutoff=0.0)
+    tables = {"base": Base, "maml": Maml, "finetune": Finetune, "aggregated": Aggregated}
+    valid = next((tables[part].model_fields for part in reversed(place[:-1]) if part in tables),
+                 Experiment.model_fields)
+    near = difflib.get_close_matches(place[-1], list(valid), n=1, cutoff=0.0)
     return f"unknown key {'.'.join(place)}; the nearest valid key is {near[0]}"

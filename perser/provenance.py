@@ -12,7 +12,7 @@ import pandas as pd
 
 PACKAGE = Path(__file__).parent
 # Modules that come after the records cannot change them.
-AFTER_RECORDS = {"tables", "figures", "claims", "cli", "reference"}
+AFTER_RECORDS = {"tables", "figures", "captions", "claims", "report", "cli", "reference", "personal"}
 PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "soundfile",
             "espeakng-loader")
 
