@@ -9,6 +9,7 @@ from sklearn.metrics import cohen_kappa_score
 from perser.corpora.base import Corpus
 
 # 26 listeners of the WHiSER corpus with at least 200 labels each (msplabresearch/WHiSER at 5850655).
+# There, neutral, agreement and kappa are of the primary label; ours of all labels, each weighted 1/m.
 REAL_LISTENERS = {
     "neutral": {"mean": 0.54, "sd": 0.30, "min": 0.03, "max": 0.94},
     "ticks": {"mean": 1.94, "sd": 0.97},
