@@ -160,8 +160,3 @@ def test_a_parameter_that_no_notebook_has_stops_before_anything_runs(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("no notebook has the parameter 'resluts'; there are: ")
     assert not (tmp_path / "out").exists()
-
-
-def test_committed_notebooks_are_what_their_sources_give():
-    done = notebooks("check")
-    assert (done.returncode, done.stderr) == (0, "")
