@@ -42,7 +42,8 @@ def pins(lock: str) -> list[str]:
 def environment(lock: str) -> str:
     """Text of a conda environment with the lock's versions."""
     head = [
-        "# Written by tools/environments.py from requirements.lock.",
+        "# Written by tools/environments.py from requirements.lock. To use perser from it:",
+        "# conda env create -f environment.yml && conda activate perser && pip install --no-deps -e .",
         "name: perser",
         "channels: [conda-forge]",
         "dependencies:",
