@@ -5,14 +5,15 @@
 # model for everybody into a model for this listener.
 #
 # By default the voices and the listeners are **synthetic** (the embedded corpus). The code is the library's, the same
-# that the full experiment runs.
+# that the full experiment runs. This listener was picked because the change is easy to see; `fold` and `group` show
+# others, and some of them lose.
 
 # %% tags=["parameters"]
 corpus = "synthetic"
 root = "../data/synthetic"
 upstream = "logmel"
-fold = 1
-group = 2
+fold = 2
+group = 1
 seed = 0
 shots = 20
 
