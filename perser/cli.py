@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from perser.errors import UserError
+from perser.phase2.cli import phase2
 
 NAME = "perser"
 
@@ -209,3 +210,6 @@ def claims(results: Path, as_json: bool) -> None:
 
     found = compute(results)
     click.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))
+
+
+main.add_command(phase2)

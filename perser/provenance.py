@@ -1,5 +1,6 @@
 """Where a number comes from: code, packages, data and machine."""
 
+import ast
 import hashlib
 import os
 import platform
@@ -11,16 +12,32 @@ from pathlib import Path
 import pandas as pd
 
 PACKAGE = Path(__file__).parent
-# Modules that come after the records cannot change them.
-AFTER_RECORDS = {"tables", "figures", "captions", "claims", "report", "cli", "reference", "personal"}
 PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "soundfile",
             "espeakng-loader")
 
 
-def code() -> str:
-    """16 hex digits over the source of every module that records depend on."""
-    sources = [*PACKAGE.glob("*.py"), *(PACKAGE / "corpora").glob("*.py")]
-    return files(sorted(path for path in sources if path.stem not in AFTER_RECORDS))
+def code(start: str = "perser.runs") -> str:
+    """16 hex digits over the source of a module and of every module of ours that it imports, however deep."""
+    found, ahead = {}, [start]
+    while ahead:
+        name = ahead.pop()
+        path = PACKAGE.parent.joinpath(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name not in found and path.exists():
+            found[name] = path
+            ahead += _imports(path)
+            if path.name == "__init__.py" and name != "perser":
+                ahead += [f"{name}.{module.stem}" for module in path.parent.glob("*.py")]
+    return files([found[name] for name in sorted(found)])
+
+
+def _imports(path: Path) -> list[str]:
+    """Names that a file imports from perser, modules and what is taken from them alike."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    taken = [name for node in nodes if isinstance(node, ast.ImportFrom) and node.module
+             for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))]
+    return [name for name in (*plain, *taken) if name.startswith("perser.")]
 
 
 def files(paths: list[Path]) -> str:

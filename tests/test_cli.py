@@ -1,0 +1,178 @@
+"""The command line as a newcomer uses it, with right and wrong arguments."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from perser.cli import main
+
+TINY = ("seeds=[0]", "shots=[3, 5]", "draws=2", "dev_draws=2", "folds=[1]", "base.epochs=2", "base.hidden=16",
+        "methods.maml.epochs=1", "methods.maml.steps=2", "methods.maml.query=3", "methods.meta-perser.epochs=1",
+        "methods.meta-perser.steps=2", "methods.meta-perser.query=3")
+
+
+@pytest.fixture
+def perser(capsys, monkeypatch):
+    """Run a command line: exit code, what it printed, what it complained of."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stop:
+            main.main([str(word) for word in words])
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A small embedded corpus."""
+    from perser.corpora.synthetic import synthesise
+
+    place = tmp_path_factory.mktemp("synth") / "tree"
+    synthesise(place, seed=3, clips=300)
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    """A finished run on it."""
+    out = tmp_path_factory.mktemp("out") / "main"
+    words = ["run", "experiments/main.toml", "--corpus", "synthetic", "--root", str(root), "--out", str(out),
+             "--jobs", "1"]
+    with pytest.raises(SystemExit) as stop:
+        main.main(words + [word for pair in TINY for word in ("--set", pair)])
+    assert stop.value.code == 0
+    return out
+
+
+@pytest.fixture(autouse=True, scope="module")
+def at_the_repository():
+    """experiments/ is looked for where the command is typed."""
+    from contextlib import chdir
+    from pathlib import Path
+
+    with chdir(Path(__file__).parents[1]):
+        yield
+
+
+@pytest.mark.parametrize("command", ["synth", "show", "run", "report", "adapt", "predict", "claims", "phase2"])
+def test_every_command_has_help_with_an_example(perser, command):
+    code, out, _ = perser(command, "--help")
+    assert code == 0 and "Example" in out and f"perser {command}" in out
+
+
+def test_help_lists_the_commands(perser):
+    code, out, _ = perser("--help")
+    assert code == 0 and all(name in out for name in ("synth", "show", "run", "adapt", "predict", "claims"))
+
+
+@pytest.mark.parametrize("words, said", [
+    (["nope"], "No such command 'nope'"),
+    (["show"], "Missing argument"),
+    (["show", "iemocap", "--root", "/nowhere"], "does not exist"),
+    (["show", "iemocapp", "--root", "."], "did you mean 'iemocap'"),
+    (["show", "ravdess", "--root", ".", "--option", "listener=3"], "listeners"),
+    (["show", "ravdess", "--root", ".", "--option", "listener"], "key=value"),
+    (["synth", "x", "--layout", "wav"], "'iemocap', 'cremad'"),
+    (["run", "nope", "--corpus", "synthetic", "--root", ".", "--out", "x"], "no such experiment"),
+    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "drawz=1"], "draws"),
+    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--upstream", "logmell"], "logmel"),
+    (["claims", "--results", "/nowhere"], "does not exist"),
+])
+def test_wrong_use_is_one_line_and_exit_code_2(perser, words, said):
+    code, out, err = perser(*words)
+    assert code == 2 and said in err and err.count("\n") == 1 and not out
+
+
+def test_a_wrong_root_is_one_line(perser, root):
+    for place in (root / "Session1", root.parent, root / "Session1" / "dialog"):
+        code, _, err = perser("show", "iemocap", "--root", place)
+        assert code == 2 and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_show_counts(perser, root):
+    code, out, _ = perser("show", "synthetic", "--root", root, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["listeners"] == 6 and told["ratings"] == 3 * told["clips"]
+    assert told["synthetic"] == "speech and listeners"
+    code, out, _ = perser("show", "iemocap", "--root", root, "--option", "listeners=all")
+    assert code == 0 and "speech and listeners" in out and "clips" in out
+
+
+def test_run_prints_the_table_and_says_that_it_is_synthetic(perser, root, finished):
+    words = ["run", "main", "--corpus", "synthetic", "--root", root, "--out", finished, "--jobs", 1]
+    code, out, err = perser(*words, *[word for pair in TINY for word in ("--set", pair)])
+    assert code == 0 and "SSL-E" in out and "synthetic" in out.lower() and not err
+    frame = pd.read_parquet(finished / "records.parquet")
+    assert set(frame["method"]) == {"ssl-e", "fine-tuning", "maml", "meta-perser"}
+
+
+def test_a_damaged_clip_loses_nothing(perser, root, finished, tmp_path):
+    """Exit code 1, one line that names the file; the store keeps the others."""
+    import shutil
+
+    copy = tmp_path / "tree"
+    shutil.copytree(root, copy)
+    wav = sorted(copy.glob("Session1/sentences/wav/*/*.wav"))[0]
+    wav.write_bytes(b"RIFF")
+    code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", copy, "--out", tmp_path / "out",
+                            "--store", finished.parent / "features")
+    assert code in (1, 2) and err.count("\n") == 1 and wav.name in err and not out
+
+
+def test_report_writes_tables_and_figures(perser, finished, tmp_path):
+    code, out, _ = perser("report", finished, "--out", tmp_path)
+    assert code == 0
+    for name in ("main.md", "main.tex", "main.csv", "shots.png", "gains.pdf"):
+        assert (tmp_path / "synthetic" / "logmel" / "main" / name).stat().st_size > 100 and name in out
+
+
+def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_path):
+    """Adapt to a listener who calls everything sad: the model then says sad of new clips."""
+    model = finished / "checkpoints" / "fold1-group0-seed0" / "meta-perser"
+    wavs = sorted(root.glob("Session5/sentences/wav/*/*.wav"))[:20]
+    audio = wavs[0].parents[1]
+    ratings = tmp_path / "mine.csv"
+    lines = [f"{wav.relative_to(audio)},{'sad' if i else 'sad; fear'}" for i, wav in enumerate(wavs[:15])]
+    ratings.write_text("file,label\n" + "\n".join(lines) + "\n")
+    code, out, _ = perser("adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out",
+                          tmp_path / "mine.safetensors")
+    assert code == 0 and "15 ratings" in out
+    shared = perser("predict", "--model", tmp_path / "mine.safetensors", *wavs[15:])
+    frame = pd.read_csv(__import__("io").StringIO(shared[1]))
+    assert shared[0] == 0 and len(frame) == 5 and list(frame.columns[:2]) == ["file", "label"]
+    assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-3)
+    none = tmp_path / "none.csv"
+    none.write_text("file,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
+    perser("adapt", "--model", model, "--ratings", none, "--audio", audio, "--out", tmp_path / "other.safetensors")
+    other = pd.read_csv(__import__("io").StringIO(perser("predict", "--model", tmp_path / "other.safetensors",
+                                                         *wavs[15:])[1]))
+    assert (frame["sad"] > other["sad"]).all() and (frame["happy"] < other["happy"]).all()
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", "column `file` is missing"),
+    ("file,label\n", "no ratings"),
+    ("file,label\nnope.wav,sad\n", ":2: "),
+    ("file,label\n../../x.wav,sad\n", ":2"),
+    ("file,label\na.wav,sadd\n", "sad"),
+    ("file,label\na.wav,\n", "no label"),
+])
+def test_bad_ratings_are_one_line_with_file_and_line(perser, finished, tmp_path, text, said):
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000) / 20), 16000)
+    ratings = tmp_path / "mine.csv"
+    ratings.write_text(text)
+    code, out, err = perser("adapt", "--model", finished / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings",
+                            ratings, "--audio", tmp_path, "--out", tmp_path / "m.safetensors")
+    assert code == 1 and said in err and "mine.csv" in err and err.count("\n") == 1 and not out
+
+
+def test_a_file_that_is_no_personal_model_is_one_line(perser, tmp_path):
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"12345678")
+    code, _, err = perser("predict", "--model", bad, bad)
+    assert code == 1 and "perser adapt" in err and err.count("\n") == 1
