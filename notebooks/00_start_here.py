@@ -2,8 +2,9 @@
 # # Start here
 #
 # Two people who hear the same voice do not hear the same emotion. This artifact rebuilds **Meta-PerSER**
-# (arXiv 2505.16220): a speech emotion recogniser that hears like *one* listener after that listener has labelled
-# 5 to 20 clips. It is for whoever wants to check that result, use the method, or compare a method of their own.
+# (arXiv 2505.16220): a speech emotion recogniser that hears like *one* listener after that listener has
+# labelled 5 to 20 clips. It is for whoever wants to check that result, use the method, or compare a method
+# of their own.
 #
 # - **SSL-E** is one model for everybody: what listeners say on average.
 # - **Fine-tuning** moves SSL-E to the new listener with K labelled clips ("shots").
@@ -18,8 +19,8 @@ results = "../results/synthetic/logmel/main"
 # %% [markdown]
 # ## What was run
 #
-# The records say themselves which data they come from. Data that is made up is stamped *synthetic* here, in every
-# caption and in every figure.
+# The records say themselves which data they come from. Data that is made up is stamped *synthetic* here, in
+# every caption and in every figure.
 
 # %%
 from pathlib import Path
@@ -36,8 +37,9 @@ print("records:", len(frame))
 # %% [markdown]
 # ## The main figure
 #
-# Macro F1 on clips of one listener who was never trained on, against the number of clips that this listener has
-# labelled. *Seen*: other listeners' ratings of the same clips were trained on. *Unseen*: new clips of new speakers.
+# Macro F1 on clips of one listener who was never trained on, against the number of clips that this listener
+# has labelled. *Seen*: other listeners' ratings of the same clips were trained on. *Unseen*: new clips of
+# new speakers.
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = figures.save(figures.shots(frame), Path("../out/notebooks/figures/start"))
@@ -46,8 +48,8 @@ display(Image(png, width=560))
 # %% [markdown]
 # ## The main table
 #
-# Look at the gains first: they are paired by listener, so that easy and hard listeners cancel out. A gain whose
-# interval includes zero is no gain.
+# Look at the gains first: they are paired by listener, so that easy and hard listeners cancel out. A gain
+# whose interval includes zero is no gain.
 
 # %%
 table = tables.main_table(frame)
@@ -60,7 +62,7 @@ display(Markdown(tables.markdown(table, tables.main_caption(frame, manifest))))
 # |---|---|
 # | `./reproduce.sh`: set-up, corpus, this run, tables, notebooks | about 15 minutes the first time |
 # | `./reproduce.sh report`: tables, figures and notebooks from committed records | 2 minutes |
-# | `./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release` | minutes to hours, by upstream |
+# | `./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release` | minutes to hours |
 #
 # ## Where to go on
 #

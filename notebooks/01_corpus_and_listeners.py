@@ -1,11 +1,11 @@
 # %% [markdown]
 # # The corpus and its listeners
 #
-# Personal emotion recognition needs to know *who* gave each rating. This page counts clips, listeners and ratings
-# and shows how much the listeners differ, since that is all a personal model can gain from.
+# Personal emotion recognition needs to know *who* gave each rating. This page counts clips, listeners and
+# ratings and shows how much the listeners differ, since that is all a personal model can gain from.
 #
-# By default it shows the **embedded corpus**, which is **synthetic**: espeak-ng speaks and simulated listeners rate,
-# written to disk in IEMOCAP's own format and read by the loader that reads IEMOCAP.
+# By default it shows the **embedded corpus**, which is **synthetic**: espeak-ng speaks and simulated
+# listeners rate, written to disk in IEMOCAP's own format and read by the loader that reads IEMOCAP.
 
 # %% tags=["parameters"]
 corpus = "synthetic"
@@ -31,8 +31,8 @@ print(f"{'minutes of speech':>22} {counted['seconds']['sum'] / 60:6.1f}")
 # %% [markdown]
 # ## Who rates what
 #
-# Few listeners rate each clip, and not always the same ones. So for most clips a listener's opinion is unknown, and
-# the aggregate of a clip depends on who happened to hear it.
+# Few listeners rate each clip, and not always the same ones. So for most clips a listener's opinion is
+# unknown, and the aggregate of a clip depends on who happened to hear it.
 
 # %%
 ratings = loaded.ratings.merge(loaded.clips[["session"]], left_on="clip", right_index=True)
@@ -44,8 +44,8 @@ print("listeners per clip:", *sorted(ratings.groupby("clip")["listener"].nunique
 # %% [markdown]
 # ## How often each listener ticks each class
 #
-# Every row is one listener who has heard much the same clips as the others. Read down a column: the same emotion is
-# common for one listener and unknown to the next. This is most of what twenty shots can teach.
+# Every row is one listener who has heard much the same clips as the others. Read down a column: the same
+# emotion is common for one listener and unknown to the next. This is most of what twenty shots can teach.
 
 # %%
 shares = ratings.groupby("listener")[classes].mean()
@@ -58,15 +58,25 @@ display(Image(png, width=560))
 # %% [markdown]
 # ## Beside real listeners
 #
-# Simulated listeners are worth as much as their likeness to real ones. Beside them: 26 listeners of the WHiSER
-# corpus with at least 200 labels each (computed from msplabresearch/WHiSER at 5850655). *Agreement*: how often a
-# listener says what the plurality of the others says. *Kappa*: agreement of two listeners beyond chance.
+# Simulated listeners are worth as much as their likeness to real ones. Beside them: 26 listeners of the
+# WHiSER corpus with at least 200 labels each (computed from msplabresearch/WHiSER at 5850655). *Agreement*:
+# how often a listener says what the plurality of the others says. *Kappa*: agreement of two listeners
+# beyond chance.
 
 # %%
-names = {"neutral": "share of neutral", "ticks": "ticks per rating", "ticks_per_listener": "ticks, listener means",
-         "agreement": "agreement", "kappa": "kappa of pairs"}
-rows = {(words, whose): found[key] for key, words in names.items()
-        for whose, found in (("here", counted), ("real", counted.get("real_listeners", {}))) if found.get(key)}
+names = {
+    "neutral": "share of neutral",
+    "ticks": "ticks per rating",
+    "ticks_per_listener": "ticks, listener means",
+    "agreement": "agreement",
+    "kappa": "kappa of pairs",
+}
+rows = {
+    (words, whose): found[key]
+    for key, words in names.items()
+    for whose, found in (("here", counted), ("real", counted.get("real_listeners", {})))
+    if found.get(key)
+}
 print(pd.DataFrame(rows).T[["mean", "sd", "min", "max"]].astype(float).round(2).to_string(na_rep="-"))
 
 # %% [markdown]

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # What the model reads of a clip
 #
-# An upstream turns a clip into one matrix: a row per layer, averaged over time. It is frozen, so this is computed
-# once and kept on disk; all training reads these matrices and nothing else.
+# An upstream turns a clip into one matrix: a row per layer, averaged over time. It is frozen, so this is
+# computed once and kept on disk; all training reads these matrices and nothing else.
 #
-# The default upstream, `logmel`, is statistics of a log-mel spectrogram and needs no download. `wavlm-base-plus` and
-# the others give 13 or 25 layers and are used in the very same way.
+# The default upstream, `logmel`, is statistics of a log-mel spectrogram and needs no download.
+# `wavlm-base-plus` and the others give 13 or 25 layers and are used in the very same way.
 #
 # With its defaults this page shows the embedded corpus, which is **synthetic** in speech and listeners.
 
@@ -17,7 +17,6 @@ upstream = "logmel"
 # %%
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Image, display
@@ -41,8 +40,8 @@ print("clips, layers, width:", tuple(matrix.shape))
 # %% [markdown]
 # ## A clip's features are its own
 #
-# Speech models are run in batches of padded clips, and padding can leak into the result. Here a clip gives the same
-# numbers alone and beside longer clips; the largest difference is shown.
+# Speech models are run in batches of padded clips, and padding can leak into the result. Here a clip gives
+# the same numbers alone and beside longer clips; the largest difference is shown.
 
 # %%
 waves = [audio.read(path) for path in loaded.clips["path"].iloc[:6]]
@@ -54,9 +53,9 @@ print(f"largest difference: {float((together - alone).abs().max()):.0e}")
 # %% [markdown]
 # ## What a simple probe can tell
 #
-# A logistic regression on the standardised features (layers averaged) predicts the class that most listeners of a
-# clip ticked, on sessions that it was not trained on, and, for comparison, who speaks. "Always the most frequent" is
-# what a guess without listening gets.
+# A logistic regression on the standardised features (layers averaged) predicts the class that most
+# listeners of a clip ticked, on sessions that it was not trained on, and, for comparison, who speaks.
+# "Always the most frequent" is what a guess without listening gets.
 
 # %%
 flat = matrix.mean(1).numpy()
@@ -66,17 +65,24 @@ emotion = votes.idxmax(axis=1).to_numpy()
 probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
 folds = GroupKFold(loaded.clips["session"].nunique())
 speaker = loaded.clips["speaker"].to_numpy()
-found = {"emotion, new session": (cross_val_score(probe, flat, emotion, groups=loaded.clips["session"], cv=folds), emotion),
-         "speaker": (cross_val_score(probe, flat, speaker, cv=StratifiedKFold(5)), speaker)}
+found = {
+    "emotion, new session": (
+        cross_val_score(probe, flat, emotion, groups=loaded.clips["session"], cv=folds),
+        emotion,
+    ),
+    "speaker": (cross_val_score(probe, flat, speaker, cv=StratifiedKFold(5)), speaker),
+}
 for name, (scores, said) in found.items():
-    print(f"{name:22} accuracy {100 * scores.mean():3.0f} %, always the most frequent "
-          f"{100 * pd.Series(said).value_counts(normalize=True).iloc[0]:3.0f} %")
+    print(
+        f"{name:22} accuracy {100 * scores.mean():3.0f} %, always the most frequent "
+        f"{100 * pd.Series(said).value_counts(normalize=True).iloc[0]:3.0f} %"
+    )
 
 # %% [markdown]
 # ## Where the emotions lie
 #
-# Each panel shows the clips of one class (plurality) among all clips, on the first two principal components. Classes
-# overlap: listeners' disagreement has a cause in the sound.
+# Each panel shows the clips of one class (plurality) among all clips, on the first two principal
+# components. Classes overlap: listeners' disagreement has a cause in the sound.
 
 # %%
 components = PCA(2, svd_solver="full").fit(StandardScaler().fit_transform(flat))
@@ -85,6 +91,8 @@ print("share of variance:", *(f"{100 * share:.0f} %" for share in components.exp
 # %% tags=["nbval-ignore-output"]
 x, y = components.transform(StandardScaler().fit_transform(flat)).T
 order = [name for name in classes if name in set(emotion)]
-points = pd.DataFrame({"x": x, "y": y, "class": pd.Categorical(emotion, order, ordered=True)}).sort_values("class")
+points = pd.DataFrame({"x": x, "y": y, "class": pd.Categorical(emotion, order, ordered=True)}).sort_values(
+    "class"
+)
 pdf, png = figures.save(figures.clouds(points, made), Path("../out/notebooks/figures/clouds"))
 display(Image(png, width=560))

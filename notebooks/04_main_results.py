@@ -1,11 +1,12 @@
 # %% [markdown]
 # # The main result
 #
-# SSL-E, fine-tuning, MAML and Meta-PerSER on listeners who were never trained on, with K = 5, 10 and 20 shots, on
-# clips that other listeners' ratings have trained on (seen) and on clips of new sessions (unseen).
+# SSL-E, fine-tuning, MAML and Meta-PerSER on listeners who were never trained on, with K = 5, 10 and 20
+# shots, on clips that other listeners' ratings have trained on (seen) and on clips of new sessions
+# (unseen).
 #
-# By default this page shows **RAVDESS**: real speech; nobody's single ratings of it are published, so its listeners
-# are **synthetic**, and everything below is stamped so.
+# By default this page shows **RAVDESS**: real speech; nobody's single ratings of it are published, so its
+# listeners are **synthetic**, and everything below is stamped so.
 
 # %% tags=["parameters"]
 results = "../results/ravdess/logmel/main"
@@ -13,7 +14,6 @@ results = "../results/ravdess/logmel/main"
 # %%
 from pathlib import Path
 
-import pandas as pd
 from IPython.display import Image, Markdown, display
 
 from perser import captions, claims, figures, intervals, records, tables
@@ -32,8 +32,8 @@ display(Markdown(tables.markdown(tables.main_table(frame), tables.main_caption(f
 # %% [markdown]
 # ## Shots
 #
-# The bars are wide because listeners differ; methods are compared on the same listeners, so two methods may differ
-# clearly although their bars overlap. The next figure shows that.
+# The bars are wide because listeners differ; methods are compared on the same listeners, so two methods may
+# differ clearly although their bars overlap. The next figure shows that.
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = figures.save(figures.shots(frame), Path("../out/notebooks/figures/shots"))
@@ -42,7 +42,8 @@ display(Image(png, width=560))
 # %% [markdown]
 # ## Who gains
 #
-# One column per listener: gain over SSL-E, which itself is the line at zero. Notice how many listeners lie below it.
+# One column per listener: gain over SSL-E, which itself is the line at zero. Notice how many listeners lie
+# below it.
 
 # %%
 scores = per_listener(frame)
@@ -50,8 +51,10 @@ most = int(scores["shots"].max())
 for setting in SETTINGS:
     for method in dict.fromkeys(scores.loc[scores["shots"] == most, "method"]):
         gain = 100 * intervals.paired(scores, method, captions.BASELINE, setting, most)
-        print(f"{setting:7} {captions.title(method):12} mean {gain.mean():+5.1f}, median {gain.median():+5.1f}, "
-              f"listeners who lose {int((gain < 0).sum())} of {len(gain)}")
+        print(
+            f"{setting:7} {captions.title(method):12} mean {gain.mean():+5.1f}, median {gain.median():+.1f},",
+            f"listeners who lose {int((gain < 0).sum())} of {len(gain)}",
+        )
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = figures.save(figures.gains(frame), Path("../out/notebooks/figures/gains"))
@@ -60,8 +63,8 @@ display(Image(png, width=560))
 # %% [markdown]
 # ## Accuracy of the first guess
 #
-# Macro F1 counts rare classes as much as common ones and rewards ticking the right number of classes. The share of
-# clips whose most probable class the listener had ticked tells the same story in plainer terms.
+# Macro F1 counts rare classes as much as common ones and rewards ticking the right number of classes. The
+# share of clips whose most probable class the listener had ticked tells the same story in plainer terms.
 
 # %%
 shown = scores.groupby(["method", "shots", "setting"], sort=False)["accuracy"].mean().unstack()
@@ -70,8 +73,8 @@ print((100 * shown).round(1).rename(index=captions.title).to_string())
 # %% [markdown]
 # ## What may be claimed
 #
-# Each claim with its effect in points of macro F1, its interval over listeners and its p-value under random signs,
-# corrected for the number of claims (Holm). Claims that fail are printed like those that hold.
+# Each claim with its effect in points of macro F1, its interval over listeners and its p-value under random
+# signs, corrected for the number of claims (Holm). Claims that fail are printed like those that hold.
 
 # %%
 print("\n".join(claims.lines(claims.of_run(frame, Path(results)))))
@@ -79,6 +82,7 @@ print("\n".join(claims.lines(claims.of_run(frame, Path(results)))))
 # %% [markdown]
 # ## What this does not show
 #
-# - Simulated listeners differ in the way that their model lets them; only a corpus with real listener ids can say how
-#   much real ones gain: `./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release`.
-# - The paper leaves its rates, steps, K, draws and folds open; the choices here are in `experiments/main.toml`.
+# - Simulated listeners differ in the way that their model lets them; only a corpus with real listener ids can
+#   say how much real ones gain: `./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release`.
+# - The paper's rates, steps, K, draws and folds are not known here; what was chosen instead is in
+#   `experiments/main.toml`.

@@ -19,12 +19,14 @@ def title(method: str) -> str:
 
 
 def labels(records: pd.DataFrame) -> dict[str, str]:
-    """Corpus, upstream, synthetic and experiment of one run. Raises UserError when the records mix several."""
+    """Corpus, upstream, synthetic and experiment of one run. UserError when the records mix several."""
     found = {name: list(records[name].unique()) for name in LABELS}
     for name, values in found.items():
         if len(values) != 1:
-            raise UserError(f"records of {len(values)} values of {name} ({', '.join(map(str, values))}) in one "
-                            "table or figure; give the records of one finished run")
+            raise UserError(
+                f"records of {len(values)} values of {name} ({', '.join(map(str, values))}) in one "
+                "table or figure; give the records of one finished run"
+            )
     return {name: values[0] for name, values in found.items()}
 
 
@@ -65,6 +67,8 @@ def source(records: pd.DataFrame) -> str:
     made = f" ({stamp(records)})" if stamp(records) else ""
     draws = sorted(records["draws"].unique())
     drawn = count(int(draws[-1]), "draw") if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"
-    return (f"corpus {names['corpus']}{made}, upstream {names['upstream']}; {listeners(records)}; "
-            f"{count(records['fold'].nunique(), 'fold')}, {count(records['seed'].nunique(), 'seed')}, "
-            f"{drawn} of the K shots")
+    return (
+        f"corpus {names['corpus']}{made}, upstream {names['upstream']}; {listeners(records)}; "
+        f"{count(records['fold'].nunique(), 'fold')}, {count(records['seed'].nunique(), 'seed')}, "
+        f"{drawn} of the K shots"
+    )

@@ -1,4 +1,4 @@
-"""The figures: functions from records to a matplotlib Figure, in one style, with one palette keyed by method."""
+"""The figures: functions from records to a matplotlib Figure, one style, one palette keyed by method."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -70,12 +70,15 @@ def shots(records: pd.DataFrame, seed: int = 0) -> Figure:
         axes.set_xlim(-0.3, len(ks) - 0.7)
     panels[0].set_ylabel("Macro F1 (points)")
     _direct(panels[-1], ends, 0.085, "{}")
-    _foot(figure, f"Bars: 95 % bootstrap interval over listeners.\n{_origin(records)}", captions.stamp(records))
+    _foot(
+        figure, f"Bars: 95 % bootstrap interval over listeners.\n{_origin(records)}", captions.stamp(records)
+    )
     return figure
 
 
-def _line(axes: Axes, scores: pd.DataFrame, method: str, setting: str, ks: list[int], methods: list[str],
-          seed: int) -> float:
+def _line(
+    axes: Axes, scores: pd.DataFrame, method: str, setting: str, ks: list[int], methods: list[str], seed: int
+) -> float:
     """Draw one method's means and intervals; returns the height of its right end, in points."""
     colour, marker = look(methods)[method]
     found = [interval(100 * select(scores, method, setting, k), seed) for k in ks]
@@ -85,8 +88,16 @@ def _line(axes: Axes, scores: pd.DataFrame, method: str, setting: str, ks: list[
         return float(mean[0])
     lined = [name for name in methods if name != captions.BASELINE]
     at = np.arange(len(ks)) + 0.11 * (lined.index(method) - (len(lined) - 1) / 2)
-    axes.errorbar(at, mean, [mean - low, high - mean], color=colour, marker=marker, elinewidth=0.8,
-                  markeredgecolor="white", markeredgewidth=0.4)
+    axes.errorbar(
+        at,
+        mean,
+        [mean - low, high - mean],
+        color=colour,
+        marker=marker,
+        elinewidth=0.8,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+    )
     return float(mean[-1])
 
 
@@ -99,8 +110,21 @@ def _direct(axes: Axes, ends: dict[str, float], room: float, words: str) -> None
     looks, rising = look(list(ends)), sorted(ends, key=ends.__getitem__)
     shares = apart([(ends[method] - low) / (high - low) for method in rising], room)
     for method, share in zip(rising, shares):
-        axes.annotate(words.format(captions.title(method), ends[method]), (1.03, share), xycoords="axes fraction",
-                      color=looks[method][0], va="center", fontsize=6.5, fontweight="bold", annotation_clip=False)
+        _name(axes, words.format(captions.title(method), ends[method]), share, looks[method][0])
+
+
+def _name(axes: Axes, words: str, share: float, colour: str) -> None:
+    """Words in a line's colour to the right of the panel, at a share of its height."""
+    axes.annotate(
+        words,
+        (1.03, share),
+        xycoords="axes fraction",
+        color=colour,
+        va="center",
+        fontsize=6.5,
+        fontweight="bold",
+        annotation_clip=False,
+    )
 
 
 def apart(heights: list[float], room: float) -> list[float]:
@@ -127,7 +151,8 @@ def _block(heights: list[float], room: float) -> list[float]:
 def gains(records: pd.DataFrame, shots: int | None = None, seed: int = 0) -> Figure:
     """Each listener's gain in macro F1 over SSL-E: first and last adapting method, joined per listener.
 
-    One panel per setting, listeners sorted by the last method's gain. `shots`: the largest number when not given.
+    One panel per setting, listeners sorted by the last method's gain. `shots`: the largest number when not
+    given.
     """
     scores = per_listener(records)
     shots = shots or int(scores["shots"].max())
@@ -137,16 +162,21 @@ def gains(records: pd.DataFrame, shots: int | None = None, seed: int = 0) -> Fig
     panels = figure.subplots(len(SETTINGS), 1, sharey=True)
     means = []
     for axes, setting in zip(panels, SETTINGS):
-        found = pd.DataFrame({method: 100 * paired(scores, method, captions.BASELINE, setting, shots)
-                              for method in methods}).sort_values(methods[-1])
+        found = pd.DataFrame(
+            {method: 100 * paired(scores, method, captions.BASELINE, setting, shots) for method in methods}
+        ).sort_values(methods[-1])
         means.append(_gain_panel(axes, found, seed))
         axes.set_title(f"{setting.capitalize()} clips, K = {shots}")
         axes.set_ylabel("Gain (points)")
     for axes, ends in zip(panels, means):
         _direct(axes, ends, 0.24, "{}\n{:+.1f}")
     panels[-1].set_xlabel(f"Listeners, sorted by the gain of {captions.title(methods[-1])}")
-    _foot(figure, f"Gain in macro F1 over {captions.title(captions.BASELINE)}; bars: mean, 95 % bootstrap interval "
-                  f"over listeners.\n{_origin(records)}", captions.stamp(records))
+    _foot(
+        figure,
+        f"Gain in macro F1 over {captions.title(captions.BASELINE)}; bars: mean, 95 % bootstrap interval "
+        f"over listeners.\n{_origin(records)}",
+        captions.stamp(records),
+    )
     return figure
 
 
@@ -158,10 +188,21 @@ def _gain_panel(axes: Axes, found: pd.DataFrame, seed: int) -> dict[str, float]:
     for place, method in enumerate(found):
         colour, marker = looks[method]
         hollow = {} if method == found.columns[-1] else {"markerfacecolor": "white"}
-        axes.plot(range(number), found[method], marker, color=colour, markersize=3, markeredgewidth=0.7, **hollow)
+        axes.plot(
+            range(number), found[method], marker, color=colour, markersize=3, markeredgewidth=0.7, **hollow
+        )
         mean, low, high, _ = interval(found[method], seed)
-        axes.errorbar(number * (1.05 + 0.05 * place), mean, [[mean - low], [high - mean]], color=colour,
-                      marker=marker, markersize=3.5, capsize=2, elinewidth=1.2, **hollow)
+        axes.errorbar(
+            number * (1.05 + 0.05 * place),
+            mean,
+            [[mean - low], [high - mean]],
+            color=colour,
+            marker=marker,
+            markersize=3.5,
+            capsize=2,
+            elinewidth=1.2,
+            **hollow,
+        )
         means[method] = mean
     axes.set_xlim(-0.03 * number - 0.5, number * (1.07 + 0.05 * len(means)))
     axes.set_xticks(range(number), list(found.index) if number <= 12 else [""] * number)
@@ -171,7 +212,7 @@ def _gain_panel(axes: Axes, found: pd.DataFrame, seed: int) -> dict[str, float]:
 
 @styled
 def habits(shares: pd.DataFrame, made: str) -> Figure:
-    """How often each listener ticks each class: shares (listeners, classes) in 0..1; `made`: the synthetic stamp."""
+    """How often each listener ticks each class: shares (listeners, classes) in 0..1; made: the stamp."""
     few = len(shares) <= 12
     figure = Figure(figsize=(3.4, 0.9 + (0.2 * len(shares) if few else 2.4)))
     axes = figure.subplots()
@@ -181,16 +222,27 @@ def habits(shares: pd.DataFrame, made: str) -> Figure:
     axes.set_yticks(range(len(shares)), list(shares.index), fontsize=6.5 if few else 3.2)
     if few:
         for (row, column), share in np.ndenumerate(shares.to_numpy()):
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6,
-                      color="white" if share > 0.55 else "black")
-    _foot(figure, "Share of a listener's ratings in which the class is ticked" + (", in percent" if few else
-          ": white never, black always"), made)
+            axes.text(
+                column,
+                row,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if share > 0.55 else "black",
+            )
+    _foot(
+        figure,
+        "Share of a listener's ratings in which the class is ticked"
+        + (", in percent" if few else ": white never, black always"),
+        made,
+    )
     return figure
 
 
 @styled
 def clouds(points: pd.DataFrame, made: str) -> Figure:
-    """Where the clips of each class lie among all others: points has x, y and class; one small panel per class."""
+    """Where the clips of each class lie among all others: points has x, y and class; one panel per class."""
     classes = list(dict.fromkeys(points["class"]))
     rows = -(-len(classes) // 3)
     figure = Figure(figsize=(3.4, 0.4 + 1.0 * rows))
@@ -200,8 +252,14 @@ def clouds(points: pd.DataFrame, made: str) -> Figure:
     for axes, name in zip(panels, classes):
         mine = points["class"] == name
         axes.plot(points["x"], points["y"], ".", color="#d4d4d4", markersize=1.5, markeredgewidth=0)
-        axes.plot(points.loc[mine, "x"], points.loc[mine, "y"], ".", color=PALETTE["meta-perser"][0], markersize=2.5,
-                  markeredgewidth=0)
+        axes.plot(
+            points.loc[mine, "x"],
+            points.loc[mine, "y"],
+            ".",
+            color=PALETTE["meta-perser"][0],
+            markersize=2.5,
+            markeredgewidth=0,
+        )
         axes.set_title(f"{name} ({mine.sum()})", fontsize=6.5)
     _foot(figure, "First two principal components; dark: clips of the class, light: all clips", made)
     return figure
@@ -210,22 +268,24 @@ def clouds(points: pd.DataFrame, made: str) -> Figure:
 @styled
 def steps(measured: pd.DataFrame, made: str) -> Figure:
     """Loss, macro F1 and moved logits after each inner step: the table of `perser.steps.measured`."""
-    panels = {"Loss": {"support_loss": "support", "query_loss": "query"},
-              "Macro F1 of the query (points)": {"macro_f1": ""},
-              "Logits moved by each tensor (rms)": {name: name for name in ("P", "b", "A", "a")}}
+    panels = {
+        "Loss": {"support_loss": "support", "query_loss": "query"},
+        "Macro F1 of the query (points)": {"macro_f1": ""},
+        "Logits moved by each tensor (rms)": {name: name for name in ("P", "b", "A", "a")},
+    }
     figure = Figure(figsize=(6.9, 1.9))
     colours = ["#004c7f", "#e69f00", "#009e73", "#5a5a5a"]
     for axes, (name, lines) in zip(figure.subplots(1, 3), panels.items()):
-        for (column, words), colour, marker in zip(lines.items(), colours, "os^D"):
+        for column, colour, marker in zip(lines, colours, "os^D"):
             axes.plot(measured["step"], measured[column], color=colour, marker=marker)
         axes.set_title(name)
         axes.set_xticks(measured["step"])
         axes.set_xlabel("Inner step")
         low, high = axes.get_ylim()
-        ends = sorted((measured[column].iloc[-1], words, colour) for (column, words), colour in zip(lines.items(), colours))
-        for share, (_, words, colour) in zip(apart([(end - low) / (high - low) for end, _, _ in ends], 0.12), ends):
-            axes.annotate(words, (1.02, share), xycoords="axes fraction", color=colour, va="center", fontsize=6.5,
-                          fontweight="bold", annotation_clip=False)
+        rising = sorted(zip(measured[list(lines)].iloc[-1], lines.values(), colours))
+        shares = apart([(end - low) / (high - low) for end, _, _ in rising], 0.12)
+        for share, (_, words, colour) in zip(shares, rising):
+            _name(axes, words, share, colour)
     _foot(figure, "One listener, one draw of the shots", made)
     return figure
 

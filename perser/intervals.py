@@ -23,17 +23,23 @@ class Interval(NamedTuple):
 def interval(values: Iterable[float], seed: int) -> Interval:
     """Mean and 95 % bootstrap interval over listeners; nan is left out.
 
-    The percentile method: its bounds are means that the listeners at hand can produce, and it asks nothing of the
-    jackknife, which says little where a corpus has six listeners. With so few it covers less than its 95 %: read
-    it beside `p_value`, which is exact. One listener has no interval: its bounds are nan. No listener: all nan.
-    The random stream depends on `seed` alone.
+    The percentile method: its bounds are means that the listeners at hand can produce, and it asks nothing
+    of the jackknife, which says little where a corpus has six listeners. With so few it covers less than
+    its 95 %: read it beside `p_value`, which is exact. One listener has no interval: its bounds are nan. No
+    listener: all nan. The random stream depends on `seed` alone.
     """
     values = np.asarray(list(values), dtype=float)
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return Interval(float(values.mean()) if len(values) else np.nan, np.nan, np.nan, len(values))
-    bounds = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", vectorized=True,
-                             rng=np.random.default_rng(seed)).confidence_interval
+    bounds = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return Interval(float(values.mean()), float(bounds.low), float(bounds.high), len(values))
 
 
@@ -44,21 +50,29 @@ def select(scores: pd.DataFrame, method: str, setting: str, shots: int, score: s
     return rows.set_index("listener")[score]
 
 
-def paired(scores: pd.DataFrame, method: str, baseline: str, setting: str, shots: int,
-           score: str = "f1") -> pd.Series:
+def paired(
+    scores: pd.DataFrame, method: str, baseline: str, setting: str, shots: int, score: str = "f1"
+) -> pd.Series:
     """Score of a method minus that of a baseline, per listener that has both."""
     one, other = (select(scores, name, setting, shots, score) for name in (method, baseline))
     return (one - other).dropna().rename("difference")
 
 
 def p_value(differences: Iterable[float], seed: int) -> float:
-    """Two-sided p of a mean paired difference under random signs; exact for up to 13 listeners, nan for one."""
+    """Two-sided p of a mean paired difference under random signs, exact up to 13 listeners, nan for one."""
     values = np.asarray(list(differences), dtype=float)
     if len(values) < 2:
         return np.nan
-    return float(stats.permutation_test((values, np.zeros_like(values)), _mean_difference, vectorized=True,
-                                        permutation_type="samples", n_resamples=RESAMPLES,
-                                        rng=np.random.default_rng(seed)).pvalue)
+    return float(
+        stats.permutation_test(
+            (values, np.zeros_like(values)),
+            _mean_difference,
+            vectorized=True,
+            permutation_type="samples",
+            n_resamples=RESAMPLES,
+            rng=np.random.default_rng(seed),
+        ).pvalue
+    )
 
 
 def _mean_difference(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:

@@ -10,8 +10,8 @@ CELL = ["method", "setting", "shots"]
 def macro_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
     """Macro F1 of counts per class, (..., C) -> (...), in 0..1.
 
-    A class that was neither ticked nor predicted has no F1 and is left out of the mean, as scikit-learn does with
-    zero_division=nan; where no class is left the score is nan.
+    A class that was neither ticked nor predicted has no F1 and is left out of the mean, as scikit-learn
+    does with zero_division=nan; where no class is left the score is nan.
 
     >>> float(macro_f1(np.array([1, 2, 0]), np.array([1, 0, 0]), np.array([0, 0, 0])))
     0.8333333333333333
@@ -26,13 +26,14 @@ def macro_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
 def per_listener(records: pd.DataFrame) -> pd.DataFrame:
     """Scores of each listener: counts are summed over folds, scores are averaged over seeds.
 
-    Returns one row per (method, setting, shots, listener) with f1, accuracy and chance in 0..1 and `records`, the
-    number of rows behind it; methods stay in the order of the records. Accuracy is the share of queries whose most
-    probable class the listener had ticked. Chance is the macro F1 of ticking every class of every query: the best
-    answer to the same queries that listens to nothing and knows nothing of the listener.
+    Returns one row per (method, setting, shots, listener) with f1, accuracy and chance in 0..1 and
+    `records`, the number of rows behind it; methods stay in the order of the records. Accuracy is the share
+    of queries whose most probable class the listener had ticked. Chance is the macro F1 of ticking every
+    class of every query: the best answer to the same queries that listens to nothing and knows nothing of
+    the listener.
     """
     kinds = {kind: [name for name in records if name.startswith(f"{kind}_")] for kind in ("tp", "fp", "fn")}
-    summed = [*sum(kinds.values(), []), "queries", "top"]
+    summed = [name for names in kinds.values() for name in names] + ["queries", "top"]
     keys = [*CELL, "listener"]
     found = records.assign(records=1).groupby([*keys, "seed"], sort=False)[[*summed, "records"]].sum()
     tp, fp, fn = (found[names].to_numpy() for names in kinds.values())

@@ -16,10 +16,17 @@ from perser.scores import macro_f1
 @torch.no_grad()
 def path(material: Material, learner: Learner, episodes: Episodes, draw: int) -> list[Head]:
     """The listener's own head before the first inner step and after each one, for one draw of the support."""
-    support = torch.from_numpy(episodes.support[draw:draw + 1])
+    support = torch.from_numpy(episodes.support[draw : draw + 1])
     x = heads.mixed(learner.head, material.data.features[material.data.clip[support]])
-    states = adapt(learner.head, learner.rates[support.shape[1]], x, x @ learner.head.P.T + learner.head.b,
-                   material.targets[support], material.class_weights, False)
+    states = adapt(
+        learner.head,
+        learner.rates[support.shape[1]],
+        x,
+        x @ learner.head.P.T + learner.head.b,
+        material.targets[support],
+        material.class_weights,
+        False,
+    )
     return [personal_head(learner.head, state, x, 0) for state in states]
 
 
@@ -33,8 +40,9 @@ def query_logits(material: Material, head: Head, episodes: Episodes, draw: int) 
 def measured(material: Material, trail: list[Head], episodes: Episodes, draw: int) -> pd.DataFrame:
     """What each inner step changes: one row per step, from 0.
 
-    support_loss, query_loss; macro_f1 (points) and ticks (classes per clip) of the query; and per tensor its share
-    of the change: root mean square over the query's logits when it alone is exchanged for its adapted value.
+    support_loss, query_loss; macro_f1 (points) and ticks (classes per clip) of the query; and per tensor
+    its share of the change: root mean square over the query's logits when it alone is exchanged for its
+    adapted value.
     """
     support, query = (torch.from_numpy(part[draw]) for part in episodes)
     data, rows = material.data, []
@@ -43,25 +51,33 @@ def measured(material: Material, trail: list[Head], episodes: Episodes, draw: in
         logits = query_logits(material, head, episodes, draw)
         near = heads.logits(head, data.features[data.clip[support]])
         found = count(heads.predict(logits), logits, data.labels[query])
-        moved = {name: query_logits(material, trail[0]._replace(**{name: getattr(head, name)}), episodes, draw) - start
-                 for name in TENSORS[1:]}
-        rows.append({
-            "step": step,
-            "support_loss": float(cross_entropy(near, material.targets[support], material.class_weights)),
-            "query_loss": float(cross_entropy(logits, material.targets[query], material.class_weights)),
-            "macro_f1": 100 * float(macro_f1(found.tp, found.fp, found.fn)),
-            "ticks": float(heads.predict(logits).sum(1).float().mean()),
-            **{name: float(change.square().mean().sqrt()) for name, change in moved.items()},
-        })
+        moved = {
+            name: query_logits(material, trail[0]._replace(**{name: getattr(head, name)}), episodes, draw)
+            - start
+            for name in TENSORS[1:]
+        }
+        rows.append(
+            {
+                "step": step,
+                "support_loss": float(cross_entropy(near, material.targets[support], material.class_weights)),
+                "query_loss": float(cross_entropy(logits, material.targets[query], material.class_weights)),
+                "macro_f1": 100 * float(macro_f1(found.tp, found.fp, found.fn)),
+                "ticks": float(heads.predict(logits).sum(1).float().mean()),
+                **{name: float(change.square().mean().sqrt()) for name, change in moved.items()},
+            }
+        )
     return pd.DataFrame(rows)
 
 
 @torch.no_grad()
 def predicted(material: Material, trail: list[Head], episodes: Episodes, draw: int) -> pd.DataFrame:
-    """Each query clip's ticks as words: clip, what the listener said, what the head predicts after each step."""
+    """Each query clip in words: clip, what the listener said, what the head predicts after each step."""
     data, query = material.data, episodes.query[draw]
     sets = [heads.predict(query_logits(material, head, episodes, draw)) for head in trail]
-    columns = {"clip": [data.clips[clip] for clip in data.clip[query]], "listener": words(data.labels[query], data.classes)}
+    columns = {
+        "clip": [data.clips[clip] for clip in data.clip[query]],
+        "listener": words(data.labels[query], data.classes),
+    }
     return pd.DataFrame(columns | {step: words(ticks, data.classes) for step, ticks in enumerate(sets)})
 
 

@@ -1,4 +1,4 @@
-"""The tables: records in, the printed cells, the full-precision numbers and a caption that says what they are."""
+"""The tables: records in; printed cells, full-precision numbers and a caption that says what they are out."""
 
 import re
 from pathlib import Path
@@ -12,13 +12,25 @@ from perser.intervals import Interval, interval, paired, select
 from perser.scores import SETTINGS, per_listener
 
 CHANCE = "Chance"
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-          "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-          ">": r"\textgreater{}", "|": r"\textbar{}"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 
 
 class Table(NamedTuple):
-    """cells: text as printed; bold: which of them, same shape; numbers: full precision, one row per row of cells."""
+    """cells: text as printed; bold: which of them, same shape; numbers: the same rows in full precision."""
 
     cells: pd.DataFrame
     bold: pd.DataFrame
@@ -36,13 +48,15 @@ def main_table(records: pd.DataFrame, seed: int = 0) -> Table:
     rows = [_chance(scores, seed)]
     rows += [_row(scores, method, int(shots), seed) for method, shots in _cells(scores)]
     numbers = pd.DataFrame(rows)
-    cells = pd.DataFrame({
-        "Method": numbers["method"].map(captions.title),
-        "K": [str(shots) if shots else "-" for shots in numbers["shots"]],
-        **{setting.capitalize(): _printed(numbers, setting) for setting in SETTINGS},
-        **{f"Gain {setting}": _printed(numbers, f"gain_{setting}", sign="+") for setting in SETTINGS},
-        "Records": numbers["records"].astype(str),
-    })
+    cells = pd.DataFrame(
+        {
+            "Method": numbers["method"].map(captions.title),
+            "K": [str(shots) if shots else "-" for shots in numbers["shots"]],
+            **{setting.capitalize(): _printed(numbers, setting) for setting in SETTINGS},
+            **{f"Gain {setting}": _printed(numbers, f"gain_{setting}", sign="+") for setting in SETTINGS},
+            "Records": numbers["records"].astype(str),
+        }
+    )
     return Table(cells, _best(cells, [setting.capitalize() for setting in SETTINGS]), numbers)
 
 
@@ -66,7 +80,9 @@ def _row(scores: pd.DataFrame, method: str, shots: int, seed: int) -> dict:
 
 def _chance(scores: pd.DataFrame, seed: int) -> dict:
     """What ticking every class gets on the very queries of the first row's records."""
-    first = scores[(scores["method"] == scores["method"].iloc[0]) & (scores["shots"] == scores["shots"].iloc[0])]
+    first = scores[
+        (scores["method"] == scores["method"].iloc[0]) & (scores["shots"] == scores["shots"].iloc[0])
+    ]
     row = {"method": CHANCE, "shots": 0, "records": int(first["records"].sum())}
     for setting in SETTINGS:
         row |= _numbers(setting, interval(first.loc[first["setting"] == setting, "chance"], seed))
@@ -75,8 +91,12 @@ def _chance(scores: pd.DataFrame, seed: int) -> dict:
 
 def _numbers(name: str, found: Interval) -> dict:
     """An interval as columns, in points."""
-    return {name: 100 * found.mean, f"{name}_low": 100 * found.low, f"{name}_high": 100 * found.high,
-            f"{name}_listeners": int(found.listeners)}
+    return {
+        name: 100 * found.mean,
+        f"{name}_low": 100 * found.low,
+        f"{name}_high": 100 * found.high,
+        f"{name}_listeners": int(found.listeners),
+    }
 
 
 def _printed(numbers: pd.DataFrame, name: str, sign: str = "") -> list[str]:
@@ -128,9 +148,11 @@ def _provenance(manifest: dict) -> str:
     commit = manifest.get("commit")
     changed = " with uncommitted changes" if manifest.get("dirty") else ""
     machine = manifest.get("machine", {})
-    return (f"Run: settings {manifest['config_digest']}, data {manifest['data']}, "
-            + (f"commit {commit[:10]}{changed}, " if commit else "")
-            + f"{machine.get('cpu', 'unknown processor')}, {captions.count(machine.get('cores', 1), 'core')}.")
+    return (
+        f"Run: settings {manifest['config_digest']}, data {manifest['data']}, "
+        + (f"commit {commit[:10]}{changed}, " if commit else "")
+        + f"{machine.get('cpu', 'unknown processor')}, {captions.count(machine.get('cores', 1), 'core')}."
+    )
 
 
 def markdown(table: Table, caption: str) -> str:
@@ -167,7 +189,13 @@ def write(table: Table, caption: str, stem: Path) -> list[Path]:
     """Write STEM.md, STEM.tex and STEM.csv (full precision, no caption)."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + end) for end in (".md", ".tex", ".csv")]
-    for path, content in zip(paths, (markdown(table, caption), latex(table, caption),
-                                     table.numbers.to_csv(index=False, lineterminator="\n"))):
+    for path, content in zip(
+        paths,
+        (
+            markdown(table, caption),
+            latex(table, caption),
+            table.numbers.to_csv(index=False, lineterminator="\n"),
+        ),
+    ):
         path.write_text(content)
     return paths

@@ -47,8 +47,11 @@ def boxes(figure):
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         low, high = sorted(axis.get_view_interval())
         hidden |= {tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high}
-    shown = [text for text in figure.findobj(mpl.text.Text)
-             if text.get_visible() and text.get_text().strip() and text not in hidden]
+    shown = [
+        text
+        for text in figure.findobj(mpl.text.Text)
+        if text.get_visible() and text.get_text().strip() and text not in hidden
+    ]
     return [(text.get_text(), text.get_window_extent()) for text in shown]
 
 
@@ -71,7 +74,9 @@ def test_lines_end_at_the_means_of_the_records():
     for method, k in (("ssl-e", 0), ("fine-tuning", 20), ("meta-perser", 20)):
         colour = figures.PALETTE[method][0]
         expected[colour] = 100 * select(per_listener(frame), method, "seen", k).mean()
-    drawn = {line.get_color(): line.get_ydata()[-1] for line in left.get_lines() if line.get_linestyle() != "None"}
+    drawn = {
+        line.get_color(): line.get_ydata()[-1] for line in left.get_lines() if line.get_linestyle() != "None"
+    }
     assert drawn == pytest.approx(expected)
 
 
@@ -89,7 +94,9 @@ def test_each_listener_is_a_dot_of_its_gain():
     frame = made_records()
     top = figures.gains(frame).axes[0]
     scores = per_listener(frame)
-    gain = 100 * (select(scores, "meta-perser", "seen", 20) - select(scores, "ssl-e", "seen", 20)).sort_values()
+    gain = (
+        100 * (select(scores, "meta-perser", "seen", 20) - select(scores, "ssl-e", "seen", 20)).sort_values()
+    )
     colour = figures.PALETTE["meta-perser"][0]
     dots = next(line for line in top.get_lines() if line.get_color() == colour and len(line.get_ydata()) == 8)
     assert list(dots.get_ydata()) == pytest.approx(list(gain))
@@ -98,8 +105,11 @@ def test_each_listener_is_a_dot_of_its_gain():
 
 def test_palette_differs_in_greyscale_and_in_marker():
     looks = list(figures.PALETTE.values())
-    grey = sorted(sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(colour))) for colour, marker in looks
-                  if marker)
+    grey = sorted(
+        sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(colour)))
+        for colour, marker in looks
+        if marker
+    )
     assert all(two - one > 0.1 for one, two in itertools.pairwise(grey))
     assert len({marker for _, marker in looks}) == len(looks)
 

@@ -32,8 +32,11 @@ def committed(source):
 
 
 def printed(notebook):
-    return "".join(output.get("text", "") or output.get("data", {}).get("text/markdown", "")
-                   for cell in notebook.cells for output in cell.get("outputs", []))
+    return "".join(
+        output.get("text", "") or output.get("data", {}).get("text/markdown", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -62,10 +65,14 @@ def test_defaults_are_paths_from_the_notebooks_own_folder(source):
 def test_cells_define_no_functions_and_end_in_no_value(source):
     for cell in code(source):
         tree = ast.parse(cell.source)
-        assert not [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda))]
+        assert not [
+            node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda))
+        ]
         last = tree.body[-1]
         if isinstance(last, ast.Expr):
-            assert isinstance(last.value, ast.Call) and last.value.func.id in ("print", "display"), cell.source
+            assert isinstance(last.value, ast.Call) and last.value.func.id in ("print", "display"), (
+                cell.source
+            )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -92,6 +99,10 @@ def test_page_says_what_is_synthetic(source):
 def test_sound_can_be_played_in_the_page():
     for name in ("01_corpus_and_listeners", "03_one_listener_step_by_step"):
         notebook = committed(ROOT / "notebooks" / f"{name}.py")
-        pages = [output.data.get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
-                 if "data" in output]
+        pages = [
+            output.data.get("text/html", "")
+            for cell in notebook.cells
+            for output in cell.get("outputs", [])
+            if "data" in output
+        ]
         assert sum("data:audio/" in page for page in pages) >= 3

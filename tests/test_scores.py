@@ -15,9 +15,23 @@ from perser.scores import macro_f1, per_listener
 def record(method="a", setting="seen", fold=1, seed=0, listener="E1", shots=5, queries=10, top=5, **counts):
     """One record over two classes, x and y; counts not named are zero."""
     zero = {f"{kind}_{name}": 0 for kind in ("tp", "fp", "fn") for name in "xy"}
-    return {"corpus": "c", "upstream": "u", "synthetic": "", "experiment": "main", "method": method,
-            "setting": setting, "fold": fold, "seed": seed, "listener": listener, "shots": shots, "draws": 5,
-            "queries": queries, "top": top, **zero, **counts}
+    return {
+        "corpus": "c",
+        "upstream": "u",
+        "synthetic": "",
+        "experiment": "main",
+        "method": method,
+        "setting": setting,
+        "fold": fold,
+        "seed": seed,
+        "listener": listener,
+        "shots": shots,
+        "draws": 5,
+        "queries": queries,
+        "top": top,
+        **zero,
+        **counts,
+    }
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,8 +45,12 @@ def test_macro_f1_is_scikit_learns(predicted_and_true):
 
 
 def test_counts_are_summed_over_folds_before_the_score():
-    frame = pd.DataFrame([record(fold=1, tp_x=1, fn_y=1, top=1, queries=2),
-                          record(fold=2, tp_x=1, fp_x=2, tp_y=1, top=2, queries=4)])
+    frame = pd.DataFrame(
+        [
+            record(fold=1, tp_x=1, fn_y=1, top=1, queries=2),
+            record(fold=2, tp_x=1, fp_x=2, tp_y=1, top=2, queries=4),
+        ]
+    )
     found = per_listener(frame)
     # x: 2 hits, 2 false: F1 = 4/6. y: 1 hit, 1 missed: F1 = 2/3. A mean of fold scores would differ.
     assert len(found) == 1
@@ -49,15 +67,23 @@ def test_scores_are_averaged_over_seeds_after_the_score():
 
 
 def test_chance_is_the_score_of_ticking_every_class():
-    true = np.array([[1, 0], [1, 1], [1, 0], [0, 1], [1, 0], [1, 0], [1, 0], [1, 0], [1, 0], [1, 0]], dtype=bool)
+    true = np.array(
+        [[1, 0], [1, 1], [1, 0], [0, 1], [1, 0], [1, 0], [1, 0], [1, 0], [1, 0], [1, 0]], dtype=bool
+    )
     frame = pd.DataFrame([record(tp_x=4, fn_x=5, fp_x=1, fn_y=2)])
     expected = f1_score(true, np.ones_like(true), average="macro")
     assert per_listener(frame).loc[0, "chance"] == pytest.approx(expected)
 
 
 def test_cells_and_listeners_are_kept_apart_in_the_records_order():
-    frame = pd.DataFrame([record(method="z", listener="E2", tp_x=1), record(method="a", tp_x=1),
-                          record(method="a", setting="unseen", tp_x=1), record(method="a", shots=10, tp_x=1)])
+    frame = pd.DataFrame(
+        [
+            record(method="z", listener="E2", tp_x=1),
+            record(method="a", tp_x=1),
+            record(method="a", setting="unseen", tp_x=1),
+            record(method="a", shots=10, tp_x=1),
+        ]
+    )
     found = per_listener(frame)
     assert list(found["method"]) == ["z", "a", "a", "a"]
     assert len(found) == 4
@@ -79,9 +105,15 @@ def test_interval_is_nearly_honest_at_forty_listeners():
     assert sum(i.low <= 0 <= i.high for i in found) >= 88
 
 
-@pytest.mark.parametrize(("values", "expected"), [
-    ([0.5], Interval(0.5, np.nan, np.nan, 1)), ([], Interval(np.nan, np.nan, np.nan, 0)),
-    ([0.5, np.nan], Interval(0.5, np.nan, np.nan, 1)), ([0.25] * 4, Interval(0.25, 0.25, 0.25, 4))])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.5], Interval(0.5, np.nan, np.nan, 1)),
+        ([], Interval(np.nan, np.nan, np.nan, 0)),
+        ([0.5, np.nan], Interval(0.5, np.nan, np.nan, 1)),
+        ([0.25] * 4, Interval(0.25, 0.25, 0.25, 4)),
+    ],
+)
 def test_interval_of_few_or_equal_listeners(values, expected):
     np.testing.assert_equal(tuple(interval(values, 0)), tuple(expected))
 
@@ -91,8 +123,16 @@ def scores(rows):
 
 
 def test_pairing_is_by_listener_and_a_method_without_shots_answers_for_any():
-    table = scores([("base", "seen", 0, "E1", 0.1), ("base", "seen", 0, "E2", 0.4), ("new", "seen", 5, "E2", 0.5),
-                    ("new", "seen", 5, "E1", 0.4), ("new", "seen", 5, "E3", 0.9), ("new", "unseen", 5, "E1", 0.9)])
+    table = scores(
+        [
+            ("base", "seen", 0, "E1", 0.1),
+            ("base", "seen", 0, "E2", 0.4),
+            ("new", "seen", 5, "E2", 0.5),
+            ("new", "seen", 5, "E1", 0.4),
+            ("new", "seen", 5, "E3", 0.9),
+            ("new", "unseen", 5, "E1", 0.9),
+        ]
+    )
     found = paired(table, "new", "base", "seen", 5)
     assert found.to_dict() == pytest.approx({"E1": 0.3, "E2": 0.1})
     assert select(table, "base", "seen", 20).to_dict() == {"E1": 0.1, "E2": 0.4}
@@ -117,8 +157,10 @@ def test_holm_on_paper():
 @given(st.integers(2, 12), st.floats(0.01, 0.5))
 def test_compare_finds_a_constant_gain(listeners, gain):
     names = [f"E{i}" for i in range(listeners)]
-    table = scores([("base", "seen", 0, name, 0.3) for name in names]
-                   + [("new", "seen", 5, name, 0.3 + gain) for name in names])
+    table = scores(
+        [("base", "seen", 0, name, 0.3) for name in names]
+        + [("new", "seen", 5, name, 0.3 + gain) for name in names]
+    )
     row = compare(table, [("new", "base", "seen", 5)], 0).loc[0]
     assert row[["mean", "low", "high"]].tolist() == pytest.approx([gain] * 3)
     assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**listeners)

@@ -17,9 +17,16 @@ def case():
     generator = seeds.generator(0, "test steps")
     labels = torch.rand(30, 4, generator=generator) > 0.6
     labels[:, 0] |= ~labels.any(1)
-    data = Data(features=torch.randn(30, 2, 6, generator=generator), session=np.ones(30, int), clip=np.arange(30)[::-1].copy(),
-                listener=np.zeros(30, int), labels=labels, listeners=("E1",), clips=tuple(f"c{i}" for i in range(30)),
-                classes=("w", "x", "y", "z"))
+    data = Data(
+        features=torch.randn(30, 2, 6, generator=generator),
+        session=np.ones(30, int),
+        clip=np.arange(30)[::-1].copy(),
+        listener=np.zeros(30, int),
+        labels=labels,
+        listeners=("E1",),
+        clips=tuple(f"c{i}" for i in range(30)),
+        classes=("w", "x", "y", "z"),
+    )
     material = Material(data, None, rating_targets(labels, 0.05), torch.tensor([0.5, 1, 1, 1.5]), None, None)
     start = head.init(2, 6, 8, 4, generator)
     order = np.stack([np.random.default_rng(i).permutation(30) for i in range(2)])
@@ -31,9 +38,12 @@ def test_path_starts_at_the_shared_head_and_ends_where_the_evaluation_does(case)
     trail = steps.path(material, learner, episodes, 1)
     assert len(trail) == 4
     assert all(torch.equal(a, b) for a, b in zip(trail[0], learner.head))
-    expected = evaluate.query_logits(material.data, material.targets, material.class_weights, learner.head,
-                                     learner.rates[5], episodes)[1]
-    torch.testing.assert_close(steps.query_logits(material, trail[-1], episodes, 1), expected, rtol=1e-4, atol=1e-5)
+    expected = evaluate.query_logits(
+        material.data, material.targets, material.class_weights, learner.head, learner.rates[5], episodes
+    )[1]
+    torch.testing.assert_close(
+        steps.query_logits(material, trail[-1], episodes, 1), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_measured_is_the_loss_of_each_head_and_the_share_of_each_tensor(case):
@@ -42,13 +52,17 @@ def test_measured_is_the_loss_of_each_head_and_the_share_of_each_tensor(case):
     found = steps.measured(material, trail, episodes, 0)
     assert list(found["step"]) == [0, 1, 2, 3]
     assert found["support_loss"].is_monotonic_decreasing
-    assert (found.loc[0, ["P", "b", "A", "a"]] == 0).all() and (found.loc[1:, ["P", "b", "A", "a"]] > 0).all(axis=None)
+    assert (found.loc[0, ["P", "b", "A", "a"]] == 0).all() and (found.loc[1:, ["P", "b", "A", "a"]] > 0).all(
+        axis=None
+    )
     query = torch.from_numpy(episodes.query[0])
     logits = head.logits(trail[2], material.data.features[29 - query])
     expected = cross_entropy(logits, material.targets[query], material.class_weights)
     assert found.loc[2, "query_loss"] == pytest.approx(float(expected), rel=1e-5)
     # Exchanging the output bias alone moves every clip's logits by the same amounts.
-    assert found.loc[3, "a"] == pytest.approx(float((trail[3].a - trail[0].a).square().mean().sqrt()), rel=1e-4)
+    assert found.loc[3, "a"] == pytest.approx(
+        float((trail[3].a - trail[0].a).square().mean().sqrt()), rel=1e-4
+    )
 
 
 def test_predicted_names_clips_and_ticks(case):

@@ -12,8 +12,13 @@ from perser.claims import claims, lines, of_run
 from perser.errors import UserError
 
 METHODS = {"ssl-e": (0,), "fine-tuning": (5, 20), "meta-perser": (5, 20)}
-MANIFEST = {"config_digest": "c0ffee", "data": "da7a", "commit": "0123456789abcdef", "dirty": False,
-            "machine": {"cpu": "Some CPU", "cores": 2}}
+MANIFEST = {
+    "config_digest": "c0ffee",
+    "data": "da7a",
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "machine": {"cpu": "Some CPU", "cores": 2},
+}
 
 
 def made_records(synthetic="listeners", listeners=8, better=1):
@@ -24,11 +29,29 @@ def made_records(synthetic="listeners", listeners=8, better=1):
             for setting in ("seen", "unseen"):
                 for number in range(listeners):
                     hit = 40 + better * (8 * place + shots // 5) + number % 3 + int(rng.integers(3))
-                    rows.append({
-                        "corpus": "toy_corpus", "upstream": "logmel", "synthetic": synthetic, "experiment": "main",
-                        "method": method, "setting": setting, "fold": 1, "seed": 0, "listener": f"E{number}",
-                        "shots": shots, "draws": 5, "queries": 100, "top": hit, "tp_x": hit, "tp_y": hit,
-                        "fp_x": 100 - hit, "fp_y": 5, "fn_x": 0, "fn_y": 95 - hit})
+                    rows.append(
+                        {
+                            "corpus": "toy_corpus",
+                            "upstream": "logmel",
+                            "synthetic": synthetic,
+                            "experiment": "main",
+                            "method": method,
+                            "setting": setting,
+                            "fold": 1,
+                            "seed": 0,
+                            "listener": f"E{number}",
+                            "shots": shots,
+                            "draws": 5,
+                            "queries": 100,
+                            "top": hit,
+                            "tp_x": hit,
+                            "tp_y": hit,
+                            "fp_x": 100 - hit,
+                            "fp_y": 5,
+                            "fn_x": 0,
+                            "fn_y": 95 - hit,
+                        }
+                    )
     return pd.DataFrame(rows)
 
 
@@ -44,8 +67,13 @@ def run(tmp_path):
 def test_rows_are_chance_then_ssl_e_once_then_every_k():
     cells = tables.main_table(made_records()).cells
     assert list(zip(cells["Method"], cells["K"])) == [
-        ("Chance", "-"), ("SSL-E", "-"), ("Fine-tuning", "5"), ("Meta-PerSER", "5"), ("Fine-tuning", "20"),
-        ("Meta-PerSER", "20")]
+        ("Chance", "-"),
+        ("SSL-E", "-"),
+        ("Fine-tuning", "5"),
+        ("Meta-PerSER", "5"),
+        ("Fine-tuning", "20"),
+        ("Meta-PerSER", "20"),
+    ]
     assert (cells["Records"] == "16").all()
 
 
@@ -63,8 +91,9 @@ def test_numbers_are_the_means_over_listeners_in_points():
 
 
 def test_best_of_each_k_is_bold_and_printed_ties_are_both():
-    cells = pd.DataFrame({"K": ["-", "5", "5", "5", "20"],
-                          "Seen": ["99.0", "31.2 [1.0, 2.0]", "31.2 [0.0, 9.0]", "30.0", "-"]})
+    cells = pd.DataFrame(
+        {"K": ["-", "5", "5", "5", "20"], "Seen": ["99.0", "31.2 [1.0, 2.0]", "31.2 [0.0, 9.0]", "30.0", "-"]}
+    )
     assert tables._best(cells, ["Seen"])["Seen"].tolist() == [False, True, True, False, False]
     assert not tables._best(cells, ["Seen"])["K"].any()
 
@@ -98,8 +127,18 @@ def test_caption_is_stamped_when_and_only_when_data_is_made_up(synthetic):
 
 def test_caption_counts_what_the_records_hold():
     caption = tables.main_caption(made_records(), MANIFEST)
-    for part in ("toy_corpus", "logmel", "8 listeners", "1 fold,", "1 seed,", "5 draws", "95 %", "0123456789,",
-                 "Some CPU, 2 cores", "So few listeners"):
+    for part in (
+        "toy_corpus",
+        "logmel",
+        "8 listeners",
+        "1 fold,",
+        "1 seed,",
+        "5 draws",
+        "95 %",
+        "0123456789,",
+        "Some CPU, 2 cores",
+        "So few listeners",
+    ):
         assert part in caption
     assert "uncommitted" in tables.main_caption(made_records(), MANIFEST | {"dirty": True})
     assert "So few" not in tables.main_caption(made_records(listeners=12), MANIFEST)
@@ -128,7 +167,14 @@ def test_report_writes_the_same_bytes_twice(run, tmp_path):
     place = tmp_path / "one" / "toy_corpus" / "logmel" / "main"
     assert sorted(place.iterdir()) == sorted(once)
     assert sorted(path.name for path in once) == [
-        "gains.pdf", "gains.png", "main.csv", "main.md", "main.tex", "shots.pdf", "shots.png"]
+        "gains.pdf",
+        "gains.png",
+        "main.csv",
+        "main.md",
+        "main.tex",
+        "shots.pdf",
+        "shots.png",
+    ]
     for one, two in zip(once, again):
         assert one.read_bytes() == two.read_bytes()
 
@@ -140,7 +186,10 @@ def test_report_of_no_run_is_one_line(tmp_path):
 
 def test_claims_hold_only_when_the_interval_is_above_zero(run):
     found = {claim["claim"]: claim for claim in claims(run.parents[2])}
-    sentence = "toy_corpus (logmel, synthetic listeners): Meta-PerSER with 20 shots is better than Fine-tuning, {} clips"
+    sentence = (
+        "toy_corpus (logmel, synthetic listeners): "
+        "Meta-PerSER with 20 shots is better than Fine-tuning, {} clips"
+    )
     for setting in ("seen", "unseen"):
         claim = found[sentence.format(setting)]
         assert claim["holds"] and 0 < claim["low"] < claim["value"] < claim["high"]
@@ -158,9 +207,14 @@ def test_claims_that_fail_are_reported_the_same_way(run):
 
 def test_claims_equal_the_tables_gains(run):
     numbers = tables.main_table(made_records()).numbers.iloc[-1]
-    claim = next(c for c in of_run(made_records(), run) if "Meta-PerSER with 20 shots is better than SSL-E, seen" in c["claim"])
+    claim = next(
+        c
+        for c in of_run(made_records(), run)
+        if "Meta-PerSER with 20 shots is better than SSL-E, seen" in c["claim"]
+    )
     assert (claim["value"], claim["low"], claim["high"]) == pytest.approx(
-        tuple(numbers[["gain_seen", "gain_seen_low", "gain_seen_high"]]))
+        tuple(numbers[["gain_seen", "gain_seen_low", "gain_seen_high"]])
+    )
 
 
 def test_claims_without_a_run_say_so(tmp_path):
