@@ -1,11 +1,10 @@
 """Learners on disk: tensors as safetensors, everything else as JSON beside them."""
 
 import json
-import os
+from os import getpid
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,9 +31,9 @@ def save(model: Model, directory: Path) -> None:
     tensors = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale,
                "class_weights": model.class_weights,
                **{f"rates.{k}": rates for k, rates in model.learner.rates.items()}}
-    half = directory / f".model.safetensors.{os.getpid()}"
+    half = directory / f".model.safetensors.{getpid()}"
     save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
-    os.replace(half, directory / "model.safetensors")
+    half.replace(directory / "model.safetensors")
     write_json(model.about, directory / "model.json")
 
 

@@ -105,7 +105,7 @@ def load(path: Path) -> tuple[Head, Tensor, Tensor, dict]:
     """Head, mean, scale and description of a personal model. Raises UserError when the file is none."""
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safetensors file is no mapping
             about = json.loads((file.metadata() or {})["about"])
         return Head(*(tensors[name] for name in Head._fields)), tensors["mean"], tensors["scale"], about
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:

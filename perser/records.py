@@ -1,7 +1,7 @@
 """The narrow waist: one row per thing that was run, written once and read by every table, figure and claim."""
 
 import json
-import os
+from os import getpid
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +36,16 @@ def row(counts, classes: tuple[str, ...], **columns) -> dict:
 
 def write(frame: pd.DataFrame, path: Path) -> None:
     """Write a parquet file that is either whole or absent."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half = path.with_name(f".{path.name}.{getpid()}")
     frame.to_parquet(half, index=False)
-    os.replace(half, path)
+    half.replace(path)
 
 
 def write_json(value: dict, path: Path) -> None:
     """Write a JSON file that is either whole or absent."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half = path.with_name(f".{path.name}.{getpid()}")
     half.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    os.replace(half, path)
+    half.replace(path)
 
 
 def read(run: Path) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from perser.head import Head
 from perser.losses import cross_entropy
 
 # learn2learn 0.2.0 imports gym, which warns and writes to stderr on import; neither concerns this module.
-with warnings.catch_warnings(), open(os.devnull, "w") as devnull, contextlib.redirect_stderr(devnull):
+with warnings.catch_warnings(), Path(os.devnull).open("w") as devnull, contextlib.redirect_stderr(devnull):
     warnings.simplefilter("ignore")
     import learn2learn
 
@@ -21,11 +22,13 @@ class Downstream(nn.Module):
     """The head as a module: features (K, L, D) -> logits (K, C)."""
 
     def __init__(self, head: Head):
+        """Copies of the head's tensors as parameters."""
         super().__init__()
         for name, tensor in head._asdict().items():
             setattr(self, name, nn.Parameter(tensor.detach().clone()))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits of a batch of clips."""
         x = (self.mix.softmax(0).unsqueeze(-1) * features).sum(-2)
         return functional.linear(functional.linear(x, self.P, self.b), self.A, self.a)
 

@@ -74,6 +74,7 @@ class Plan:
 
     def __init__(self, experiment: Experiment, corpus: Corpus, upstream: Upstream, features: torch.Tensor,
                  moments: tuple[float, float] | str, out: Path):
+        """Check the settings against the corpus; moments: what the waveforms were normalised with."""
         self.experiment, self.out = experiment, Path(out)
         self.standardise = upstream.standardise if experiment.base.standardise is None else experiment.base.standardise
         # Worker processes map the array instead of copying it; see `_unit`.
@@ -101,11 +102,13 @@ class Plan:
         return config.digest(shared, self.standardise, self.fingerprint, self.code, self.labels, *what)
 
     def part(self, unit: tuple[int, int, int], method: str) -> Path:
+        """Where one method's records of one unit lie; the name changes with everything that they depend on."""
         fold, group, seed = unit
         key = self.digest(method, self.experiment.methods[method])
         return self.out / "parts" / f"fold{fold}-group{group}-seed{seed}-{method}-{key}.parquet"
 
     def missing(self, unit: tuple[int, int, int]) -> list[str]:
+        """Methods of a unit that have no records yet."""
         return [method for method in self.experiment.methods if not self.part(unit, method).exists()]
 
 

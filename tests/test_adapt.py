@@ -1,6 +1,7 @@
 """The exact engine against paper, finite differences, torch.func and learn2learn."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -207,4 +208,4 @@ def test_a_support_loss_falls_with_a_small_rate():
     hidden = x @ head.P.T + head.b
     states = adapt(head, scalar_rates(0.01, 5).double(), x, hidden, targets, class_weights, False)
     losses = [cross_entropy(personal_logits(head, s, x, x, hidden), targets, class_weights) for s in states]
-    assert all((later < earlier).all() for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all((later < earlier).all() for earlier, later in pairwise(losses))

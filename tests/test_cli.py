@@ -1,6 +1,7 @@
 """The command line as a newcomer uses it, with right and wrong arguments."""
 
 import json
+from io import StringIO
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,11 @@ def at_the_repository():
 
     with chdir(Path(__file__).parents[1]):
         yield
+
+
+def wavs(root, session):
+    """The clips of a session, without the format's `._` files."""
+    return [p for p in sorted(root.glob(f"Session{session}/sentences/wav/*/*.wav")) if not p.name.startswith("._")]
 
 
 @pytest.mark.parametrize("command", ["synth", "show", "run", "report", "adapt", "predict", "claims", "phase2"])
@@ -117,10 +123,10 @@ def test_a_damaged_clip_loses_nothing(perser, root, finished, tmp_path):
 
     copy = tmp_path / "tree"
     shutil.copytree(root, copy)
-    wav = sorted(copy.glob("Session1/sentences/wav/*/*.wav"))[0]
+    wav = wavs(copy, 1)[0]
     wav.write_bytes(b"RIFF")
     code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", copy, "--out", tmp_path / "out",
-                            "--store", finished.parent / "features")
+                            "--store", finished.parent / "features", "--set", "seeds=[0]", "--set", "folds=[1]")
     assert code in (1, 2) and err.count("\n") == 1 and wav.name in err and not out
 
 
@@ -134,23 +140,23 @@ def test_report_writes_tables_and_figures(perser, finished, tmp_path):
 def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_path):
     """Adapt to a listener who calls everything sad: the model then says sad of new clips."""
     model = finished / "checkpoints" / "fold1-group0-seed0" / "meta-perser"
-    wavs = sorted(root.glob("Session5/sentences/wav/*/*.wav"))[:20]
-    audio = wavs[0].parents[1]
+    files = wavs(root, 5)[:20]
+    audio = files[0].parents[1]
     ratings = tmp_path / "mine.csv"
-    lines = [f"{wav.relative_to(audio)},{'sad' if i else 'sad; fear'}" for i, wav in enumerate(wavs[:15])]
+    lines = [f"{wav.relative_to(audio)},{'sad' if i else 'sad; fear'}" for i, wav in enumerate(files[:15])]
     ratings.write_text("file,label\n" + "\n".join(lines) + "\n")
     code, out, _ = perser("adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out",
                           tmp_path / "mine.safetensors")
     assert code == 0 and "15 ratings" in out
-    shared = perser("predict", "--model", tmp_path / "mine.safetensors", *wavs[15:])
-    frame = pd.read_csv(__import__("io").StringIO(shared[1]))
+    shared = perser("predict", "--model", tmp_path / "mine.safetensors", *files[15:])
+    frame = pd.read_csv(StringIO(shared[1]))
     assert shared[0] == 0 and len(frame) == 5 and list(frame.columns[:2]) == ["file", "label"]
     assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-3)
     none = tmp_path / "none.csv"
     none.write_text("file,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
     perser("adapt", "--model", model, "--ratings", none, "--audio", audio, "--out", tmp_path / "other.safetensors")
-    other = pd.read_csv(__import__("io").StringIO(perser("predict", "--model", tmp_path / "other.safetensors",
-                                                         *wavs[15:])[1]))
+    other = pd.read_csv(StringIO(perser("predict", "--model", tmp_path / "other.safetensors",
+                                                         *files[15:])[1]))
     assert (frame["sad"] > other["sad"]).all() and (frame["happy"] < other["happy"]).all()
 
 

@@ -4,15 +4,14 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
+import made
 import pandas as pd
 import pytest
 import torch
 
-import made
-from perser import checkpoints, config, episodes, head, records, runs, seeds
+from perser import checkpoints, head, records, runs
 from perser.adapt import scalar_rates
 from perser.baselines import choose_rates, material, train_base
 from perser.config import Aggregated, Base, Experiment, Finetune, Maml
@@ -23,7 +22,8 @@ from perser.splits import listener_groups, split
 
 UPSTREAM = SimpleNamespace(name="made", identity="made 1", standardise=True)
 SMALL = Experiment(
-    name="small", seeds=(0,), shots=(3, 5), draws=2, dev_draws=2, folds=(1, 2), base=Base(hidden=8, epochs=2, rate=1e-2),
+    name="small", seeds=(0,), shots=(3, 5), draws=2, dev_draws=2, folds=(1, 2),
+    base=Base(hidden=8, epochs=2, rate=1e-2),
     methods={"ssl-e": Aggregated(), "fine-tuning": Finetune(rates=(0.01, 0.1), steps=(1, 3)),
              "meta-perser": Maml(anneal=0.5, lslr=True, rate_rate=0.01, epochs=2, steps=2, query=5)})
 
@@ -48,7 +48,7 @@ def test_records_are_complete(small):
     assert sorted(frame["listener"].unique()) == listeners
     assert set(frame.loc[frame["method"] == "ssl-e", "shots"]) == {0}
     assert (frame["synthetic"] == "made up").all()
-    tp, fp, fn = records.counts(frame)
+    tp, _, fn = records.counts(frame)
     labels = tp + fn
     assert (labels.sum(1) >= frame["queries"]).all() and (frame["top"] <= frame["queries"]).all()
     by_case = frame.assign(labels=labels.sum(1)).groupby(["setting", "fold", "listener"])["labels"]
@@ -69,7 +69,7 @@ def test_nothing_is_computed_twice(small, monkeypatch):
 
 
 def test_only_what_is_missing_is_computed(small, tmp_path):
-    out, frame = small
+    _, frame = small
     here = plan(tmp_path)
     runs.run(here, jobs=1)
     victim = here.part((2, 3, 0), "fine-tuning")
@@ -253,7 +253,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_records(small, tmp_path):
     code = KILLED.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[1])], out=str(out))
     kills, wait = 0, 0.5
     while True:
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+                                 start_new_session=True)
         assert child.stdout.readline() == "ready\n"
         try:
             child.wait(timeout=wait)

@@ -1,13 +1,13 @@
 """Who is held out, tested by id: nothing of a test listener, nor an unseen clip, reaches training."""
 
+import made
 import numpy as np
 import pytest
 import torch
 
-import made
 from perser import runs
-from perser.config import Base, Experiment, Maml
 from perser.baselines import material, train_base
+from perser.config import Base, Experiment, Maml
 from perser.episodes import aggregate, data, evaluation_episodes, train_episodes, training_pools
 from perser.errors import UserError
 from perser.seeds import rng
