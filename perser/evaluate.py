@@ -63,12 +63,22 @@ def count(predicted: Tensor, logits: Tensor, labels: Tensor) -> Counts:
 
 @torch.no_grad()
 def evaluate(data: Data, targets: Tensor, class_weights: Tensor, learner: Learner, shots: int,
-             episodes: Episodes) -> tuple[Counts, float]:
-    """Counts and mean query loss of a learner over a batch of episodes."""
+             parts: list[Episodes]) -> list[tuple[Counts, float]]:
+    """Counts and mean query loss of a learner for each part, such as one listener's draws, all in one batch.
+
+    Queries of different lengths are filled up with their last rating, which is then not counted.
+    """
+    most = max(part.query.shape[1] for part in parts)
+    filled = [np.pad(part.query, ((0, 0), (0, most - part.query.shape[1])), mode="edge") for part in parts]
+    episodes = Episodes(np.concatenate([part.support for part in parts]), np.concatenate(filled))
     logits = query_logits(data, targets, class_weights, learner.head, learner.rates[shots], episodes)
-    query = torch.from_numpy(episodes.query)
-    loss = cross_entropy(logits, targets[query], class_weights).mean()
-    return count(heads.predict(logits), logits, data.labels[query]), float(loss)
+    scored = []
+    for part, found in zip(parts, logits.split([len(part.query) for part in parts])):
+        query = torch.from_numpy(part.query)
+        found = found[:, :query.shape[1]]
+        loss = cross_entropy(found, targets[query], class_weights).mean()
+        scored.append((count(heads.predict(found), found, data.labels[query]), float(loss)))
+    return scored
 
 
 def draws_by_listener(data: Data, pool: np.ndarray, shots: tuple[int, ...], draws: int, min_queries: int, seed: int,
@@ -83,6 +93,8 @@ def draws_by_listener(data: Data, pool: np.ndarray, shots: tuple[int, ...], draw
 def dev_score(data: Data, targets: Tensor, class_weights: Tensor, learner: Learner,
               episodes: dict[tuple[int, int], Episodes]) -> tuple[float, float]:
     """Mean over (listener, shots) of macro F1 and of loss."""
-    scored = [evaluate(data, targets, class_weights, learner, k, batch) for (_, k), batch in episodes.items()]
+    every = sorted({k for _, k in episodes})
+    scored = [one for k in every for one in evaluate(data, targets, class_weights, learner, k,
+                                                     [batch for (_, at), batch in episodes.items() if at == k])]
     return (float(np.nanmean([macro_f1(c.tp, c.fp, c.fn) for c, _ in scored])),
             float(np.mean([loss for _, loss in scored])))

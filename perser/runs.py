@@ -57,15 +57,14 @@ def rows(material: Material, learner: Learner, experiment: Experiment, seed: int
     for setting in SETTINGS:
         draws = draws_by_listener(material.data, getattr(material.split, setting), experiment.shots,
                                   experiment.draws, experiment.min_queries, seed, "test draws")
-        for (listener, shots), episodes in draws.items():
-            if 0 in learner.rates:
-                if shots != experiment.shots[0]:
-                    continue
-                shots = 0
-            counts, _ = evaluate(material.data, material.targets, material.class_weights, learner, shots, episodes)
-            found.append(records.row(counts, material.data.classes, setting=setting, fold=material.split.fold,
-                                     seed=seed, listener=material.data.listeners[listener], shots=shots,
-                                     draws=len(episodes.support)))
+        listeners = sorted({listener for listener, _ in draws})
+        asked = [(0, experiment.shots[0])] if 0 in learner.rates else [(k, k) for k in experiment.shots]
+        for shots, k in asked if listeners else ():
+            scored = evaluate(material.data, material.targets, material.class_weights, learner, shots,
+                              [draws[listener, k] for listener in listeners])
+            found += [records.row(counts, material.data.classes, setting=setting, fold=material.split.fold, seed=seed,
+                                  listener=material.data.listeners[listener], shots=shots, draws=experiment.draws)
+                      for listener, (counts, _) in zip(listeners, scored)]
     return found
 
 

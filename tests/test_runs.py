@@ -213,8 +213,22 @@ def counts(shots=5, draws=2, seed=0, rates=None):
     start = train_base(here, SMALL.base, 0)
     found = draws_by_listener(here.data, here.split.unseen, (3, 5), draws, 5, seed, "test draws")
     learner = Learner(start, dict.fromkeys((3, 5), scalar_rates(0.3, 3) if rates is None else rates))
-    got, loss = evaluate(here.data, here.targets, here.class_weights, learner, shots, found[0, shots])
+    [(got, loss)] = evaluate(here.data, here.targets, here.class_weights, learner, shots, [found[0, shots]])
     return got.queries, loss
+
+
+def test_listeners_with_queries_of_different_lengths_are_scored_as_if_alone():
+    here = ready()
+    start = train_base(here, SMALL.base, 0)
+    alone = [draws_by_listener(here.data, pool, (5,), 2, 5, 0, "test draws")[0, 5]
+             for pool in (here.split.unseen, here.split.unseen[:-7], here.split.seen)]
+    assert len({part.query.shape[1] for part in alone}) == 3
+    learner = Learner(start, {5: scalar_rates(0.3, 3)})
+    rest = (here.data, here.targets, here.class_weights, learner, 5)
+    for (together, loss), part in zip(evaluate(*rest, alone), alone, strict=True):
+        [(single, expected)] = evaluate(*rest, [part])
+        assert loss == pytest.approx(expected, rel=1e-5) and together.queries == single.queries == part.query.size
+        assert (together.tp == single.tp).all() and (together.fn == single.fn).all()
 
 
 @pytest.mark.parametrize("change", [{"shots": 3}, {"draws": 3}, {"seed": 1}, {"rates": scalar_rates(0.1, 3)},
