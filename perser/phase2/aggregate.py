@@ -16,6 +16,8 @@ from perser.phase2.metrics import METRICS
 
 ANSWERED, NONE = "answered", "none"
 RESAMPLES, LEVEL = 200, 0.95
+TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metric", "main", "higher", "rows", "value",
+                "low", "high", "N/A", "ungraded", "synthetic"]
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -113,7 +115,7 @@ def tasks(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.
                         "higher": METRICS[metric].higher, "rows": len(rows), "value": held.value(every), "low": low,
                         "high": high, "N/A": held.none_rate(every), "ungraded": float(held.ungraded.mean()),
                         "synthetic": first["synthetic"]})
-    return pd.DataFrame(out)
+    return pd.DataFrame(out, columns=TASK_COLUMNS)
 
 
 def folds(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,10 @@ import base64
 import io
 import json
 import re
+import shutil
 import tempfile
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -70,9 +72,10 @@ class Provider(ModelAPI):
     def _answer(self, question: Question) -> str:
         future: Future[str] = Future()
         self._waiting.put((question, future))
-        with self._busy:
-            if not future.done():
-                self._run(self._batch())
+        while not future.done():  # a batch holds the longest waiting, which need not be this one
+            with self._busy:
+                if not future.done():
+                    self._run(self._batch())
         return future.result()
 
     def _batch(self) -> list[tuple[Question, Future[str]]]:
@@ -297,7 +300,7 @@ class Majority(Control):
         numbers = [read_number(row.labels[0]) for row in task.rows] if task.kind == "regression" else [None]
         if None not in numbers:
             return repr(median(numbers))
-        counts = Counter(_said(row.labels) for row in task.rows)
+        counts = Counter(_said(sorted(row.labels)) for row in task.rows)
         return min(counts, key=lambda label: (-counts[label], label))
 
 
@@ -335,13 +338,14 @@ class Perser(Provider):
     def __init__(self, model_name: str, *args: Any, store: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("batch_size", 32)
         super().__init__(model_name, *args, **kwargs)
-        self.path, self.scratch = Path(model_name), tempfile.TemporaryDirectory()
-        self.store = Path(store or Path(self.scratch.name) / "features")
+        self.path, self.scratch = Path(model_name), Path(tempfile.mkdtemp(prefix="perser-"))
+        weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+        self.store = Path(store or self.scratch / "features")
         if self.path.is_dir():
             model = checkpoints.load(self.path)
             about = model.about | {"shots": 0}
             start = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale, "about": about}
-            self.general = Path(self.scratch.name) / "general"
+            self.general = self.scratch / "general"
             personal.save(start, self.general)
         else:
             personal.load(self.path)
@@ -350,7 +354,7 @@ class Perser(Provider):
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """Questions about emotion are answered from the last audio; all others with N/A."""
         texts = [NOT_APPLICABLE] * len(questions)
-        with tempfile.TemporaryDirectory(dir=self.scratch.name) as folder:
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             plain = []
             for i, question in enumerate(questions):
                 if not question.audios or not re.search(r"emotion|feel|mood", question.text, re.I):

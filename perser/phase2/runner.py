@@ -125,7 +125,7 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     with _own_folders(folder):
         api = _model(name, args)
         _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=api,
-                           fail_on_error=False, retry_attempts=0, retry_immediate=False, max_tasks=1,
+                           fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False, max_tasks=1,
                            log_dir_allow_dirty=True, **QUIET)
         evaluated = [read_eval_log(log.location) for log in done]
         if grader:
@@ -142,7 +142,7 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
 
 def _model(name: str, args: dict[str, Any]):
     try:
-        return get_model(name, **args)
+        return get_model(name, memoize=False, **args)
     except UserError:
         raise
     except (ValueError, OSError, ImportError) as error:

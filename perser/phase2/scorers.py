@@ -49,14 +49,13 @@ def published_values(metrics: list[str], rows: list[Mapping[str, Any]]) -> dict[
     of the metrics and counted.
     """
     judged = [row for row in rows if row["outcome"] in (ANSWERED, NONE)]
-    labels, said = [row["labels"] for row in judged], [row["said"] for row in judged]
+    graded_choice = any(row["correct"] is not None for row in rows)
     values = {}
-    for name in metrics:
-        if judged and judged[0].get("correct") is not None:
-            if name == "accuracy":
-                values[name] = float(np.mean([row["correct"] for row in judged]))
-        elif judged:
-            values[name] = METRICS[name].compute(labels, said)
+    for name in metrics if judged else []:
+        if not graded_choice:
+            values[name] = METRICS[name].compute([row["labels"] for row in judged], [row["said"] for row in judged])
+        elif name == "accuracy":
+            values[name] = float(np.mean([bool(row["correct"]) for row in judged]))
     count = max(1, len(rows))
     values["N/A rate"] = sum(row["outcome"] == NONE for row in rows) / max(1, len(judged))
     values["ungraded"] = (len(rows) - len(judged)) / count
@@ -145,9 +144,11 @@ def graded(grader: str | None = None, cache_dir: str | None = None, attempts: in
 
     async def score(state: TaskState, target: Target) -> Score:
         about, answer = state.metadata, clean(state.output.completion)
-        if about["mode"] == "text" or not answer:
-            said = read(about["mode"], answer, about["options"], about["instruction"])
+        if about["mode"] == "text":
+            said = read(about["mode"], answer)
             return _score(state, said, NONE if said is None else ANSWERED)
+        if not answer:
+            return _score(state, None, NONE, False if about["mode"] == "choice" else None)
         model = get_model(grader) if grader else get_model(role="grader")
         for attempt in range(attempts):
             try:
