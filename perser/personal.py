@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perser import checkpoints, features, upstreams
 from perser.adapt import adapt, adapt_explicit, personal_head
-from perser.corpora.base import nearest, safe
+from perser.corpora.base import nearest
 from perser.episodes import rating_targets
 from perser.errors import UserError
 from perser.head import Head, logits, mixed, predict
@@ -34,14 +34,16 @@ def read_ratings(path: Path, audio: Path, classes: tuple[str, ...]) -> tuple[lis
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable UTF-8 file ({error.__class__.__name__})") from None
-    rows = csv.DictReader(text.splitlines())
+    rows, folder = csv.DictReader(text.splitlines()), Path(audio).resolve()
     for column in ("file", "label"):
         if column not in (rows.fieldnames or ()):
             raise UserError(f"{path}:1: column `{column}` is missing; the columns are file,label")
     files, ticks = [], []
     for row in rows:
         where = f"{path}:{rows.line_num}"
-        file = Path(audio) / safe(row["file"] or "", where)
+        file = folder / (row["file"] or "")
+        if not file.resolve().is_relative_to(folder):
+            raise UserError(f"{where}: {row['file']!r} leads out of {folder}; name files below --audio")
         if not file.is_file():
             raise UserError(f"{where}: {file} is not there; files are looked for under --audio")
         labels = [label.strip() for label in (row["label"] or "").split(";") if label.strip()]

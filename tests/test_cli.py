@@ -155,8 +155,7 @@ def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_
     none = tmp_path / "none.csv"
     none.write_text("file,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
     perser("adapt", "--model", model, "--ratings", none, "--audio", audio, "--out", tmp_path / "other.safetensors")
-    other = pd.read_csv(StringIO(perser("predict", "--model", tmp_path / "other.safetensors",
-                                                         *files[15:])[1]))
+    other = pd.read_csv(StringIO(perser("predict", "--model", tmp_path / "other.safetensors", *files[15:])[1]))
     assert (frame["sad"] > other["sad"]).all() and (frame["happy"] < other["happy"]).all()
 
 
@@ -164,7 +163,7 @@ def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_
     ("", "column `file` is missing"),
     ("file,label\n", "no ratings"),
     ("file,label\nnope.wav,sad\n", ":2: "),
-    ("file,label\n../../x.wav,sad\n", ":2"),
+    ("file,label\n../../x.wav,sad\n", ":2: '../../x.wav' leads out"),
     ("file,label\na.wav,sadd\n", "sad"),
     ("file,label\na.wav,\n", "no label"),
 ])
