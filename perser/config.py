@@ -53,11 +53,11 @@ class Maml(Strict):
     inner_steps: int = Field(5, ge=1)
     rates: tuple[float, ...] = Field(
         (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inner rates to choose from on the dev listeners")
-    outer_rate: float = Field(1e-3, gt=0, description="Adam learning rate, annealed by a cosine to zero")
-    rate_rate: float = Field(1e-3, gt=0, description="Adam learning rate of the learnt inner rates")
-    epochs: int = Field(12, ge=0, description="the epoch of lowest dev loss is kept")
-    steps: int = Field(20, ge=1, description="outer steps per epoch")
-    episodes: int = Field(8, ge=1, description="episodes per outer step")
+    outer_rate: float = Field(2e-3, gt=0, description="Adam learning rate, annealed by a cosine to zero")
+    rate_rate: float = Field(2e-3, gt=0, description="Adam learning rate of the learnt inner rates")
+    epochs: int = Field(10, ge=0, description="the epoch of lowest dev loss is kept")
+    steps: int = Field(10, ge=1, description="outer steps per epoch")
+    episodes: int = Field(16, ge=1, description="episodes per outer step")
     query: int = Field(20, ge=1, description="query clips per training episode")
     clip: float = Field(1.0, gt=0, description="bound on the gradient norm")
 
