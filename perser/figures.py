@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -216,21 +217,11 @@ def habits(shares: pd.DataFrame, made: str) -> Figure:
     few = len(shares) <= 12
     figure = Figure(figsize=(3.4, 0.9 + (0.2 * len(shares) if few else 2.4)))
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
-    axes.grid(False)
-    axes.set_xticks(range(shares.shape[1]), list(shares), rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(shares)), list(shares.index), fontsize=6.5 if few else 3.2)
-    if few:
-        for (row, column), share in np.ndenumerate(shares.to_numpy()):
-            axes.text(
-                column,
-                row,
-                f"{100 * share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=6,
-                color="white" if share > 0.55 else "black",
-            )
+    seaborn.heatmap(100 * shares, vmin=0, vmax=100, cmap="Greys", cbar=False, annot=few, fmt=".0f",
+                    annot_kws={"fontsize": 6}, xticklabels=True, yticklabels=True, ax=axes)
+    axes.set(xlabel="", ylabel="")
+    axes.set_xticklabels(axes.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticklabels(axes.get_yticklabels(), rotation=0, fontsize=6.5 if few else 3.2)
     _foot(
         figure,
         "Share of a listener's ratings in which the class is ticked"
