@@ -1,0 +1,294 @@
+"""Phase-2 providers on tiny randomly initialised models of the real classes, and a real server process."""
+
+import gc
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
+
+from perser.phase2 import export, runner, tasks
+from perser.phase2.listeners import examples
+from perser.phase2.models import (
+    RATE,
+    Cascade,
+    HfAudio,
+    Provider,
+    Question,
+    in_words,
+    joined,
+    waveform,
+)
+
+pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+              pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
+              pytest.mark.filterwarnings("ignore::FutureWarning:transformers")]
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    yield
+    gc.collect()
+
+
+def wav(seconds=1.0, hertz=220.0, rate=RATE):
+    buffer = io.BytesIO()
+    sf.write(buffer, 0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate), rate, format="WAV")
+    return buffer.getvalue()
+
+
+def question(text="What is it?", audios=(), file="f", instance="i"):
+    return Question(text, tuple(audios), instance, file, 4)
+
+
+def tokenizer(specials):
+    """A byte-level tokenizer over single bytes and the special tokens."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    fast.add_special_tokens({"additional_special_tokens": specials})
+    return fast
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """Qwen2-Audio of the real class with a real processor, two thin layers, random weights."""
+    folder = tmp_path_factory.mktemp("qwen")
+    words = tokenizer(["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|im_start|>"])
+    extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
+    Qwen2AudioProcessor(extractor, words).save_pretrained(folder)
+    text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "vocab_size": len(words) + 3, "model_type": "qwen2"}
+    audio = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 16}
+    config = Qwen2AudioConfig(audio_config=audio, text_config=text,
+                              audio_token_index=words.convert_tokens_to_ids("<|AUDIO|>"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen2AudioForConditionalGeneration(config)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_hf_audio_takes_one_audio_several_and_none_in_one_batch(qwen):
+    provider = HfAudio(str(qwen), device="cpu")
+    batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
+    together = provider.answers(batch)
+    assert len(together) == 3 and all(isinstance(text, str) for text in together)
+    alone = [provider.answers([one])[0] for one in batch]
+    assert together == alone
+    assert not provider.joins and provider.model.config.model_type == "qwen2_audio"
+
+
+def test_hf_audio_hears_the_audio_and_reads_the_text(qwen):
+    provider = HfAudio(str(qwen), device="cpu")
+    seen = []
+    provider.model.generate = lambda **inputs: seen.append(inputs) or inputs["input_ids"]
+    provider.answers([question("first", [wav(hertz=200)])])
+    provider.answers([question("first", [wav(hertz=900)])])
+    provider.answers([question("other words", [wav(hertz=200)])])
+    one, two, three = seen
+    assert not torch.equal(one["input_features"], two["input_features"])
+    assert torch.equal(one["input_features"], three["input_features"])
+    assert one["input_ids"].shape != three["input_ids"].shape
+    assert one["do_sample"] is False and one["max_new_tokens"] == 4
+
+
+def test_hf_audio_joins_when_told_to(qwen):
+    provider = HfAudio(str(qwen), device="cpu", audios="joined")
+    content = provider._content(question(audios=[wav(1), wav(2)]))
+    assert [part["type"] for part in content] == ["audio", "text"]
+    assert len(content[0]["audio"]) == 3.5 * RATE
+
+
+def test_joined_audios_have_half_a_second_between_and_end_at_thirty():
+    parts = [np.ones(RATE, np.float32), 2 * np.ones(RATE, np.float32)]
+    both = joined(parts)
+    assert len(both) == 2.5 * RATE
+    assert (both[:RATE] == 1).all() and (both[RATE:int(1.5 * RATE)] == 0).all() and (both[int(1.5 * RATE):] == 2).all()
+    assert len(joined([np.ones(20 * RATE, np.float32)] * 2)) == 30 * RATE
+
+
+def test_audio_is_cut_at_thirty_seconds_and_brought_to_16_khz():
+    assert len(waveform(wav(31, rate=8000))) == 30 * RATE
+    assert len(waveform(wav(2, rate=8000))) == 2 * RATE
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    """A Whisper and a GPT-2 of the real classes, tiny and random."""
+    asr, llm = tmp_path_factory.mktemp("asr"), tmp_path_factory.mktemp("llm")
+    letters = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    names = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|translate|>", "<|notimestamps|>"]
+    (asr / "vocab.json").write_text(json.dumps(letters | {"<|endoftext|>": len(letters)}))
+    (asr / "merges.txt").write_text("#version: 0.2\n")
+    words = transformers.WhisperTokenizer.from_pretrained(asr)
+    words.add_special_tokens({"additional_special_tokens": names[1:]})
+    ids = words.convert_tokens_to_ids(names)
+    WhisperProcessor(WhisperFeatureExtractor(feature_size=16), words).save_pretrained(asr)
+    config = WhisperConfig(vocab_size=len(words) + 2, num_mel_bins=16, d_model=16, encoder_layers=1, decoder_layers=1,
+                           encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+                           max_target_positions=32, pad_token_id=ids[0], bos_token_id=ids[0], eos_token_id=ids[0],
+                           decoder_start_token_id=ids[1], suppress_tokens=None, begin_suppress_tokens=None)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        whisper = WhisperForConditionalGeneration(config)
+        reader = tokenizer([])
+        gpt = GPT2LMHeadModel(GPT2Config(vocab_size=len(reader), n_embd=16, n_layer=1, n_head=2, n_positions=512))
+    whisper.generation_config.update(max_length=12, decoder_start_token_id=ids[1], eos_token_id=ids[0], pad_token_id=ids[0],
+                                     bos_token_id=ids[0], suppress_tokens=None, begin_suppress_tokens=None)
+    whisper.save_pretrained(asr)
+    reader.save_pretrained(llm)
+    gpt.generation_config.eos_token_id = None
+    gpt.save_pretrained(llm)
+    return asr, llm
+
+
+def test_cascade_transcribes_every_audio_then_asks_the_text_model(cascade):
+    provider = Cascade(f"{cascade[0]}+{cascade[1]}", device="cpu")
+    prompts = []
+    original = provider._prompt
+    provider._prompt = lambda text: prompts.append(text) or original(text)
+    batch = [question("Same speaker?", [wav(), wav(0.5, 440)]), question("Just text.")]
+    answers = provider.answers(batch)
+    assert len(answers) == 2 and all(isinstance(text, str) for text in answers)
+    assert prompts[0].startswith("Transcript of audio 1: ") and "\nTranscript of audio 2: " in prompts[0]
+    assert prompts[0].endswith("\nSame speaker?") and prompts[1] == "Just text."
+    assert provider.answers(batch) == answers
+
+
+class Echo(Provider):
+    """Answers with its file's name, slowly, and keeps the sizes of its batches."""
+
+    def __init__(self, batch_size):
+        super().__init__("echo", batch_size=batch_size)
+        self.sizes = []
+
+    def answers(self, questions):
+        self.sizes.append(len(questions))
+        time.sleep(0.01)
+        if any(q.file == "7" for q in questions):
+            raise RuntimeError("seven")
+        return [q.file for q in questions]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_every_request_gets_its_own_answer_and_batches_fill(batch_size):
+    echo, out = Echo(batch_size), {}
+
+    def ask(i):
+        try:
+            out[i] = echo._answer(question(file=str(i)))
+        except RuntimeError as error:
+            out[i] = str(error)
+
+    threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert max(echo.sizes) == batch_size and sum(echo.sizes) == 24
+    wrong = [i for i in out if out[i] != str(i)]
+    assert 7 in wrong and len(wrong) <= batch_size and all(out[i] == "seven" for i in wrong)
+
+
+def test_the_answer_in_words_is_an_option_as_it_is_spelled():
+    chances = {"neutral": 0.1, "happy": 0.2, "sad": 0.3, "angry": 0.4}
+    assert in_words(chances, ["Happiness", "Sadness"]) == "Sadness"
+    assert in_words(chances, ["jazz", "blues"]) == "N/A"
+    assert in_words(chances, ["sad", "jazz"]) == "N/A"
+    assert in_words(chances, []) == "N/A"
+
+
+def test_examples_are_read_back_from_the_instruction():
+    text = "Two clips. Clip 1: angry, sad. Clip 2: happy. What of clip 3? The answer could be angry, sad, or happy."
+    assert examples(text) == [["angry", "sad"], ["happy"]]
+    assert examples("Which emotion? The answer could be a or b.") == []
+
+
+SERVER = '''
+import base64, io, json, sys
+import soundfile as sf, uvicorn
+from fastapi import FastAPI, Request
+
+app = FastAPI()
+
+@app.post("/v1/chat/completions")
+async def complete(request: Request):
+    body = await request.json()
+    parts = body["messages"][-1]["content"]
+    heard = [sf.read(io.BytesIO(base64.b64decode(p["input_audio"]["data"])))[0] for p in parts if p["type"] == "input_audio"]
+    words = "loud" if max(abs(w).max() for w in heard) > 0.5 else "soft"
+    text = f"{words} {len(heard)} {body['temperature']:g} {body.get('max_tokens') or body.get('max_completion_tokens')}"
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
+
+@app.get("/up")
+def up():
+    return {}
+
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+'''
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real OpenAI-compatible server in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = tmp_path_factory.mktemp("server") / "server.py"
+    script.write_text(SERVER)
+    process = subprocess.Popen([sys.executable, str(script), str(port)])
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/up", timeout=1):
+                break
+        except OSError:
+            assert process.poll() is None
+            time.sleep(0.2)
+    yield f"http://127.0.0.1:{port}/v1"
+    process.terminate()
+    process.wait()
+
+
+def test_an_openai_compatible_server_gets_the_audios_and_is_scored(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_BASE_URL", server)
+    monkeypatch.setenv("LOCAL_API_KEY", "none")
+    rows = [{"file": str(i), "instruction": "The answer could be loud or soft.", "label": ("loud", "soft")[i % 2],
+             "audio": f"{i}.wav", "audio2": f"{i}.wav"} for i in range(4)]
+    folder = export.write_task(tmp_path / "t", "Level", "X", rows, kind="classification", domain="audio",
+                               metrics=["accuracy"], description="d")
+    for i in range(4):
+        sf.write(folder / "data" / f"{i}.wav", (0.9, 0.1)[i % 2] * np.sin(np.arange(1600) / 5), RATE)
+    loaded = tasks.load(tmp_path / "t")[0]
+    frame = runner.run(loaded, "openai-api/local/tiny", tmp_path / "o",
+                       source={"tasks": str(tmp_path / "t"), "data": None, "cache_dir": None, "limit": None})
+    assert frame["said"].tolist() == frame["labels"].tolist() and len(frame) == 4
+    written = runner.predictions(tmp_path / "o" / runner.slug("openai-api/local/tiny") / "logs")["Level_X"]
+    assert written["0"]["sllm_response"] == "loud 2 0 256"
