@@ -226,7 +226,7 @@ run_tests() {
     if set_up; then
         corpus
         "${together[@]}" python -m pytest --junitxml=out/log/unit.xml || true
-        "${together[@]}" python -m pytest -o addopts= --nbval notebooks --junitxml=out/log/notebooks.xml || true
+        "${together[@]}" python -m pytest -o addopts= --nbval --nbval-kernel-startup-timeout=300 notebooks --junitxml=out/log/notebooks.xml || true
         python tools/tally.py --failed "$failed" out/log/unit.xml out/log/notebooks.xml
     else
         summary

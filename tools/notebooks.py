@@ -17,6 +17,7 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
+START = 300  # seconds that a kernel may take to answer on a busy machine
 FOLDER = ROOT / "notebooks"
 
 
@@ -105,7 +106,8 @@ def run_one(source: Path, out: Path, values: dict[str, str]) -> bool:
     inside = {name: from_folder(value) for name, value in values.items()}
     try:
         papermill.execute_notebook(
-            str(bare), str(done), inside, cwd=str(FOLDER), progress_bar=sys.stderr.isatty()
+            str(bare), str(done), inside, cwd=str(FOLDER), start_timeout=START,
+            progress_bar=sys.stderr.isatty()
         )
     finally:
         bare.unlink()
@@ -137,6 +139,7 @@ def update(names: list[str]) -> None:
             notebook,
             kernel_name="python3",
             timeout=600,
+            startup_timeout=START,
             record_timing=False,
             resources={"metadata": {"path": str(FOLDER)}},
         ).execute()
