@@ -19,6 +19,8 @@ from scipy import optimize, stats
 from sklearn import metrics as sk
 from text_to_num import alpha2digit
 
+from perser import scores
+
 LONGEST_ANSWER = 8192
 NUMBER = r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])-?\.\d+"
 UNITS = {"second": (r"s|secs?|seconds?", 1.0), "millisecond": (r"ms|msecs?|milliseconds?", 1e-3),
@@ -169,8 +171,9 @@ def macro_f1(labels: Labels, answers: Sequence) -> float:
     """F1 over label sets, every class that occurs on either side weighing the same."""
     truth, said = [_set(row) for row in labels], [_set(answer) for answer in answers]
     classes = sorted(frozenset().union(*truth, *said))
-    table = [np.array([[c in row for c in classes] for row in side], dtype=int) for side in (truth, said)]
-    return float(sk.f1_score(*table, average="macro", zero_division=0.0)) if classes else 1.0
+    held, found = (np.array([[c in row for c in classes] for row in side], dtype=bool) for side in (truth, said))
+    tp, fp, fn = ((held & found).sum(0), (~held & found).sum(0), (held & ~found).sum(0))
+    return float(scores.macro_f1(tp, fp, fn)) if classes else 1.0
 
 
 def _shared(truth: Counter, said: Counter) -> tuple[float, float]:
