@@ -42,7 +42,9 @@ from perser.phase2.models import (
     waveform,
 )
 
+# inspect leaves its clients' connections to the garbage collector, which may meet them in a later test.
 pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
               pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
               pytest.mark.filterwarnings("ignore::FutureWarning:transformers")]
 
