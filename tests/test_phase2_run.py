@@ -23,7 +23,9 @@ from perser.phase2.scorers import SHOWN, question, verdict
 
 HERE = Path(__file__).parent
 # inspect leaves its own event streams to the collector, which says so, and calls tenacity in an old way.
+# inspect leaves its clients' connections to the garbage collector, which may meet them in a later test.
 pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
               pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")]
 
 
@@ -58,14 +60,14 @@ def small_suite(tmp_path_factory):
 def evaluated(small_suite, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     loaded, problems = tasks.load(small_suite)
-    assert len(loaded) == len(suite.RECIPES) and all("not a full commit" in p for p in problems)
+    assert len(loaded) == len(suite.RECIPES) and problems == []
     for model in ("oracle", "majority", "random"):
         runner.run(loaded, model, out, source=source(small_suite))
     return loaded, out
 
 
 def test_oracle_is_perfect_on_every_task_by_every_metric(evaluated):
-    table = aggregate.tasks(runner.read(evaluated[1]), resamples=0)
+    table = aggregate.tasks(aggregate.read(evaluated[1]), resamples=0)
     oracle = table[table["model"] == "oracle"]
     assert set(oracle["group"]) == {f"{name}_Embedded" for name in suite.RECIPES}
     best = np.where(oracle["higher"], 1.0, 0.0)
@@ -75,7 +77,7 @@ def test_oracle_is_perfect_on_every_task_by_every_metric(evaluated):
 
 def test_majority_is_the_majority_share_exactly(evaluated):
     loaded, out = evaluated
-    table = aggregate.tasks(runner.read(out), resamples=0)
+    table = aggregate.tasks(aggregate.read(out), resamples=0)
     for task in loaded:
         if task.metrics[0] == "accuracy":
             sets = [frozenset(row.labels) for row in task.rows]
@@ -87,14 +89,14 @@ def test_majority_is_the_majority_share_exactly(evaluated):
 def test_random_is_the_same_twice_and_not_the_oracle(evaluated, small_suite, tmp_path):
     loaded, out = evaluated
     again = runner.run(loaded[:2], "random", tmp_path, source=source(small_suite))
-    before = runner.read(out)
+    before = aggregate.read(out)
     before = before[(before["model"] == "random") & before["instance"].isin(again["instance"])]
     pd.testing.assert_frame_equal(*(f.sort_values(["instance", "sample"], ignore_index=True) for f in (again, before)))
     assert (before["said"] != before["labels"]).any()
 
 
 def test_records_name_what_is_synthetic_and_the_report_says_so(evaluated):
-    assert set(runner.read(evaluated[1])["synthetic"]) == {"speech and sounds"}
+    assert set(aggregate.read(evaluated[1])["synthetic"]) == {"speech and sounds"}
     assert "Synthetic: speech and sounds." in report.write(evaluated[1], "random")
 
 
@@ -278,19 +280,22 @@ from inspect_ai.model import modelapi
 from perser.phase2 import models, runner, tasks
 
 class Slow(models.Oracle):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, tasks=sys.argv[1], **kwargs)
+
     def answers(self, questions):
         time.sleep(0.05)
         with open(sys.argv[3], "a") as file:
             file.writelines(f"{q.file}\\n" for q in questions)
         return super().answers(questions)
 
-@modelapi("random")
+@modelapi("slow")
 def slow():
     return Slow
 
 root, out = sys.argv[1], sys.argv[2]
 loaded = tasks.load(root)[0]
-frame = runner.run(loaded, "random", out, source={"tasks": root, "data": None, "cache_dir": None, "limit": None},
+frame = runner.run(loaded, "slow/labels", out, source={"tasks": root, "data": None, "cache_dir": None, "limit": None},
                    resume="resume" in sys.argv, batch_size=1)
 """
 
@@ -317,7 +322,7 @@ def test_after_a_kill_only_what_is_missing_is_asked_again(tmp_path):
     in_flight = 2  # requests at once with a batch size of one
     assert 25 <= len(before) < 60
     assert 70 <= len(before) + len(after) <= 70 + in_flight
-    resumed, whole = (runner.read(tmp_path / name) for name in ("o", "whole"))
+    resumed, whole = (aggregate.read(tmp_path / name) for name in ("o", "whole"))
     keys = ["instance", "sample"]
     pd.testing.assert_frame_equal(*(f.sort_values(keys, ignore_index=True) for f in (resumed, whole)))
     one, other = (report.write(tmp_path / name) for name in ("o", "whole"))

@@ -4,21 +4,37 @@ Needs no model, no audio and no inspect: a function of records and nothing else.
 """
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from perser.errors import UserError
 from perser.phase2.metrics import METRICS
 
 ANSWERED, NONE = "answered", "none"
 RESAMPLES, LEVEL = 200, 0.95
+PERFECT = {"BLEU": 100.0}
 TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metric", "main", "higher", "rows", "value",
                 "low", "high", "N/A", "ungraded", "synthetic"]
 Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def read(out: str | Path) -> pd.DataFrame:
+    """The records under `out`: of every model there, else the one file of a committed folder.
+
+    Raises UserError when there are none.
+    """
+    out = Path(out)
+    found = sorted(out.glob("*/records.parquet")) or sorted(out.glob("records.parquet"))
+    if not found:
+        raise UserError(f"{out}: no records; make them with `perser phase2 --suite --model NAME --out {out}`")
+    return pd.concat([pd.read_parquet(path) for path in found], ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -86,9 +102,11 @@ def interval(clusters: list[np.ndarray], statistic: Statistic, resamples: int, s
     point = np.atleast_1d(statistic(np.arange(len(clusters))))
     if len(clusters) < 2 or not resamples:
         return np.full((2, len(point)), np.nan)
-    found = stats.bootstrap((np.arange(len(clusters)),), lambda drawn: np.atleast_1d(statistic(drawn)), n_resamples=resamples,
-                            confidence_level=LEVEL, method="percentile", vectorized=False,
-                            rng=np.random.default_rng(seed))
+    with warnings.catch_warnings():  # scipy's own interval is not used: it cannot leave out draws without a value
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap((np.arange(len(clusters)),), lambda drawn: np.atleast_1d(statistic(drawn)),
+                                n_resamples=resamples, method="percentile", vectorized=False,
+                                rng=np.random.default_rng(seed))
     draws = np.atleast_2d(found.bootstrap_distribution)
     tail = (1 - LEVEL) / 2
     return np.array([[np.quantile(row[np.isfinite(row)], q) if np.isfinite(row).any() else np.nan for row in draws]
@@ -202,3 +220,16 @@ def domains(frame: pd.DataFrame, reference: str, scorer: str = "strict", resampl
                 row |= {name: point[i], f"{name}_low": low[i], f"{name}_high": high[i]}
             out.append(row)
     return pd.DataFrame(out)
+
+
+def skill(table: pd.DataFrame, floor: str = "majority") -> pd.DataFrame:
+    """How far each model goes from the floor model (0) to a perfect score (1): groups by models, main metrics.
+
+    Groups that the floor already solves, and those that it has no value for, are left out.
+    """
+    main = folds(table[table["main"] & (table["scorer"] == "strict")])
+    wide = main.pivot(index=["domain", "group"], columns="model", values="value")
+    higher = main.drop_duplicates("group").set_index("group")
+    perfect = [PERFECT.get(higher.loc[group, "metric"], float(higher.loc[group, "higher"])) for _, group in wide.index]
+    room = np.array(perfect) - wide[floor]
+    return wide.sub(wide[floor], axis=0).div(room.where(room != 0), axis=0).dropna(subset=[floor])

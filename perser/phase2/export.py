@@ -41,8 +41,7 @@ def review(folder: str | Path) -> list[str]:
         tasks, problems = load(folder)
     except UserError as error:
         return [*broken, str(error)]
-    broken += [p for p in problems if "is not a full commit" not in p]
-    return broken + [fault for task in tasks for fault in _faults(task)]
+    return broken + problems + [fault for task in tasks for fault in _faults(task)]
 
 
 def _faults(task: Phase2Task) -> list[str]:

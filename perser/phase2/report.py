@@ -1,13 +1,18 @@
-"""The report of an output folder, from its records alone: text and CSV, nothing that a model wrote."""
+"""The report of an output folder and its figure, from records alone: nothing in it is what a model wrote."""
 
+import json
 import re
 from pathlib import Path
 
 import pandas as pd
+import seaborn
+from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from perser import figures
 from perser.phase2 import aggregate
-from perser.phase2.runner import read
+from perser.records import write as write_frame
+from perser.records import write_json
 
 
 def plain(value: object) -> object:
@@ -16,8 +21,15 @@ def plain(value: object) -> object:
 
 
 def write(out: str | Path, reference: str | None = None) -> str:
-    """Write `tasks.csv`, `domains.csv` and `report.md` under `out`; gives the report."""
-    out, records = Path(out), read(out)
+    """Write `tasks.csv`, `domains.csv` and `report.md` under `out`; gives the report.
+
+    `records.parquet` and `manifest.json` beside them hold all models: what a committed folder needs.
+    """
+    out, records = Path(out), aggregate.read(out)
+    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/manifest.json"))}
+    if found:
+        write_frame(records, out / "records.parquet")
+        write_json(found, out / "manifest.json")
     table = aggregate.tasks(records)
     table.map(plain).to_csv(out / "tasks.csv", index=False)
     made = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
@@ -46,3 +58,27 @@ def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _markdown(table: pd.DataFrame) -> str:
     return tabulate(table.map(plain), headers="keys", tablefmt="github", floatfmt=".3f", showindex=False)
+
+
+@figures.styled
+def heat(skill: pd.DataFrame, made: str = "") -> Figure:
+    """Models by groups: how far from the majority answer (0) to a perfect score (1); made: the stamp."""
+    figure = Figure(figsize=(3.4, 0.9 + 0.17 * len(skill)))
+    axes = figure.subplots()
+    shown = skill.rename(columns=short).rename(index=lambda name: short(name.removesuffix("_Embedded")), level="group")
+    shown.index = shown.index.get_level_values("group")
+    seaborn.heatmap(shown, vmin=-1, vmax=1, cmap="vlag_r", annot=True, fmt=".2f", annot_kws={"fontsize": 5.5}, cbar=False,
+                    linewidths=0.5, xticklabels=True, yticklabels=True, ax=axes)
+    axes.set(xlabel="", ylabel="")
+    axes.grid(False)
+    axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
+    words = "0: the commonest label, 1: perfect; blank: no answer"
+    figure.supxlabel(words, fontsize=5.5, color="#404040", x=0.01, ha="left")
+    if made:
+        figure.suptitle(made, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
+    return figure
+
+
+def short(name: str) -> str:
+    """A model's name without the folders before it."""
+    return plain(f"{name.split('/')[0]}: {name.rsplit('/', 1)[1]}" if "/" in name else name)

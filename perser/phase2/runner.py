@@ -14,7 +14,7 @@ import pandas as pd
 from inspect_ai import Task, eval_set, score, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
-from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, get_model
+from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, Model, get_model
 from inspect_ai.solver import generate
 
 from perser import provenance, records
@@ -134,19 +134,22 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     missing = sum(len(t.rows) for t in tasks) - frame["sample"][frame["scorer"] == "strict"].count()
     records.write(frame, folder / "records.parquet")
     records.write_json({
-        "model": model, "grader": grader, "source": source, "seconds": round(monotonic() - start, 1),
+        "model": model, "grader": grader, "limit": source["limit"], "seconds": round(monotonic() - start, 1),
         "missing": int(missing), "columns": COLUMNS, "commits": {t.instance: t.commit for t in tasks},
         "git": provenance.git(), "machine": provenance.machine()}, folder / "manifest.json")
     return frame
 
 
-def _model(name: str, args: dict[str, Any]):
+def _model(name: str, args: dict[str, Any]) -> Model:
     try:
-        return get_model(name, memoize=False, **args)
+        model = get_model(name, memoize=False, **args)
     except UserError:
         raise
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"model {name}: {str(error).splitlines()[0][:300]}") from error
+    if isinstance(model.api, models.Provider):  # inspect would else let twenty wait, all of them lost by a kill
+        model.config = model.config.merge(GenerateConfig(max_connections=model.api.max_connections()))
+    return model
 
 
 def _grade(log: EvalLog, grader: str, verdicts: Path) -> EvalLog:
@@ -171,14 +174,6 @@ def rows(log: EvalLog, model: str, grader: str | None = None) -> Iterator[dict[s
                    "labels": json.dumps(value["labels"]), "said": json.dumps(value["said"]),
                    "outcome": value["outcome"],
                    "correct": float("nan") if value["correct"] is None else float(value["correct"])}
-
-
-def read(out: str | Path) -> pd.DataFrame:
-    """The records of every model under `out`, in order. Raises UserError when there are none."""
-    found = sorted(Path(out).glob("*/records.parquet"))
-    if not found:
-        raise UserError(f"{out}: no records; make them with `perser phase2 --tasks DIR --model NAME --out {out}`")
-    return pd.concat([pd.read_parquet(path) for path in found], ignore_index=True)
 
 
 def manifest(out: str | Path, model: str) -> dict[str, Any]:

@@ -103,8 +103,6 @@ def read_instance(path: Path) -> tuple[Instance, list[str]]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise UserError(f"{path}: {where}: {first['msg']}; got {str(first['input'])[:80]!r}") from error
-    if not re.fullmatch(r"[0-9a-f]{40}", instance.version):
-        notes.append(f"{path}: version {instance.version!r} is not a full commit; the one found is recorded")
     return instance, notes
 
 
@@ -145,6 +143,8 @@ def _task(file: Path, instance: Instance, data: str | Path | None, cache_dir: Pa
         raise UserError(f"{file}: {key} asks for audio as the answer; such tasks are not supported")
     metrics = _metrics(file, instance.metrics, known, kind, problems)
     folder, commit = find_data(file.parent, instance, data)
+    if commit not in ("local", instance.version):
+        problems.append(f"{file}: version {instance.version!r} is not a full commit; {commit} was found and is recorded")
     rows = tuple(read_rows(folder, cache_dir / key, limit, problems))
     if not rows:
         raise UserError(f"{folder}: no usable row; expected columns file, instruction, label")
