@@ -36,7 +36,7 @@ def write(out: str | Path, reference: str | None = None) -> str:
     lines = ["# Phase-2 evaluation", "", f"Synthetic: {made}." if made else "", "", "## Per task",
              "Folds of a group are averaged, each with the same weight. Domains are inferred unless a data set says.",
              "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
-             _markdown(pivot(table[table["main"]], "N/A"))]
+             _markdown(pivot(table[table["main"].astype(bool)], "N/A"))]
     reference = reference or next((name for name in sorted(set(records["model"])) if name.startswith("cascade/")), None)
     if reference in set(records["model"]):
         compared = aggregate.domains(records, reference)

@@ -1,0 +1,141 @@
+"""The listener task: the main table's episodes, in upstream's format, answered by our own model."""
+
+import csv
+import gc
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+
+from perser import checkpoints, features, upstreams
+from perser.corpora import Corpus
+from perser.episodes import data as as_data
+from perser.episodes import rating_targets
+from perser.evaluate import Learner, draws_by_listener, query_logits
+from perser.head import Head, predict
+from perser.phase2 import listeners, runner, tasks
+from perser.phase2.export import review
+from perser.splits import listener_groups, split
+
+CLASSES = ("neutral", "happy", "sad", "angry")
+SETTINGS = {"fold": 1, "group": 0, "setting": "unseen", "shots": (3,), "at": 3, "draws": 2, "min_queries": 3, "groups": 3,
+            "seed": 0}
+pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+              pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")]
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Twelve listeners who each rate 48 short tones of three sessions."""
+    folder, rng = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
+    clips, ratings = [], []
+    for i in range(48):
+        path = folder / f"c{i}.wav"
+        sf.write(path, 0.3 * np.sin(2 * np.pi * (200 + 20 * i) * np.arange(4000) / 16000), 16000)
+        clips.append({"clip": f"c{i}", "path": str(path), "speaker": f"s{i % 3}", "session": i % 3 + 1, "seconds": 0.25})
+        for listener in range(12):
+            ticks = rng.random(4) < (0.2 + 0.4 * (np.arange(4) == (i + listener) % 4))
+            ticks[(i + listener) % 4] |= not ticks.any()
+            ratings.append({"clip": f"c{i}", "listener": f"L{listener:02d}", **dict(zip(CLASSES, ticks.tolist(), strict=True))})
+    return Corpus("toy", CLASSES, pd.DataFrame(clips).set_index("clip"), pd.DataFrame(ratings), "speech and listeners")
+
+
+@pytest.fixture(scope="module")
+def built(corpus, tmp_path_factory):
+    return listeners.build(tmp_path_factory.mktemp("tasks"), corpus, rows=40, **SETTINGS)
+
+
+def test_the_export_passes_the_upstream_review(built):
+    assert review(built) == []
+    row = tasks.load(built)[0][0]
+    assert row.synthetic == "speech and listeners" and len(row.rows) == 40
+    assert {len(r.audios) for r in row.rows} == {4}
+
+
+def test_rows_are_the_queries_of_the_main_tables_episodes(built, corpus):
+    data = as_data(corpus, torch.empty(len(corpus.clips), 0, 0))
+    held = split(data, 1, 0, listener_groups(data, 3, 6), True)
+    episodes = draws_by_listener(data, held.unseen, (3,), 2, 3, 0, "test draws")
+    allowed = {}
+    for (listener, _), found in episodes.items():
+        for draw, (support, query) in enumerate(zip(found.support, found.query, strict=True)):
+            for rating in query:
+                allowed[(data.listeners[listener], str(draw), data.clips[data.clip[rating]])] = (support, rating)
+    ticks = [[c for c, on in zip(CLASSES, row, strict=True) if on] for row in data.labels.tolist()]
+    rows = {row.id: row for row in tasks.load(built)[0][0].rows}
+    for line in csv.DictReader((built / "data" / "episodes.csv").read_text().splitlines()):
+        support, query = allowed[(line["listener"], line["draw"], line["clip"])]
+        row = rows[line["file"]]
+        assert listeners.examples(row.instruction) == [ticks[r] for r in support]
+        assert list(row.labels) == ticks[query]
+        originals = [corpus.clips["path"].iloc[data.clip[r]] for r in [*support, query]]
+        for path, original in zip(row.audios, originals, strict=True):
+            np.testing.assert_allclose(sf.read(path)[0], sf.read(original)[0], atol=2e-4)
+    assert set(rows) == {line["file"] for line in csv.DictReader((built / "data" / "episodes.csv").read_text().splitlines())}
+
+
+def test_file_names_and_ids_give_nothing_away(built):
+    text = (built / "data" / "metadata.jsonl").read_text()
+    names = [value for line in text.splitlines() for key, value in json.loads(line).items() if key.startswith("audio")]
+    assert all(not any(c in name for c in (*CLASSES, "L0", "c1.")) for name in names)
+
+
+@pytest.fixture(scope="module")
+def model(corpus, tmp_path_factory):
+    """A model folder with random weights and visible inner rates."""
+    folder, upstream = tmp_path_factory.mktemp("model"), upstreams.load("logmel")
+    found = features.extract(corpus, upstream, folder / "store", normalise=(0.0, 1.0))
+    mean, scale = found.mean(0), found.std(0).clamp(min=1e-3)
+    draw = torch.Generator().manual_seed(0)
+    size = found.shape[2]
+    head = Head(mix=torch.zeros(found.shape[1]), P=torch.randn(8, size, generator=draw) / size**0.5, b=torch.zeros(8),
+                A=torch.randn(4, 8, generator=draw), a=torch.zeros(4))
+    rates = {3: torch.full((2, 5), 0.2) * torch.tensor([0.0, 1, 1, 1, 1])}
+    about = {"classes": list(CLASSES), "upstream": "logmel", "identity": upstream.identity, "moments": [0.0, 1.0],
+             "smoothing": 0.05, "method": "maml"}
+    checkpoints.save(checkpoints.Model(Learner(head, rates), mean, scale, torch.ones(4), about), folder / "m")
+    return folder / "m", (found - mean) / scale, head, rates
+
+
+def test_our_model_answers_as_the_main_evaluation_does(built, corpus, model, tmp_path):
+    path, found, head, rates = model
+    loaded = tasks.load(built)[0]
+    frame = runner.run(loaded, f"perser/{path}", tmp_path / "o", source={
+        "tasks": str(built), "data": None, "cache_dir": None, "limit": None})
+    data = as_data(corpus, found)
+    targets = rating_targets(data.labels, 0.05)
+    held = split(data, 1, 0, listener_groups(data, 3, 6), True)
+    expected = {}
+    for (listener, _), episodes in draws_by_listener(data, held.unseen, (3,), 2, 3, 0, "test draws").items():
+        with torch.no_grad():
+            logits = query_logits(data, targets, torch.ones(4), head, rates[3], episodes)
+        for draw, sets in enumerate(predict(logits).reshape(*episodes.query.shape, 4).tolist()):
+            for rating, row in zip(episodes.query[draw], sets, strict=True):
+                names = [c for c, on in zip(CLASSES, row, strict=True) if on]
+                expected[(data.listeners[listener], str(draw), data.clips[data.clip[rating]])] = names
+    said = frame.set_index("sample")["said"].map(json.loads)
+    same = [sorted(said[line["file"]] or []) == sorted(expected[(line["listener"], line["draw"], line["clip"])])
+            for line in csv.DictReader((built / "data" / "episodes.csv").read_text().splitlines())]
+    assert np.mean(same) == 1
+    assert said.map(str).nunique() > 1
+
+
+def test_a_model_folder_answers_plain_emotion_questions_and_declines_others(model, tmp_path):
+    from perser.phase2.models import Perser, Question
+
+    data = (tmp_path / "x.wav")
+    sf.write(data, 0.3 * np.sin(np.arange(8000) / 10), 16000)
+    sound = (data.read_bytes(),)
+    asked = ["How does the speaker feel? The answer could be happiness, sadness, or anger.",
+             "Which note is played? The answer could be A or B.", "What emotion is it?"]
+    answers = Perser(str(model[0])).answers([Question(text, sound, "i", "f", 8) for text in asked])
+    assert answers[0] in ("happiness", "sadness", "anger") and answers[1:] == ["N/A", "N/A"]

@@ -1,0 +1,121 @@
+"""Phase-2 aggregation by hand: improvement, N/A folding, exclusions, folds, clusters."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perser.phase2 import aggregate, report
+
+
+def rows(model, instance, metric, labels, said, *, domain="speech", clusters=None, outcome=None, scorer="strict",
+         group=None, kind="classification"):
+    count = len(labels)
+    return pd.DataFrame({
+        "model": model, "task": "T", "group": group or instance, "instance": instance, "domain": domain, "kind": kind,
+        "metrics": metric, "commit": "local", "sample": [str(i) for i in range(count)],
+        "cluster": clusters or [f"{instance}{i}" for i in range(count)], "scorer": scorer,
+        "labels": [json.dumps([x]) for x in labels], "said": [json.dumps(x) for x in said],
+        "outcome": outcome or ["none" if x is None else "answered" for x in said], "correct": np.nan, "synthetic": ""})
+
+
+def two(metric, model, reference, labels, kind="classification", instance="S"):
+    return pd.concat([rows("m", instance, metric, labels, model, kind=kind),
+                      rows("r", instance, metric, labels, reference, kind=kind)])
+
+
+@pytest.mark.parametrize(("value", "reference", "higher", "expected"), [
+    (0.6, 0.4, True, 0.5), (0.2, 0.4, True, -0.5), (10, 20, False, 0.5), (30, 20, False, -0.5), (0.1, -0.2, True, 1.5)])
+def test_improvement_is_positive_when_better(value, reference, higher, expected):
+    assert aggregate.improvement(value, reference, higher) == pytest.approx(expected)
+
+
+def test_no_answer_is_folded_into_numbers_only_and_in_the_right_direction():
+    labels, said = ["1", "2", "3", "4"], [2.0, 3.0, None, None]
+    frame = rows("m", "S", "MAE", labels, said, kind="regression")
+    every = np.arange(4)
+    assert aggregate.cell(frame, "MAE").folded(every) == pytest.approx(1 / 0.5)
+    assert aggregate.cell(frame, "LCC").folded(every) == pytest.approx(1 * 0.5)
+    choice = rows("m", "S", "accuracy", ["a", "a"], [["a"], None])
+    assert aggregate.cell(choice, "accuracy").folded(np.arange(2)) == 0.5
+    assert math.isnan(aggregate.cell(rows("m", "S", "accuracy", ["a"], [None]), "accuracy").folded(np.arange(1)))
+
+
+def test_domain_table_by_hand_with_the_published_exclusions():
+    a, b = ["a"], ["b"]
+    frame = pd.concat([
+        two("accuracy", [a, a, a, b], [a, b, b, b], list("aaaa"), instance="Up"),        # 0.75 over 0.25: +2
+        two("accuracy", [a, b, b, b], [a, a, b, b], list("aaaa"), instance="Down"),      # 0.25 over 0.5: -0.5
+        two("accuracy", [a, a, a, a], [b, b, b, b], list("aaaa"), instance="Zero"),      # reference 0: out
+        two("accuracy", [None] * 4, [a, b, b, b], list("aaaa"), instance="Silent"),      # no answer: out
+        two("MAE", [1.0, 2.0], [2.0, 3.0], ["0", "1"], "regression", instance="Error"),  # 1 under 2: +0.5
+    ])
+    row = aggregate.domains(frame, "r", resamples=0).iloc[0]
+    assert (row["model"], row["domain"], row["groups"], row["left_out"]) == ("m", "speech", 3, "Silent, Zero")
+    assert row["mean"] == pytest.approx((2 - 0.5 + 0.5) / 3)
+    assert row["median"] == pytest.approx(0.5)
+    assert row["wins"] == pytest.approx(2 / 3)
+
+
+def test_an_outlier_moves_the_mean_but_not_median_or_wins():
+    frame = pd.concat([two("MAE", [1.0 + d], [2.0 + d], ["0"], "regression", instance=f"S{d}") for d in range(3)])
+    worse = pd.concat([frame, two("MAE", [1000.0], [1.0], ["0"], "regression", instance="Out")])
+    calm, wild = (aggregate.domains(f, "r", resamples=0).iloc[0] for f in (frame, worse))
+    assert wild["mean"] < -200 < calm["mean"] and abs(wild["median"] - calm["median"]) < 0.2 and wild["wins"] == 0.75
+
+
+def test_folds_weigh_the_same_and_are_counted():
+    frame = pd.concat([rows("m", "S-Fold1", "accuracy", list("aa"), [["a"], ["a"]], group="S"),
+                       rows("m", "S-Fold2", "accuracy", list("aaaa"), [["b"]] * 4, group="S")])
+    row = aggregate.folds(aggregate.tasks(frame, resamples=0)).iloc[0]
+    assert (row["group"], row["folds"], row["rows"], row["value"]) == ("S", 2, 6, 0.5)
+
+
+def test_intervals_resample_files_not_rows():
+    labels, said = list("a" * 40), [["a"]] * 20 + [["b"]] * 20
+    one = aggregate.tasks(rows("m", "S", "accuracy", labels, said), resamples=300).iloc[0]
+    files = [f"f{i // 10}" for i in range(40)]
+    few = aggregate.tasks(rows("m", "S", "accuracy", labels, said, clusters=files), resamples=300).iloc[0]
+    assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, abs=0.06)
+    assert few["high"] - few["low"] > 2 * (one["high"] - one["low"])
+    alone = aggregate.tasks(rows("m", "S", "accuracy", labels, said, clusters=["f"] * 40), resamples=300).iloc[0]
+    assert math.isnan(alone["low"])
+
+
+def test_interval_is_drawn_from_its_seed():
+    frame = rows("m", "S", "accuracy", list("ab" * 10), [["a"]] * 20)
+    bounds = [tuple(aggregate.tasks(frame, resamples=50, seed=seed)[["low", "high"]].iloc[0]) for seed in (0, 0, 1)]
+    assert bounds[0] == bounds[1] != bounds[2]
+
+
+def test_rows_without_a_verdict_are_left_out_and_counted():
+    frame = rows("m", "S", "accuracy|F1", list("aaaa"), [None] * 4, scorer="g",
+                 outcome=["answered", "answered", "failed", "unparseable"])
+    frame["correct"] = [1.0, 0.0, 0.0, 0.0]
+    table = aggregate.tasks(frame, resamples=0)
+    assert table["metric"].tolist() == ["accuracy"]
+    assert (table["value"].item(), table["ungraded"].item()) == (0.5, 0.5)
+
+
+def test_skill_puts_every_metric_between_majority_and_perfect():
+    frame = pd.concat([
+        two("accuracy", [["a"], ["a"], ["b"]], [["a"], ["b"], ["b"]], list("aaa"), instance="A"),
+        two("MAE", [1.0], [4.0], ["0"], "regression", instance="B")]).replace({"model": {"r": "majority"}})
+    skill = aggregate.skill(aggregate.tasks(frame, resamples=0))
+    assert skill["m"].tolist() == pytest.approx([(2 / 3 - 1 / 3) / (2 / 3), 0.75])
+    assert (skill["majority"] == 0).all()
+    figure = report.heat(skill, "synthetic")
+    assert "synthetic" in figure.get_suptitle()
+
+
+def test_report_of_no_records_at_all_is_empty_tables(tmp_path):
+    (tmp_path / "m").mkdir()
+    rows("m", "S", "accuracy", [], []).to_parquet(tmp_path / "m" / "records.parquet")
+    assert "## Per task" in report.write(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a|b", "<b>x</b>", "a\nb", "\x1b[31m"])
+def test_names_in_the_report_are_plain(name):
+    assert not set("|<>\n\x1b") & set(report.plain(name))
