@@ -331,7 +331,8 @@ def test_after_a_kill_only_what_is_missing_is_asked_again(tmp_path):
 
 def test_all_that_inspect_writes_stays_under_out(tmp_path):
     root = choice_task(tmp_path / "t", ["a", "b"])
-    env = os.environ | {"HOME": str(tmp_path / "home"), "PERSER": "1"}
+    # matplotlib writes a list of the machine's fonts on its first use, wherever that is.
+    env = os.environ | {"HOME": str(tmp_path / "home"), "PERSER": "1", "MPLCONFIGDIR": str(tmp_path / "fonts")}
     env.pop("XDG_DATA_HOME", None)
     (tmp_path / "home").mkdir()
     (tmp_path / "cwd").mkdir()
