@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "perser"
 ORDER = [
     {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"}, {"losses", "schedules", "head", "scores"},
-    {"episodes"}, {"splits", "adapt"}, {"reference"}, {"config", "provenance", "records"}, {"evaluate"},
+    {"episodes"}, {"splits", "adapt"}, {"reference"}, {"config", "provenance", "records"}, {"material"}, {"evaluate"},
     {"checkpoints", "baselines"}, {"metatrain"}, {"runs"}, {"personal"},
 ]
 AFTER = ["captions", "intervals", "tables", "figures", "claims", "report"]
