@@ -24,6 +24,7 @@ CLASSES = ("neutral", "happy", "sad", "angry")
 SETTINGS = {"fold": 1, "group": 0, "setting": "unseen", "shots": (3,), "at": 3, "draws": 2, "min_queries": 3, "groups": 3,
             "seed": 0}
 pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
               pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")]
 
 

@@ -356,12 +356,28 @@ def test_wrong_use_is_exit_code_two(arguments):
     assert CliRunner().invoke(phase2, arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("model", ["nosuchprovider/x", "replay/none.json", "perser/none", "cascade/only-one"])
-def test_a_model_that_is_not_there_is_one_line(tmp_path, model):
+@pytest.mark.parametrize("model", ["nosuchprovider/x", "replay/none.json", "perser/none", "cascade/only-one", "gpt",
+                                   "openai/gpt-4o", "hf-audio/none"])
+def test_a_model_or_grader_that_is_not_there_is_one_line_and_asks_nothing(tmp_path, model, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     root = choice_task(tmp_path / "t", ["a", "b"])
-    with pytest.raises(UserError) as error:
-        runner.run(tasks.load(root)[0], model, tmp_path / "o", source=source(root))
-    assert "\n" not in str(error.value)
+    for who in ({"model": model}, {"model": "oracle", "grader": model}):
+        with pytest.raises(UserError) as error:
+            runner.run(tasks.load(root)[0], out=tmp_path / "o", source=source(root), **who)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert not list(tmp_path.rglob("*.eval"))
+
+
+def test_a_limited_run_is_resumed_without_its_limit(tmp_path):
+    root = choice_task(tmp_path / "t", ["a", "b", "c", "a"])
+    command = ["--tasks", str(root), "--model", "majority", "--out", str(tmp_path / "o")]
+    assert CliRunner().invoke(phase2, [*command, "--limit", "2"]).exit_code == 0
+    assert len(aggregate.read(tmp_path / "o")) == 2
+    again = CliRunner().invoke(phase2, [*command, "--resume"])
+    assert again.exit_code == 0, again.output
+    whole = aggregate.read(tmp_path / "o")
+    assert len(whole) == 4 and (whole["said"] == '["a"]').sum() == 4
 
 
 def test_plain_inspect_runs_the_tasks(tmp_path):

@@ -90,6 +90,16 @@ def test_one_bad_file_never_stops_the_rest(tmp_path):
     assert all("\n" not in p for p in problems)
 
 
+def test_a_known_data_set_is_checked_against_the_catalogue(tmp_path):
+    name = "SarcasmDetection_Mustard"
+    data(instance(tmp_path, "Same", path=f"DynamicSuperb/{name}"), [ROW])
+    data(instance(tmp_path, "Other", path=f"DynamicSuperb/{name}", metrics=["wer"]), [ROW])
+    found, problems = tasks.load(tmp_path)
+    assert [t.metrics for t in found] == [("WER",), ("accuracy",)]
+    assert len(problems) == 1 and "WER here, accuracy in the catalogue" in problems[0]
+    assert {t.group for t in found} == {name} and {t.domain for t in found} == {"speech"}
+
+
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=80), st.text(alphabet='{}[]",:\\x01 nameptv/', max_size=80).map(str.encode)))
 def test_no_file_content_escapes_the_report(tmp_path, content):
