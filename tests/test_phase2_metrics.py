@@ -120,7 +120,7 @@ def test_weighted_accuracy_is_balanced_accuracy_with_a_missing_class():
 
 def test_word_f1_agrees_with_squad():
     pairs = [("red car", "red bus"), ("big dog", "big dog barks"), ("x", ""), ("one two", "one two")]
-    truth, said = [p[0].replace("one two", "uno due") for p in pairs], [p[1].replace("one two", "uno due") for p in pairs]
+    truth, said = ([pair[i].replace("one two", "uno due") for pair in pairs] for i in (0, 1))
     official = squad([{"prediction_text": s, "id": str(i)} for i, s in enumerate(said)],
                      [{"answers": {"text": [t], "answer_start": [0]}, "id": str(i)} for i, t in enumerate(truth)])
     assert score("word-F1", truth, [s or None for s in said]) == pytest.approx(float(official["f1"]) / 100, abs=1e-6)
@@ -187,7 +187,8 @@ def test_item_and_label_f1_by_hand():
     assert score("label-F1", ["A: x, A: y"], ["A: z"]) == pytest.approx(2 * 1 / 3)
 
 
-@pytest.mark.parametrize(("name", "rule"), [("LCC", stats.pearsonr), ("SRCC", stats.spearmanr), ("KTAU", stats.kendalltau)])
+@pytest.mark.parametrize(("name", "rule"), [("LCC", stats.pearsonr), ("SRCC", stats.spearmanr),
+                                            ("KTAU", stats.kendalltau)])
 def test_correlations_are_scipys_over_answered_rows(name, rule):
     labels, said = ["1", "2", "3.5", "0"], [2.0, None, 3.0, 1.0]
     assert score(name, labels, said) == pytest.approx(rule([1, 3.5, 0], [2, 3, 1]).statistic)

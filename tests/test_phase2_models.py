@@ -92,7 +92,8 @@ def qwen(tmp_path_factory):
     Qwen2AudioProcessor(extractor, words).save_pretrained(folder)
     text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 2, "vocab_size": len(words) + 3, "model_type": "qwen2"}
-    audio = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 16}
+    audio = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+             "num_mel_bins": 16}
     config = Qwen2AudioConfig(audio_config=audio, text_config=text,
                               audio_token_index=words.convert_tokens_to_ids("<|AUDIO|>"))
     with torch.random.fork_rng():
@@ -136,7 +137,8 @@ def test_hf_audio_joins_when_told_to(qwen):
 
 
 LINES = "{% for m in messages %}{{ m['role'] }}: {{ %s }}\n{% endfor %}assistant:"
-PARTS = """{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'audio' %}<sound>{% else %}{{ p['text'] }}
+PARTS = """{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'audio' %}<sound>{% else %}
+{{ p['text'] }}
 {% endif %}{% endfor %}{% endfor %}assistant:"""
 
 
@@ -153,7 +155,8 @@ def granite(tmp_path_factory):
     words.chat_template = LINES.replace("%s", "'' ~ m['content']")
     GraniteSpeechProcessor(GraniteSpeechFeatureExtractor(), words).save_pretrained(folder)
     config = GraniteSpeechConfig(
-        text_config=small(words) | {"model_type": "granite"}, audio_token_index=words.convert_tokens_to_ids("<|audio|>"),
+        text_config=small(words) | {"model_type": "granite"},
+        audio_token_index=words.convert_tokens_to_ids("<|audio|>"),
         encoder_config={"input_dim": 160, "num_layers": 2, "hidden_dim": 16, "num_heads": 2, "context_size": 20,
                         "max_pos_emb": 32, "output_dim": 8, "conv_kernel_size": 3},
         projector_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
@@ -168,7 +171,8 @@ def flamingo(tmp_path_factory):
     folder, words = tmp_path_factory.mktemp("flamingo"), tokenizer(["<sound>"])
     extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
     AudioFlamingo3Processor(extractor, words, chat_template=PARTS).save_pretrained(folder)
-    audio = {"num_mel_bins": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "hidden_size": 32}
+    audio = {"num_mel_bins": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+             "hidden_size": 32}
     config = AudioFlamingo3Config(audio_config=audio, text_config=small(words),
                                   audio_token_id=words.convert_tokens_to_ids("<sound>"))
     return saved(AudioFlamingo3ForConditionalGeneration, config, folder)
@@ -232,8 +236,9 @@ def cascade(tmp_path_factory):
         whisper = WhisperForConditionalGeneration(config)
         reader = tokenizer([])
         gpt = GPT2LMHeadModel(GPT2Config(vocab_size=len(reader), n_embd=16, n_layer=1, n_head=2, n_positions=512))
-    whisper.generation_config.update(max_length=12, decoder_start_token_id=ids[1], eos_token_id=ids[0], pad_token_id=ids[0],
-                                     bos_token_id=ids[0], suppress_tokens=None, begin_suppress_tokens=None)
+    whisper.generation_config.update(max_length=12, decoder_start_token_id=ids[1], eos_token_id=ids[0],
+                                     pad_token_id=ids[0], bos_token_id=ids[0], suppress_tokens=None,
+                                     begin_suppress_tokens=None)
     whisper.save_pretrained(asr)
     reader.save_pretrained(llm)
     gpt.generation_config.eos_token_id = None
@@ -315,7 +320,8 @@ app = FastAPI()
 async def complete(request: Request):
     body = await request.json()
     parts = body["messages"][-1]["content"]
-    heard = [sf.read(io.BytesIO(base64.b64decode(p["input_audio"]["data"])))[0] for p in parts if p["type"] == "input_audio"]
+    sounds = [base64.b64decode(p["input_audio"]["data"]) for p in parts if p["type"] == "input_audio"]
+    heard = [sf.read(io.BytesIO(sound))[0] for sound in sounds]
     words = "loud" if max(abs(w).max() for w in heard) > 0.5 else "soft"
     text = f"{words} {len(heard)} {body['temperature']:g} {body.get('max_tokens') or body.get('max_completion_tokens')}"
     return {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],

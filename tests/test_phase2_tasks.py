@@ -54,8 +54,8 @@ def test_the_catalogue_has_the_282_sets_and_names_five_as_generating_audio():
 
 
 @pytest.mark.parametrize("text", [
-    '{"name": "S", "path": "DynamicSuperb/S", "version": "%s", "metrics": ["accuracy",],}' % COMMIT,
-    '{"name": "S" "path": "DynamicSuperb/S"\n "version": "%s", "metrics": ["accuracy"]}' % COMMIT,
+    '{"name": "S", "path": "DynamicSuperb/S", "version": "' + COMMIT + '", "metrics": ["accuracy",],}',
+    '{"name": "S" "path": "DynamicSuperb/S"\n "version": "' + COMMIT + '", "metrics": ["accuracy"]}',
 ])
 def test_missing_and_trailing_commas_are_repaired_and_said(tmp_path, text):
     folder = instance(tmp_path, "S", text)
@@ -114,13 +114,13 @@ def test_a_bad_row_is_reported_and_the_others_stay(tmp_path):
     folder = instance(tmp_path, "S")
     data(folder, [ROW, {**ROW, "file": "2", "audio": "../../secret.wav"}, {**ROW, "file": "3", "audio": "/etc/passwd"},
                   {**ROW, "file": "4", "audio": "none.wav"}, ROW, {"file": "6", "label": "a"}, {**ROW, "file": "7"}])
-    with open(folder / "data" / "metadata.jsonl", "a") as file:
+    with (folder / "data" / "metadata.jsonl").open("a") as file:
         file.write("\n{broken")
     sf.write(tmp_path / "secret.wav", WAVE, 16000)
     found, problems = tasks.load(tmp_path)
     assert [r.id for r in found[0].rows] == ["1", "7"]
-    for number, word in ((2, "leaves the data folder"), (3, "leaves"), (4, "is not in"), (5, "twice"), (6, "instruction"),
-                         (8, "not a record")):
+    for number, word in ((2, "leaves the data folder"), (3, "leaves"), (4, "is not in"), (5, "twice"),
+                         (6, "instruction"), (8, "not a record")):
         assert any(f"line {number}:" in p and word in p for p in problems), (number, problems)
 
 
@@ -128,7 +128,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     folder = instance(tmp_path, "S")
     data(folder, [{**ROW, "audio": "link.wav"}])
     sf.write(tmp_path / "secret.wav", WAVE, 16000)
-    os.symlink(tmp_path / "secret.wav", folder / "data" / "link.wav")
+    (folder / "data" / "link.wav").symlink_to(tmp_path / "secret.wav")
     found, problems = tasks.load(tmp_path)
     assert not found and any("leaves the data folder" in p for p in problems)
 
@@ -225,11 +225,12 @@ def test_hub_cache_at_the_pinned_commit_and_one_line_for_what_is_missing(tmp_pat
     assert found == [["Full", COMMIT, 1], ["Short", COMMIT, 1], ["Unset", COMMIT, 1]]
     assert [p.split("/")[-2] for p in problems if "is recorded" in p] == ["Short", "Unset"]
     missing = [p for p in problems if "/Wrong" in p]
-    assert len(missing) == 1 and f"hf download DynamicSuperb/Wrong --repo-type dataset --revision {'f' * 40}" in missing[0]
+    assert len(missing) == 1
+    assert f"hf download DynamicSuperb/Wrong --repo-type dataset --revision {'f' * 40}" in missing[0]
 
 
 def test_nothing_there_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="no instance.json"):
+    with pytest.raises(UserError, match=r"no instance\.json"):
         tasks.load(tmp_path)
 
 

@@ -40,8 +40,8 @@ def ravdess(tmp_path_factory):
         folder.mkdir()
         for emotion in range(1, 9):
             for take in (1, 2):
-                sf.write(folder / f"03-01-{emotion:02d}-01-01-{take:02d}-{actor:02d}.wav", 0.1 * draw.standard_normal(400),
-                         48000)
+                name = f"03-01-{emotion:02d}-01-01-{take:02d}-{actor:02d}.wav"
+                sf.write(folder / name, 0.1 * draw.standard_normal(400), 48000)
         sf.write(folder / f"03-02-01-01-01-01-{actor:02d}.wav", np.zeros(400), 48000)
     return root
 
@@ -103,7 +103,7 @@ def rated(tmp_path_factory):
     for i in range(60):
         sf.write(root / "audio" / f"c{i}.wav", 0.3 * np.sin(np.arange(800) * (i + 5) / 100), 16000)
         rows += [[f"c{i}.wav", f"L{k}", str(draw.choice(["happy", "sad", "angry"])), i % 3 + 1, "s"] for k in range(7)]
-    with open(root / "ratings.csv", "w", newline="", encoding="utf-8") as file:
+    with (root / "ratings.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     return root
 
@@ -131,5 +131,6 @@ def test_listener_task_that_breaks_a_rule_is_exit_code_one(rated, tmp_path):
 
 
 def test_results_tool_wants_a_run_that_is_there():
-    done = subprocess.run([sys.executable, str(TOOLS / "phase2_results.py"), "/nowhere"], capture_output=True, text=True)
+    command = [sys.executable, str(TOOLS / "phase2_results.py"), "/nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "does not exist" in done.stderr

@@ -42,8 +42,8 @@ def write(out: str | Path, reference: str | None = None) -> str:
         compared = aggregate.domains(records, reference)
         compared.map(plain).to_csv(out / "domains.csv", index=False)
         lines += ["", f"## Relative improvement over {plain(reference)}", "Mean as published, median and win rate "
-                  "beside it; 95 % intervals from resampled audio files. Groups are left out where the reference scores 0 or "
-                  "the model answers nothing.", "", _markdown(compared)]
+                  "beside it; 95 % intervals from resampled audio files. Groups are left out where the reference "
+                  "scores 0 or the model answers nothing.", "", _markdown(compared)]
     text = "\n".join(line for line in lines) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
