@@ -4,18 +4,78 @@ import pandas as pd
 
 from perser.errors import UserError
 
-TITLES = {"ssl-e": "SSL-E", "fine-tuning": "Fine-tuning", "maml": "MAML", "meta-perser": "Meta-PerSER"}
 BASELINE = "ssl-e"
+UPPER = "all-data"  # has seen every rating of the listener: a bound, never a method to beat
+NO_META = {
+    "ssl-e": "SSL-E",
+    "prior-shift": "Prior shift",
+    "last-layer": "Last layer",
+    "fine-tuning": "Fine-tuning",
+    "scratch": "From scratch",
+    "prototypes": "Prototypes",
+    "nearest-listener": "Nearest listener",
+    "listener-embedding": "Listener embedding",
+}
+TITLES = {
+    **NO_META,
+    "maml": "MAML",
+    "fomaml": "FOMAML",
+    "anil": "ANIL",
+    "reptile": "Reptile",
+    "meta-sgd": "Meta-SGD",
+    "maml++": "MAML++",
+    "meta-perser": "Meta-PerSER",
+    "meta-perser-f1": "Meta-PerSER-F1",
+    UPPER: "All data (upper bound)",
+}
+# The parts that the ablation switches on and off; `shared` stands in the place of csmt.
+PARTS = {"csmt": "CSMT", "da": "DA", "lslr": "LSLR"}
+READING = "shared"
+GROUPS = ("No meta-learning", "Meta-learning", "Upper bound")
 LABELS = ("corpus", "upstream", "synthetic", "experiment")
 
 
 def title(method: str) -> str:
-    """A method's name in print; methods that the papers do not name keep their own.
+    """A method's name in print; methods that have none keep their own.
 
-    >>> title("meta-perser"), title("last-layer")
-    ('Meta-PerSER', 'last-layer')
+    >>> title("meta-perser"), title("my-own"), title("da+lslr")
+    ('Meta-PerSER', 'my-own', 'MAML + DA + LSLR')
     """
+    if method not in TITLES and (found := parts(method)):
+        return " + ".join([TITLES["maml"], *(PARTS.get(part, f"CSMT ({part})") for part in found)])
     return TITLES.get(method, method)
+
+
+def parts(method: str) -> tuple[str, ...] | None:
+    """The parts of a method of the ablation, none for `maml`; None for a method that is no such combination.
+
+    >>> parts("csmt+lslr"), parts("maml"), parts("maml++")
+    (('csmt', 'lslr'), (), None)
+    """
+    if method == "maml":
+        return ()
+    found = tuple(method.split("+"))
+    return found if set(found) <= {*PARTS, READING} else None
+
+
+def group(method: str) -> str:
+    """Which group of rows a method belongs to.
+
+    >>> group("prior-shift"), group("da+lslr"), group("all-data")
+    ('No meta-learning', 'Meta-learning', 'Upper bound')
+    """
+    if method == UPPER:
+        return GROUPS[2]
+    return GROUPS[0] if method in NO_META else GROUPS[1]
+
+
+def shots(method: str, number: int) -> str:
+    """The number of shots in print.
+
+    >>> shots("maml", 5), shots("ssl-e", 0), shots("all-data", 0)
+    ('5', '-', 'all')
+    """
+    return "all" if method == UPPER else str(number) if number else "-"
 
 
 def labels(records: pd.DataFrame) -> dict[str, str]:
@@ -59,6 +119,11 @@ def listeners(records: pd.DataFrame) -> str:
     if per.nunique() == 1:
         return count(int(per.iloc[0]), "listener")
     return "listeners: " + ", ".join(f"{number} {setting}" for setting, number in per.items())
+
+
+def resampled(records: pd.DataFrame) -> str:
+    """The name of the interval: what the bootstrap draws again."""
+    return "95 % bootstrap interval over listeners" + (" and seeds" if records["seed"].nunique() > 1 else "")
 
 
 def source(records: pd.DataFrame) -> str:

@@ -5,23 +5,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perser import captions, records
+from perser import captions, records, study
 from perser.errors import UserError
 from perser.intervals import Interval, compare, corrected, interval, p_value, select
-from perser.scores import SETTINGS, per_listener
+from perser.scores import SETTINGS, per_seed
 from perser.tables import text
 
 ADAPTS = ("fine-tuning", "meta-perser")
 RIVALS = ("fine-tuning", "maml")
+# Points of macro F1 by which we ask to be ahead of the best method without meta-learning.
+BARS = {"seen": 1.5, "unseen": 1.0}
 
 
 def claims(results: Path, seed: int = 0) -> list[dict]:
     """The claims over every run under a directory of results/<corpus>/<upstream>/<experiment>.
 
-    Each has claim (a sentence), value, low, high (mean paired difference over listeners and its 95 %
-    interval), unit, listeners, holds (the interval is above zero), p_holm (random signs, Holm-corrected
-    within the run), synthetic (what of the data is made up) and records (the run's directory). Raises
-    UserError without a run.
+    Each has claim (a sentence), value, low, high (mean paired difference over listeners and seeds and its
+    95 % interval), unit, listeners, bar (the least value that the sentence asks for), holds (the interval is
+    above zero and the value not below the bar), p_holm (random signs, Holm-corrected within the run),
+    synthetic (what of the data is made up) and records (the run's directory). Raises UserError without a
+    run.
     """
     runs = sorted(path.parent for path in Path(results).glob("*/*/*/records.parquet"))
     if not runs:
@@ -32,16 +35,22 @@ def claims(results: Path, seed: int = 0) -> list[dict]:
 
 
 def of_run(frame: pd.DataFrame, run: Path, seed: int = 0) -> list[dict]:
-    """The claims that one run's methods allow, all at its largest number of shots."""
-    names, scores = captions.labels(frame), per_listener(frame)
-    shots, methods = int(scores["shots"].max()), set(scores["method"])
+    """The claims that one run's methods allow, all at its largest number of shots.
+
+    Of the experiment `methods`: ours against the best method without meta-learning; of `ablation`: what each
+    part adds; of `steps`, whose records are about one comparison at many steps: none.
+    """
+    names = captions.labels(frame)
+    if names["experiment"] == "steps":
+        return []
+    scores = per_seed(frame)
     made = f", {captions.stamp(frame)}" if captions.stamp(frame) else ""
     where = f"{names['corpus']} ({names['upstream']}{made})"
-    found = [_above_chance(scores, setting, seed) for setting in SETTINGS if captions.BASELINE in methods]
-    pairs = [(method, captions.BASELINE, setting, shots) for method in ADAPTS for setting in SETTINGS]
-    pairs += [("meta-perser", rival, setting, shots) for rival in RIVALS for setting in SETTINGS]
-    pairs = [pair for pair in pairs if shots and set(pair[:2]) <= methods]
-    found += [_sentence(row) for row in compare(scores, pairs, seed).to_dict("records")]
+    found = [_above_chance(scores, setting, seed) for setting in SETTINGS if captions.BASELINE in set(scores["method"])]
+    found += [_sentence(row) for row in compare(scores, _pairs(scores), seed).to_dict("records")]
+    if names["experiment"] == "methods":
+        found += _against_best(scores, seed)
+    found += _parts(scores, seed)
     p_holm = corrected([claim.pop("p") for claim in found])
     return [
         {
@@ -56,12 +65,45 @@ def of_run(frame: pd.DataFrame, run: Path, seed: int = 0) -> list[dict]:
     ]
 
 
-def _sentence(row: dict) -> dict:
+def _pairs(scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:
+    """(method, baseline, setting, shots) of the comparisons made in every run that has both."""
+    wanted = [(method, captions.BASELINE) for method in ADAPTS] + [("meta-perser", rival) for rival in RIVALS]
+    there = set(scores["method"])
+    pairs = [(*pair, setting, study.most_shots(scores, setting)) for pair in wanted for setting in SETTINGS]
+    return [pair for pair in pairs if pair[3] and set(pair[:2]) <= there]
+
+
+def _against_best(scores: pd.DataFrame, seed: int) -> list[dict]:
+    """Ours against the best method without meta-learning, by at least the bar."""
+    found = study.against_best(scores, seed)
+    rows = found[found["method"].isin(study.OURS)].to_dict("records")
+    return [_sentence(row, "the best method without meta-learning, ", BARS[row["setting"]]) for row in rows]
+
+
+def _parts(scores: pd.DataFrame, seed: int) -> list[dict]:
+    """What each part of the method adds on average over the others, at the largest number of shots."""
+    found = study.effects(scores, seed)
+    return [
+        _claim(
+            f"{captions.PARTS[row['part']]} with {captions.count(row['shots'], 'shot')} adds to the score on "
+            f"average over the other parts, {row['setting']} clips",
+            Interval(*(row[name] for name in Interval._fields)),
+            row["p"],
+        )
+        for row in found.to_dict("records")
+        if row["part"] in captions.PARTS and row["shots"] == study.most_shots(scores, row["setting"])
+    ]
+
+
+def _sentence(row: dict, which: str = "", bar: float = 0.0) -> dict:
     one, other = captions.title(row["method"]), captions.title(row["baseline"])
+    ahead = f" by at least {bar} points" if bar else ""
     return _claim(
-        f"{one} with {captions.count(row['shots'], 'shot')} is better than {other}, {row['setting']} clips",
+        f"{one} with {captions.count(row['shots'], 'shot')} is better than {which}{other}{ahead}, "
+        f"{row['setting']} clips",
         Interval(*(row[name] for name in Interval._fields)),
         row["p"],
+        bar,
     )
 
 
@@ -69,7 +111,7 @@ def _above_chance(scores: pd.DataFrame, setting: str, seed: int) -> dict:
     gaps = (
         select(scores, captions.BASELINE, setting, 0)
         - select(scores, captions.BASELINE, setting, 0, score="chance")
-    ).dropna()
+    ).dropna(how="all")
     return _claim(
         f"{captions.title(captions.BASELINE)} is better than ticking every class, {setting} clips",
         interval(gaps, seed),
@@ -77,14 +119,15 @@ def _above_chance(scores: pd.DataFrame, setting: str, seed: int) -> dict:
     )
 
 
-def _claim(sentence: str, found: Interval, p: float) -> dict:
+def _claim(sentence: str, found: Interval, p: float, bar: float = 0.0) -> dict:
     return {
         "claim": sentence,
         "value": 100 * found.mean,
         "low": 100 * found.low,
         "high": 100 * found.high,
         "listeners": int(found.listeners),
-        "holds": bool(np.greater(found.low, 0)),
+        "bar": bar,
+        "holds": bool(np.greater(found.low, 0) and 100 * found.mean >= bar),
         "p": p,
     }
 

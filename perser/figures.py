@@ -9,21 +9,26 @@ import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from perser import captions
-from perser.intervals import interval, paired, select
-from perser.scores import SETTINGS, per_listener
+from perser import captions, study
+from perser.intervals import Interval, interval, paired, select
+from perser.scores import SETTINGS, per_seed
 
 STYLE = Path(__file__).with_name("perser.mplstyle")
 # Colour and marker. Hues of Okabe and Ito (safe for colour-blind readers), ordered from light to dark so that
 # they stay apart in greyscale.
 PALETTE = {
     "ssl-e": ("#5a5a5a", ""),
+    "prior-shift": ("#8fd0f5", "v"),
     "fine-tuning": ("#e69f00", "s"),
     "maml": ("#009e73", "^"),
     "meta-perser": ("#004c7f", "o"),
+    "meta-perser-f1": ("#400a0a", "D"),
 }
+# One look per group of methods, where a figure has too many for one each: colour, marker, filled.
+GROUPS = dict(zip(captions.GROUPS, (("#e69f00", "s", False), ("#004c7f", "o", True), ("#5a5a5a", "D", False))))
 # For methods that the palette does not name, in the order of the records.
 SPARE = (("#cc79a7", "D"), ("#56b4e9", "v"), ("#d55e00", "P"), ("#8a8a8a", "X"), ("#000000", "*"))
 
@@ -58,37 +63,62 @@ def look(methods: list[str]) -> dict[str, tuple[str, str]]:
 @styled
 def shots(records: pd.DataFrame, seed: int = 0) -> Figure:
     """Macro F1 against the number of shots: one panel per setting, one line per method, SSL-E as a level."""
-    scores = per_listener(records)
-    ks = sorted(int(k) for k in scores["shots"].unique() if k)
-    methods = list(dict.fromkeys(scores["method"]))
-    figure = Figure(figsize=(3.4, 2.45))
-    panels = figure.subplots(1, len(SETTINGS), sharey=True)
-    for axes, setting in zip(panels, SETTINGS):
-        ends = {method: _line(axes, scores, method, setting, ks, methods, seed) for method in methods}
-        axes.set_title(f"{setting.capitalize()} clips")
-        axes.set_xticks(range(len(ks)), [str(k) for k in ks])
-        axes.set_xlabel("Shots K")
-        axes.set_xlim(-0.3, len(ks) - 0.7)
-    panels[0].set_ylabel("Macro F1 (points)")
-    _direct(panels[-1], ends, 0.085, "{}")
+    scores = per_seed(records)
+    figure = _by_shots(scores, select, seed)
+    figure.axes[0].set_ylabel("Macro F1 (points)")
+    _foot(figure, f"Bars: {captions.resampled(records)}.\n{_origin(records)}", captions.stamp(records))
+    return figure
+
+
+@styled
+def shots_gained(records: pd.DataFrame, seed: int = 0) -> Figure:
+    """Gain in macro F1 over SSL-E against the number of shots, paired by listener and seed."""
+
+    def gain(scores: pd.DataFrame, method: str, setting: str, k: int) -> pd.DataFrame:
+        return paired(scores, method, captions.BASELINE, setting, k)
+
+    figure = _by_shots(per_seed(records), gain, seed)
+    figure.axes[0].set_ylabel(f"Gain over {captions.title(captions.BASELINE)} (points)")
     _foot(
-        figure, f"Bars: 95 % bootstrap interval over listeners.\n{_origin(records)}", captions.stamp(records)
+        figure,
+        f"Gain in macro F1; bars: {captions.resampled(records)}.\n{_origin(records)}",
+        captions.stamp(records),
     )
     return figure
 
 
-def _line(
-    axes: Axes, scores: pd.DataFrame, method: str, setting: str, ks: list[int], methods: list[str], seed: int
-) -> float:
-    """Draw one method's means and intervals; returns the height of its right end, in points."""
+def _by_shots(scores: pd.DataFrame, values: Callable[..., pd.DataFrame], seed: int) -> Figure:
+    """One panel per setting, one line per method; values(scores, method, setting, shots): what is drawn."""
+    ks = sorted(int(k) for k in scores["shots"].unique() if k)
+    methods = [method for method in dict.fromkeys(scores["method"]) if method != captions.UPPER]
+    figure = Figure(figsize=(3.4, 2.45))
+    panels = figure.subplots(1, len(SETTINGS), sharey=True)
+    for axes, setting in zip(panels, SETTINGS):
+        ends = {}
+        for method in methods:
+            found = [interval(100 * values(scores, method, setting, k), seed) for k in ks]
+            level = set(scores.loc[scores["method"] == method, "shots"]) == {0}
+            ends[method] = _level(axes, found, method, methods) if level else _line(axes, found, method, methods)
+        axes.set_title(f"{setting.capitalize()} clips")
+        axes.set_xticks(range(len(ks)), [str(k) for k in ks])
+        axes.set_xlabel("Shots K")
+        axes.set_xlim(-0.4, len(ks) - 0.6)
+    _direct(panels[-1], ends, 0.085, "{}")
+    return figure
+
+
+def _level(axes: Axes, found: list[Interval], method: str, methods: list[str]) -> float:
+    """Draw a method that uses no shots; returns its height, in points."""
+    axes.axhline(found[0].mean, color=look(methods)[method][0], linestyle=(0, (4, 2)), linewidth=1)
+    return found[0].mean
+
+
+def _line(axes: Axes, found: list[Interval], method: str, methods: list[str]) -> float:
+    """Draw one method's means and intervals; returns the height of its last mean, in points."""
     colour, marker = look(methods)[method]
-    found = [interval(100 * select(scores, method, setting, k), seed) for k in ks]
     mean, low, high, _ = (np.array(part, dtype=float) for part in zip(*found))
-    if set(scores.loc[scores["method"] == method, "shots"]) == {0}:
-        axes.axhline(mean[0], color=colour, linestyle=(0, (4, 2)), linewidth=1)
-        return float(mean[0])
     lined = [name for name in methods if name != captions.BASELINE]
-    at = np.arange(len(ks)) + 0.11 * (lined.index(method) - (len(lined) - 1) / 2)
+    at = np.arange(len(found)) + min(0.11, 0.5 / len(lined)) * (lined.index(method) - (len(lined) - 1) / 2)
     axes.errorbar(
         at,
         mean,
@@ -99,7 +129,7 @@ def _line(
         markeredgecolor="white",
         markeredgewidth=0.4,
     )
-    return float(mean[-1])
+    return float(mean[~np.isnan(mean)][-1])
 
 
 def _direct(axes: Axes, ends: dict[str, float], room: float, words: str) -> None:
@@ -111,7 +141,17 @@ def _direct(axes: Axes, ends: dict[str, float], room: float, words: str) -> None
     looks, rising = look(list(ends)), sorted(ends, key=ends.__getitem__)
     shares = apart([(ends[method] - low) / (high - low) for method in rising], room)
     for method, share in zip(rising, shares):
-        _name(axes, words.format(captions.title(method), ends[method]), share, looks[method][0])
+        _name(axes, words.format(captions.title(method), ends[method]), share, ink(looks[method][0]))
+
+
+def ink(colour: str) -> str:
+    """A colour as small type can carry it on white: darkened where its luminance is above 0.45.
+
+    >>> ink("#004c7f"), ink("#ffffff")
+    ('#004c7f', '#737373')
+    """
+    rgb = np.array(to_rgb(colour))
+    return to_hex(rgb * min(1, 0.45 / max(float(rgb @ (0.299, 0.587, 0.114)), 0.01)))
 
 
 def _name(axes: Axes, words: str, share: float, colour: str) -> None:
@@ -155,7 +195,7 @@ def gains(records: pd.DataFrame, shots: int | None = None, seed: int = 0) -> Fig
     One panel per setting, listeners sorted by the last method's gain. `shots`: the largest number when not
     given.
     """
-    scores = per_listener(records)
+    scores = per_seed(records)
     shots = shots or int(scores["shots"].max())
     methods = list(dict.fromkeys(scores.loc[scores["shots"] == shots, "method"]))
     methods = [methods[0], methods[-1]] if len(methods) > 1 else methods
@@ -163,9 +203,7 @@ def gains(records: pd.DataFrame, shots: int | None = None, seed: int = 0) -> Fig
     panels = figure.subplots(len(SETTINGS), 1, sharey=True)
     means = []
     for axes, setting in zip(panels, SETTINGS):
-        found = pd.DataFrame(
-            {method: 100 * paired(scores, method, captions.BASELINE, setting, shots) for method in methods}
-        ).sort_values(methods[-1])
+        found = {method: 100 * paired(scores, method, captions.BASELINE, setting, shots) for method in methods}
         means.append(_gain_panel(axes, found, seed))
         axes.set_title(f"{setting.capitalize()} clips, K = {shots}")
         axes.set_ylabel("Gain (points)")
@@ -174,15 +212,20 @@ def gains(records: pd.DataFrame, shots: int | None = None, seed: int = 0) -> Fig
     panels[-1].set_xlabel(f"Listeners, sorted by the gain of {captions.title(methods[-1])}")
     _foot(
         figure,
-        f"Gain in macro F1 over {captions.title(captions.BASELINE)}; bars: mean, 95 % bootstrap interval "
-        f"over listeners.\n{_origin(records)}",
+        f"Gain in macro F1 over {captions.title(captions.BASELINE)}; dots: mean over seeds.\n"
+        f"Bars: mean, {captions.resampled(records)}.\n{_origin(records)}",
         captions.stamp(records),
     )
     return figure
 
 
-def _gain_panel(axes: Axes, found: pd.DataFrame, seed: int) -> dict[str, float]:
-    """Dots of every listener, beside them each method's mean with its interval; returns the means."""
+def _gain_panel(axes: Axes, gain: dict[str, pd.DataFrame], seed: int) -> dict[str, float]:
+    """Dots of every listener, beside them each method's mean with its interval; returns the means.
+
+    gain: per method its gains, listeners by seeds; listeners are sorted by those of the last one.
+    """
+    found = pd.DataFrame({method: values.mean(axis=1) for method, values in gain.items()})
+    found = found.sort_values(found.columns[-1])
     looks, number, means = look(list(found)), len(found), {}
     axes.axhline(0, color=PALETTE[captions.BASELINE][0], linewidth=0.8)
     axes.vlines(range(number), found.min(axis=1), found.max(axis=1), color="#c8c8c8", linewidth=0.7, zorder=1)
@@ -192,7 +235,7 @@ def _gain_panel(axes: Axes, found: pd.DataFrame, seed: int) -> dict[str, float]:
         axes.plot(
             range(number), found[method], marker, color=colour, markersize=3, markeredgewidth=0.7, **hollow
         )
-        mean, low, high, _ = interval(found[method], seed)
+        mean, low, high, _ = interval(gain[method], seed)
         axes.errorbar(
             number * (1.05 + 0.05 * place),
             mean,
@@ -253,6 +296,272 @@ def clouds(points: pd.DataFrame, made: str) -> Figure:
         )
         axes.set_title(f"{name} ({mine.sum()})", fontsize=6.5)
     _foot(figure, "First two principal components; dark: clips of the class, light: all clips", made)
+    return figure
+
+
+@styled
+def forest(records: pd.DataFrame, seed: int = 0) -> Figure:
+    """Gain over SSL-E of every method at the largest number of shots, seen and unseen, in groups."""
+    scores = per_seed(records)
+    most = max(study.most_shots(scores, setting) for setting in SETTINGS)
+    found = study.gains(scores, seed)
+    found = found[(found["shots"] == most) | (found["method"] == captions.UPPER)]
+    levels = {
+        setting: 100 * np.nanmean(select(scores, captions.BASELINE, setting, 0).to_numpy()) for setting in SETTINGS
+    }
+    base = captions.title(captions.BASELINE)
+    rows = found.assign(
+        label=found["method"].map(captions.title).str.split(" (", regex=False).str[0],
+        group=found["method"].map(captions.group),
+        strong=found["method"].isin(study.OURS),
+    )
+    figure = _forest(
+        rows,
+        {setting: f"{setting.capitalize()}; {base}: {level:.1f}" for setting, level in levels.items()},
+        f"Gain over {base} (points), K = {most}",
+        _fence(rows),
+    )
+    beyond = "Arrow: beyond the axis. " if np.isfinite(_fence(rows)) else ""
+    _foot(
+        figure,
+        f"Macro F1; bars: {captions.resampled(records)}.\n{beyond}{_origin(records)}",
+        captions.stamp(records),
+    )
+    return figure
+
+
+@styled
+def effects(records: pd.DataFrame, seed: int = 0) -> Figure:
+    """What each part of the method adds at the largest number of shots, seen and unseen."""
+    scores = per_seed(records)
+    found = study.effects(scores, seed)
+    most = int(found["shots"].max())
+    found = found[found["shots"] == most]
+    names = captions.PARTS | {captions.READING: f"{captions.PARTS['csmt']}, {captions.READING}"}
+    rows = found.assign(
+        label=found["part"].map(names),
+        group="",
+        strong=False,
+        **{name: 100 * found[name] for name in ("mean", "low", "high")},
+    )
+    figure = _forest(
+        rows,
+        {setting: f"{setting.capitalize()} clips" for setting in SETTINGS},
+        f"With the part minus without it (points), K = {most}",
+    )
+    _foot(figure, f"Macro F1; bars: {captions.resampled(records)}.\n{_origin(records)}", captions.stamp(records))
+    return figure
+
+
+def _forest(rows: pd.DataFrame, titles: dict[str, str], words: str, fence: float = -np.inf) -> Figure:
+    """Means with intervals, one line per label under its group's name, one panel per setting.
+
+    rows: label, group, strong (bold type), setting, mean, low, high; words: what is along x; fence: where x
+    begins.
+    """
+    groups = [name for name in ("", *captions.GROUPS) if name in set(rows["group"])]
+    lines = []
+    for group in groups:
+        labels = list(dict.fromkeys(rows.loc[rows["group"] == group, "label"]))
+        lines += ([(group, None)] if group else []) + [(group, label) for label in labels]
+    figure = Figure(figsize=(3.4, 0.85 + 0.145 * len(lines)))
+    panels = figure.subplots(1, len(titles), sharey=True, sharex=True)
+    place = {line: -number for number, line in enumerate(lines)}
+    for axes, (setting, title) in zip(panels, titles.items()):
+        axes.axvline(0, color=PALETTE[captions.BASELINE][0], linewidth=0.8)
+        for row in rows[rows["setting"] == setting].itertuples():
+            _estimate(axes, place[row.group, row.label], row, fence)
+        axes.set_title(title, fontsize=7)
+        axes.grid(axis="x")
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.08)
+    if np.isfinite(fence):
+        panels[0].set_xlim(left=fence)
+    panels[0].set_yticks(list(place.values()), [label or group for group, label in lines])
+    panels[0].set_ylim(-len(lines) + 0.4, 0.6)
+    strong = set(rows.loc[rows["strong"], "label"])
+    for tick, (_, label) in zip(panels[0].get_yticklabels(), lines):
+        tick.set(
+            fontstyle="normal" if label else "italic",
+            fontweight="bold" if label in strong else "normal",
+            color="black" if label else "#404040",
+        )
+    panels[0].set_xlabel(words, loc="left")
+    return figure
+
+
+def _fence(rows: pd.DataFrame) -> float:
+    """Where the axis may begin so that one method far behind does not press the others together: Tukey's
+    outer fence of the means if any is below it, else minus infinity.
+    """
+    low, high = rows["mean"].quantile([0.25, 0.75])
+    fence = low - 3 * (high - low)
+    inside = rows.loc[rows["mean"] >= fence, "low"].min()
+    return min(inside, 0) - 0.2 * (high - low) if (rows["mean"] < fence).any() else -np.inf
+
+
+def _estimate(axes: Axes, at: float, row, fence: float) -> None:
+    """One mean with its interval and its number, at a height; beyond the fence an arrow and the number."""
+    colour, marker, filled = GROUPS.get(row.group, GROUPS[captions.GROUPS[1]])
+    if row.low >= fence:
+        axes.errorbar(
+            row.mean,
+            at,
+            xerr=[[row.mean - row.low], [row.high - row.mean]],
+            color=colour,
+            marker=marker,
+            markersize=3.5,
+            markeredgewidth=0.8,
+            elinewidth=1,
+            markerfacecolor=colour if filled else "white",
+        )
+    else:
+        axes.plot(0.03, at, "<", color=colour, markersize=3.5, transform=axes.get_yaxis_transform())
+    axes.annotate(
+        f"{row.mean:+z.1f}".replace("-", "\N{MINUS SIGN}"),
+        (1.01, at),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=5.5,
+        fontweight="bold" if row.strong else "normal",
+        annotation_clip=False,
+    )
+
+
+@styled
+def inner_steps(records: pd.DataFrame, manifest: dict, seed: int = 0) -> Figure:
+    """Gain over SSL-E after each inner step: one panel per setting, one line per method, the number of steps
+    trained with ringed.
+    """
+    found, trained = study.by_step(records, seed), study.trained_steps(manifest)
+    methods = [method for method in dict.fromkeys(found["method"]) if method != captions.BASELINE]
+    figure = Figure(figsize=(3.4, 2.45))
+    panels = figure.subplots(1, len(SETTINGS), sharey=True)
+    for axes, setting in zip(panels, SETTINGS):
+        mine = found[found["setting"] == setting]
+        axes.axhline(0, color=PALETTE[captions.BASELINE][0], linestyle=(0, (4, 2)), linewidth=1)
+        ends = {method: _curve(axes, mine[mine["method"] == method], method, trained) for method in methods}
+        axes.set_title(f"{setting.capitalize()} clips, K = {mine['shots'].max()}")
+        axes.set_xticks(range(0, int(mine["steps"].max()) + 1, 2))
+        axes.set_xlabel("Inner steps at test")
+    panels[0].set_ylabel(f"Gain over {captions.title(captions.BASELINE)} (points)")
+    _direct(panels[-1], ends | {captions.BASELINE: 0.0}, 0.085, "{}")
+    _foot(
+        figure,
+        f"Gain in macro F1; bands: {captions.resampled(records)}.\n"
+        f"Ring: the number of steps trained with. {_origin(records)}",
+        captions.stamp(records),
+    )
+    return figure
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, method: str, trained: dict[str, int]) -> float:
+    """Draw a method's gains by step with a band; returns the height of its right end, in points."""
+    colour, marker = look([method])[method]
+    axes.fill_between(rows["steps"], rows["gain_low"], rows["gain_high"], color=colour, alpha=0.15, linewidth=0)
+    axes.plot(rows["steps"], rows["gain"], color=colour, marker=marker, markersize=3, markeredgewidth=0)
+    ring = rows[rows["steps"] == trained.get(method)]
+    axes.plot(ring["steps"], ring["gain"], "o", color=ink(colour), markersize=7, fillstyle="none", markeredgewidth=0.9)
+    return float(rows["gain"].iloc[-1])
+
+
+@styled
+def who(found: pd.DataFrame, method: str, made: str, seed: int = 0) -> Figure:
+    """Each listener's gain against two traits: the rows of `study.gains_and_traits`; made: the stamp."""
+    measured = study.correlations(found, seed).set_index(["setting", "trait"])
+    figure = Figure(figsize=(3.4, 3.2))
+    panels = figure.subplots(len(SETTINGS), len(study.TRAITS), sharex="col", sharey=True)
+    colour, marker = look([method])[method]
+    for row, setting in zip(panels, SETTINGS):
+        mine = found[found["setting"] == setting]
+        for axes, trait in zip(row, study.TRAITS):
+            axes.axhline(0, color=PALETTE[captions.BASELINE][0], linewidth=0.8)
+            axes.plot(mine[trait], mine["gain"], marker, color=colour, markersize=3, alpha=0.75, markeredgewidth=0)
+            said = measured.loc[(setting, trait)]
+            words = f"{said.rho:+.2f} [{said.low:+.2f}, {said.high:+.2f}]".replace("-", "\N{MINUS SIGN}")
+            axes.set_title(rf"$\rho$ = {words}", fontsize=6.5)
+        row[0].set_ylabel(f"Gain, {setting} clips (points)")
+    for axes, trait in zip(panels[-1], study.TRAITS):
+        axes.set_xlabel(TRAITS[trait])
+    _foot(
+        figure,
+        f"Gain of {captions.title(method)} over {captions.title(captions.BASELINE)}, one dot per listener.\n"
+        r"$\rho$: Spearman's rank correlation, 95 % bootstrap interval over listeners",
+        made,
+    )
+    return figure
+
+
+TRAITS = {"distance": "Distance from the others", "consistency": "Consistency with oneself"}
+
+
+@styled
+def agreement(kappas: pd.DataFrame, made: str) -> Figure:
+    """How two listeners agree beyond chance: the table of `traits.agreement`."""
+    few = len(kappas) <= 12
+    figure = Figure(figsize=(3.4, 2.6 if few else 3.2))
+    axes = figure.subplots()
+    top = max(0.1, float(np.nanmax(kappas.to_numpy(), initial=0.1)))
+    seaborn.heatmap(kappas, vmin=min(0, float(np.nanmin(kappas.to_numpy(), initial=0))), vmax=top, cmap="Greys",
+                    annot=few, fmt=".2f", annot_kws={"fontsize": 6}, square=True, xticklabels=True, yticklabels=True,
+                    cbar_kws={"label": "Cohen's kappa", "shrink": 0.8}, ax=axes)
+    axes.set(xlabel="", ylabel="")
+    axes.grid(False)
+    axes.tick_params(length=0, labelsize=6.5 if few else 3.2)
+    axes.set_xticklabels(axes.get_xticklabels(), rotation=90)
+    axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
+    _foot(figure, "Every two listeners over the clips that both rated, ordered by their mean", made)
+    return figure
+
+
+@styled
+def rates(learnt: pd.DataFrame, made: str, shots: int | None = None) -> Figure:
+    """The learnt inner rates, tensor by step, one panel per method of learnt.parquet whose rates differ."""
+    found = study.rates_that_differ(learnt, shots)
+    figure = Figure(figsize=(3.4, 0.55 + sum(0.22 + 0.15 * len(table) for table in found.values())))
+    heights = [len(table) for table in found.values()]
+    panels = figure.subplots(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
+    top = max(float(np.abs(table.to_numpy()).max()) for table in found.values())
+    for axes, (method, table) in zip(panels, found.items()):
+        seaborn.heatmap(table.abs().clip(lower=top / 1000), norm=LogNorm(top / 1000, 2 * top), cmap="Greys", cbar=False,
+                        annot=table, fmt=".2g", annot_kws={"fontsize": 6}, yticklabels=True, ax=axes)
+        axes.grid(False)
+        axes.set(xlabel="", ylabel="")
+        axes.set_title(captions.title(method))
+        axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
+        axes.tick_params(length=0, labelbottom=axes is panels[-1])
+    panels[-1].set_xlabel("Inner step")
+    most = shots or int(learnt["shots"].max())
+    _foot(
+        figure,
+        f"Learnt rate of each tensor, mean over folds, groups of listeners and seeds; K = {most}",
+        made,
+    )
+    return figure
+
+
+@styled
+def layers(learnt: dict[str, pd.DataFrame], made: str) -> Figure:
+    """The weight of each layer of an upstream, per method: learnt.parquet of one run per upstream."""
+    figure = Figure(figsize=(3.4, 0.5 + 1.3 * len(learnt)))
+    panels = figure.subplots(len(learnt), 1, squeeze=False)[:, 0]
+    for axes, (upstream, rows) in zip(panels, learnt.items()):
+        shown = (captions.BASELINE, "maml", *study.OURS)
+        methods = [method for method in shown if len(study.layer_weights(rows, method))]
+        looks = look(methods)
+        for place, method in enumerate(methods):
+            found = study.layer_weights(rows, method)
+            at = found.index + 0.12 * (place - (len(methods) - 1) / 2)
+            axes.errorbar(at, found["mean"], found["std"], color=looks[method][0], marker=looks[method][1] or ".",
+                          linestyle="none", elinewidth=0.8, markersize=3, label=captions.title(method))
+        axes.axhline(1 / len(found), color=PALETTE[captions.BASELINE][0], linestyle=(0, (4, 2)), linewidth=0.8)
+        axes.set_title(upstream)
+        axes.set_xticks(found.index)
+        axes.set_ylabel("Weight")
+        axes.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2)
+    panels[-1].set_xlabel("Layer")
+    _foot(figure, "Mean and standard deviation over folds, groups and seeds; dashed: all layers alike", made)
     return figure
 
 

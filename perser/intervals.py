@@ -1,6 +1,11 @@
-"""How sure a mean over listeners is: bootstrap intervals, paired differences, corrected p-values."""
+"""How sure a mean over listeners is: bootstrap intervals, paired differences, corrected p-values.
+
+Resampling is scipy's (`stats.bootstrap`, `stats.permutation_test`), each call with a numpy Generator of its
+own, made from the caller's seed.
+"""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +14,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 RESAMPLES = 9999
+BATCH = 1000  # resamples held in memory at a time
 
 
 class Interval(NamedTuple):
@@ -20,49 +26,82 @@ class Interval(NamedTuple):
     listeners: int
 
 
-def interval(values: Iterable[float], seed: int) -> Interval:
-    """Mean and 95 % bootstrap interval over listeners; nan is left out.
+def interval(values: Iterable[float] | pd.DataFrame, seed: int) -> Interval:
+    """Mean and 95 % bootstrap interval of values per listener (n,), or per listener and seed (n, seeds).
+
+    With seeds, each resample draws listeners and, independently of them, seeds, both with replacement, and
+    takes the mean of the values where the drawn rows and columns cross: both are samples of those that might
+    have been, and a seed's effect is shared by all listeners that were tested with it (the pigeonhole
+    bootstrap, Owen 2007). Three seeds say little of all seeds, so that this part is too narrow rather than
+    too wide.
 
     The percentile method: its bounds are means that the listeners at hand can produce, and it asks nothing
     of the jackknife, which says little where a corpus has six listeners. With so few it covers less than
     its 95 %: read it beside `p_value`, which is exact. One listener has no interval: its bounds are nan. No
-    listener: all nan. The random stream depends on `seed` alone.
+    listener: all nan. A listener with nan is left out. The random stream depends on `seed` alone.
     """
-    values = np.asarray(list(values), dtype=float)
-    values = values[~np.isnan(values)]
-    if len(values) < 2:
-        return Interval(float(values.mean()) if len(values) else np.nan, np.nan, np.nan, len(values))
+    grid = _complete(values)
+    if len(grid) < 2:
+        return Interval(float(grid.mean()) if len(grid) else np.nan, np.nan, np.nan, len(grid))
     bounds = stats.bootstrap(
-        (values,),
-        np.mean,
+        tuple(np.arange(size) for size in grid.shape if size > 1),
+        partial(_crossed_mean, grid),
         n_resamples=RESAMPLES,
+        batch=BATCH,
         method="percentile",
         vectorized=True,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(float(values.mean()), float(bounds.low), float(bounds.high), len(values))
+    return Interval(float(grid.mean()), float(bounds.low), float(bounds.high), len(grid))
 
 
-def select(scores: pd.DataFrame, method: str, setting: str, shots: int, score: str = "f1") -> pd.Series:
-    """One score per listener, by listener; a method that uses no shots answers for any number of them."""
+def _complete(values: Iterable[float] | pd.DataFrame) -> np.ndarray:
+    """Values as (listeners, seeds), without seeds that nobody has and listeners who lack one of the rest."""
+    grid = np.asarray(values if hasattr(values, "shape") else list(values), dtype=float)
+    grid = grid[:, None] if grid.ndim == 1 else grid
+    grid = grid[:, ~np.isnan(grid).all(axis=0)] if len(grid) else grid
+    return grid[~np.isnan(grid).any(axis=1)] if grid.shape[1] else grid[:0]
+
+
+def _crossed_mean(
+    grid: np.ndarray, listeners: np.ndarray, seeds: np.ndarray | None = None, axis: int = -1
+) -> np.ndarray:
+    """Mean of grid (n, m) where drawn rows (R, n) and columns (R, m) cross -> (R,); no columns: all of them."""
+    by_seed = np.stack([column[listeners].mean(axis=axis) for column in grid.T], axis=-1)
+    return (by_seed if seeds is None else np.take_along_axis(by_seed, seeds, -1)).mean(axis=-1)
+
+
+def select(
+    scores: pd.DataFrame, method: str, setting: str, shots: int, score: str = "f1"
+) -> pd.Series | pd.DataFrame:
+    """One score per listener, by listener; of scores per seed, a column per seed.
+
+    A method that uses no shots answers for any number of them.
+    """
     rows = scores[(scores["method"] == method) & (scores["setting"] == setting)]
     rows = rows[rows["shots"] == (shots if shots in set(rows["shots"]) else 0)]
+    if "seed" in rows:
+        return rows.pivot(index="listener", columns="seed", values=score)
     return rows.set_index("listener")[score]
 
 
 def paired(
     scores: pd.DataFrame, method: str, baseline: str, setting: str, shots: int, score: str = "f1"
-) -> pd.Series:
-    """Score of a method minus that of a baseline, per listener that has both."""
+) -> pd.Series | pd.DataFrame:
+    """Score of a method minus that of a baseline, per listener (and seed) that has both."""
     one, other = (select(scores, name, setting, shots, score) for name in (method, baseline))
-    return (one - other).dropna().rename("difference")
+    return (one - other).dropna(how="all")
 
 
-def p_value(differences: Iterable[float], seed: int) -> float:
-    """Two-sided p of a mean paired difference under random signs, exact up to 13 listeners, nan for one."""
-    values = np.asarray(list(differences), dtype=float)
-    if len(values) < 2:
+def p_value(differences: Iterable[float] | pd.DataFrame, seed: int) -> float:
+    """Two-sided p of a mean paired difference under random signs per listener, of the mean over seeds.
+
+    Exact up to 13 listeners, by random signs beyond; nan for one listener.
+    """
+    grid = _complete(differences)
+    if len(grid) < 2:
         return np.nan
+    values = grid.mean(axis=1)
     return float(
         stats.permutation_test(
             (values, np.zeros_like(values)),
@@ -79,6 +118,12 @@ def _mean_difference(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarra
     return (one - other).mean(axis)
 
 
+def between_seeds(values: Iterable[float] | pd.DataFrame) -> float:
+    """Standard deviation over seeds of the mean over listeners; nan for one seed."""
+    grid = _complete(values)
+    return float(grid.mean(axis=0).std(ddof=1)) if len(grid) and grid.shape[1] > 1 else np.nan
+
+
 def corrected(p_values: Iterable[float]) -> np.ndarray:
     """Holm's correction for the number of comparisons; nan stays nan and does not count as one."""
     p_values = np.array(list(p_values), dtype=float)
@@ -88,14 +133,61 @@ def corrected(p_values: Iterable[float]) -> np.ndarray:
     return p_values
 
 
+def effect(differences: pd.Series | pd.DataFrame, seed: int) -> dict[str, float]:
+    """What is said of a paired difference: mean, low, high, listeners, ahead (share of listeners above zero),
+    p and between_seeds (standard deviation over seeds of the mean).
+    """
+    grid = _complete(differences)
+    return {
+        **interval(differences, seed)._asdict(),
+        "ahead": float((grid.mean(axis=1) > 0).mean()) if len(grid) else np.nan,
+        "between_seeds": between_seeds(differences),
+        "p": p_value(differences, seed),
+    }
+
+
 def compare(scores: pd.DataFrame, pairs: Iterable[tuple[str, str, str, int]], seed: int) -> pd.DataFrame:
     """Paired differences of macro F1 for (method, baseline, setting, shots), with intervals and p-values.
 
-    Columns: those four, mean, low, high (0..1), listeners, p and p_holm, corrected over all the rows.
+    Columns: those four, then as in `effect` (0..1), and p_holm, corrected over all the rows.
     """
-    rows = []
-    for pair in pairs:
-        values = paired(scores, *pair)
-        rows.append([*pair, *interval(values, seed), p_value(values, seed)])
-    table = pd.DataFrame(rows, columns=["method", "baseline", "setting", "shots", *Interval._fields, "p"])
+    names = ["method", "baseline", "setting", "shots"]
+    rows = [dict(zip(names, pair)) | effect(paired(scores, *pair), seed) for pair in pairs]
+    table = pd.DataFrame(rows, columns=None if rows else [*names, *Interval._fields, "ahead", "between_seeds", "p"])
     return table.assign(p_holm=corrected(table["p"]))
+
+
+def correlation(one: Iterable[float], other: Iterable[float], seed: int) -> dict[str, float]:
+    """Spearman's rank correlation of two values per listener: rho, low, high, listeners and p.
+
+    The interval resamples listeners with both their values (percentile; resamples in which one value is
+    constant have no correlation and are left out); p permutes one value over the listeners. A listener with
+    nan is left out; nan for fewer than three listeners.
+    """
+    pairs = np.array([list(one), list(other)], dtype=float)
+    pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
+    number = pairs.shape[1]
+    empty = {"rho": np.nan, "low": np.nan, "high": np.nan, "listeners": number, "p": np.nan}
+    if number < 3 or (np.ptp(pairs, axis=1) == 0).any():
+        return empty
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(number, size=(RESAMPLES, number))
+    low, high = np.nanquantile(_spearman(*pairs[:, drawn]), (0.025, 0.975))
+    found = float(_spearman(*pairs))
+    p = stats.permutation_test(
+        (pairs[0],),
+        lambda values, axis: _spearman(values, np.broadcast_to(pairs[1], values.shape)),
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        rng=rng,
+    ).pvalue
+    return empty | {"rho": found, "low": float(low), "high": float(high), "p": float(p)}
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Rank correlation along the last axis, ties sharing their rank; nan where one side is constant."""
+    one, other = (stats.rankdata(side, axis=-1) for side in (one, other))
+    one, other = (side - side.mean(axis=-1, keepdims=True) for side in (one, other))
+    scale = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
+    return np.divide((one * other).sum(axis=-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)

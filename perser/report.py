@@ -1,22 +1,111 @@
 """From a finished run's records to its tables and figures."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from perser import captions, figures, records, tables
+import pandas as pd
+from matplotlib.figure import Figure
+
+from perser import captions, figures, records, study, tables
+from perser.scores import per_seed
+from perser.tables import Table
+
+Captioned = tuple[Table, str]
 
 
 def report(run: Path, out: Path) -> list[Path]:
     """Write the tables and figures of one run to OUT/corpus/upstream/experiment; returns their paths.
 
-    Writes main.md, main.tex, main.csv, shots.pdf, shots.png, gains.pdf and gains.png. Reads records and
-    manifest, nothing else. Raises UserError when the run is not finished.
+    What is written goes by the experiment's name, see `tables_of` and `figures_of`; a table is .md, .tex and
+    .csv, a figure .pdf and .png. Reads the run directory's records, manifest, learnt rates and listeners,
+    nothing else. Raises UserError when the run is not finished.
     """
     frame, manifest = records.read(run), records.manifest(run)
     names = captions.labels(frame)
     place = Path(out).joinpath(
         *(names[key].replace("/", "--") for key in ("corpus", "upstream", "experiment"))
     )
-    written = tables.write(tables.main_table(frame), tables.main_caption(frame, manifest), place / "main")
-    for draw in (figures.shots, figures.gains):
-        written += figures.save(draw(frame), place / draw.__name__)
+    written = []
+    for name, (table, caption) in tables_of(frame, manifest).items():
+        written += tables.write(table, caption, place / name)
+    for name, figure in figures_of(frame, manifest):
+        written += figures.save(figure, place / name)
+    listeners, learnt = (study.beside(run, name) for name in ("listeners", "learnt"))
+    if listeners is not None:
+        written += _traits(frame, manifest, listeners, place)
+    if learnt is not None:
+        written += _learnt(frame, learnt, place)
+    return written
+
+
+def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
+    """The tables of a run by name, each with its caption; the first is the one to print.
+
+    methods: rows in groups, and each meta-learning method against the best other one. ablation: rows with
+    check marks, and the parts' main effects. steps: one row per inner step. recipe: rows, and each against
+    the published recipe. Any other experiment: the main table under the experiment's name.
+    """
+    experiment = captions.labels(frame)["experiment"]
+    if experiment == "steps":
+        return {"steps": (tables.steps_table(frame, manifest), tables.steps_caption(frame, manifest))}
+    if experiment == "ablation":
+        found = study.effects(per_seed(frame))
+        return {
+            "ablation": (tables.ablation_table(frame), tables.ablation_caption(frame, manifest)),
+            "effects": (tables.effects_table(found), tables.comparisons_caption(frame, manifest, tables.EFFECT)),
+        }
+    if experiment == "methods":
+        found = study.against_best(per_seed(frame))
+        return {
+            "methods": (tables.methods_table(frame), tables.methods_caption(frame, manifest)),
+            "comparisons": (
+                tables.comparisons_table(found),
+                tables.comparisons_caption(frame, manifest, tables.BEST),
+            ),
+        }
+    main = {experiment: (tables.main_table(frame), tables.main_caption(frame, manifest))}
+    if experiment == "recipe":
+        found = study.against(per_seed(frame), study.OURS[0])
+        main["comparisons"] = (tables.comparisons_table(found), tables.comparisons_caption(frame, manifest))
+    return main
+
+
+def figures_of(frame: pd.DataFrame, manifest: dict) -> Iterator[tuple[str, Figure]]:
+    """The figures of a run's records by name."""
+    experiment = captions.labels(frame)["experiment"]
+    if experiment in ("methods", "recipe"):
+        yield experiment, figures.forest(frame)
+    elif experiment == "ablation":
+        yield "effects", figures.effects(frame)
+    elif experiment == "steps":
+        yield "steps", figures.inner_steps(frame, manifest)
+    else:
+        yield "shots", figures.shots(frame)
+        if experiment == "main":
+            yield "gains", figures.gains(frame)
+        elif captions.BASELINE in set(frame["method"]):
+            yield "shots-gained", figures.shots_gained(frame)
+
+
+def _traits(frame: pd.DataFrame, manifest: dict, listeners: pd.DataFrame, place: Path) -> list[Path]:
+    """Which listeners gain from our methods: a table and a figure each; none where no step of ours is."""
+    if captions.labels(frame)["experiment"] not in ("main", "methods"):
+        return []
+    scores, written = per_seed(frame), []
+    for method in study.ours(scores):
+        found = study.gains_and_traits(scores, listeners, method)
+        table = tables.traits_table(study.correlations(found))
+        caption = tables.traits_caption(frame, manifest, method)
+        written += tables.write(table, caption, place / f"who-{method}")
+        written += figures.save(figures.who(found, method, captions.stamp(frame)), place / f"who-{method}")
+    return written
+
+
+def _learnt(frame: pd.DataFrame, learnt: pd.DataFrame, place: Path) -> list[Path]:
+    names, made = captions.labels(frame), captions.stamp(frame)
+    written = []
+    if study.rates_that_differ(learnt):
+        written += figures.save(figures.rates(learnt, made), place / "rates")
+    if learnt["tensor"].str.startswith("layer").any():
+        written += figures.save(figures.layers({names["upstream"]: learnt}, made), place / "layers")
     return written

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from perser import captions
+from perser import captions, study
 from perser.intervals import Interval, interval, paired, select
-from perser.scores import SETTINGS, per_listener
+from perser.scores import SETTINGS, per_seed
 
 CHANCE = "Chance"
+TICK = "✓"
+WORDS = ("Group", "Method", "Against", "Part", "Trait", "Clips", "K", *captions.PARTS.values())  # set flush left
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -25,33 +27,62 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    TICK: r"$\checkmark$",
     "|": r"\textbar{}",
 }
 
 
 class Table(NamedTuple):
-    """cells: text as printed; bold: which of them, same shape; numbers: the same rows in full precision."""
+    """cells: text as printed; bold: which of them, same shape; numbers: the same rows in full precision;
+    breaks: rows before which a printed rule may stand.
+    """
 
     cells: pd.DataFrame
     bold: pd.DataFrame
     numbers: pd.DataFrame
+    breaks: tuple[int, ...] = ()
 
 
 def main_table(records: pd.DataFrame, seed: int = 0) -> Table:
     """Macro F1 of every method and number of shots, seen and unseen side by side, and the gain over SSL-E.
 
     Rows: chance, methods without shots, then every number of shots with its methods. Numbers are in points
-    (percent), with the interval over listeners; the gain is paired by listener. `seed` is the bootstrap's.
+    (percent), with the interval over listeners and seeds; the gain is paired by both. `seed` is the
+    bootstrap's.
     """
     captions.labels(records)
-    scores = per_listener(records)
+    scores = per_seed(records)
     rows = [_chance(scores, seed)]
     rows += [_row(scores, method, int(shots), seed) for method, shots in _cells(scores)]
-    numbers = pd.DataFrame(rows)
+    return _scored(pd.DataFrame(rows), captions.BASELINE)
+
+
+def methods_table(records: pd.DataFrame, seed: int = 0) -> Table:
+    """The main table with its rows in groups: per number of shots, methods without meta-learning, then those
+    with it; the upper bound last.
+    """
+    table = main_table(records, seed)
+    numbers = table.numbers.assign(group=[captions.group(method) for method in table.numbers["method"]])
+    numbers.loc[numbers["method"] == CHANCE, "group"] = ""
+    rank = numbers["group"].map(lambda name: captions.GROUPS.index(name) if name else -1)
+    order = np.lexsort((rank, numbers["shots"], rank == captions.GROUPS.index(captions.GROUPS[-1])))
+    numbers = numbers.iloc[order].reset_index(drop=True)
+    block = numbers["group"] + numbers["shots"].astype(str)
+    breaks = tuple(int(row) for row in np.flatnonzero(block != block.shift()) if row)
+    return _scored(numbers, captions.BASELINE)._replace(breaks=breaks)
+
+
+def _scored(numbers: pd.DataFrame, baseline: str) -> Table:
+    """The printed form of rows of `_row`, and of their groups if they have any."""
+    names = [captions.shots(method, shots) for method, shots in zip(numbers["method"], numbers["shots"])]
+    groups = {}
+    if "group" in numbers:
+        groups["Group"] = numbers["group"].where(numbers["group"] != numbers["group"].shift(), "")
     cells = pd.DataFrame(
         {
+            **groups,
             "Method": numbers["method"].map(captions.title),
-            "K": [str(shots) if shots else "-" for shots in numbers["shots"]],
+            "K": names,
             **{setting.capitalize(): _printed(numbers, setting) for setting in SETTINGS},
             **{f"Gain {setting}": _printed(numbers, f"gain_{setting}", sign="+") for setting in SETTINGS},
             "Records": numbers["records"].astype(str),
@@ -65,14 +96,14 @@ def _cells(scores: pd.DataFrame) -> list[tuple[str, int]]:
     return sorted(dict.fromkeys(zip(scores["method"], scores["shots"])), key=lambda cell: cell[1])
 
 
-def _row(scores: pd.DataFrame, method: str, shots: int, seed: int) -> dict:
+def _row(scores: pd.DataFrame, method: str, shots: int, seed: int, baseline: str = captions.BASELINE) -> dict:
     row = {"method": method, "shots": shots}
     for setting in SETTINGS:
         row |= _numbers(setting, interval(select(scores, method, setting, shots), seed))
     for setting in SETTINGS:
         gain = Interval(np.nan, np.nan, np.nan, 0)
-        if shots and captions.BASELINE in set(scores["method"]):
-            gain = interval(paired(scores, method, captions.BASELINE, setting, shots), seed)
+        if method != baseline and baseline in set(scores["method"]):
+            gain = interval(paired(scores, method, baseline, setting, shots), seed)
         row |= _numbers(f"gain_{setting}", gain)
     mine = scores[(scores["method"] == method) & (scores["shots"] == shots)]
     return row | {"records": int(mine["records"].sum())}
@@ -85,7 +116,8 @@ def _chance(scores: pd.DataFrame, seed: int) -> dict:
     ]
     row = {"method": CHANCE, "shots": 0, "records": int(first["records"].sum())}
     for setting in SETTINGS:
-        row |= _numbers(setting, interval(first.loc[first["setting"] == setting, "chance"], seed))
+        mine = first[first["setting"] == setting].pivot(index="listener", columns="seed", values="chance")
+        row |= _numbers(setting, interval(mine, seed))
     return row
 
 
@@ -115,33 +147,248 @@ def text(mean: float, low: float, high: float, sign: str = "") -> str:
     return f"{mean:{sign}z.1f}{bounds}"
 
 
+def p_text(p: float) -> str:
+    """A p-value in print.
+
+    >>> p_text(0.0124), p_text(0.0002), p_text(float("nan"))
+    ('0.012', '<0.001', '-')
+    """
+    return "-" if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def comparisons_table(found: pd.DataFrame) -> Table:
+    """Rows of `intervals.compare`, in points: each method against its baseline."""
+    numbers = _in_points(found)
+    cells = pd.DataFrame(
+        {
+            "Method": numbers["method"].map(captions.title),
+            "Clips": numbers["setting"],
+            "K": numbers["shots"].astype(str),
+            "Against": numbers["baseline"].map(captions.title),
+            **_said(numbers, "Difference"),
+        }
+    )
+    breaks = np.flatnonzero(numbers["setting"] != numbers["setting"].shift())[1:]
+    return Table(cells, _nothing(cells), numbers, tuple(int(row) for row in breaks))
+
+
+def effects_table(found: pd.DataFrame) -> Table:
+    """Rows of `study.effects`, in points: what each part of the method adds."""
+    numbers = _in_points(found)
+    names = captions.PARTS | {captions.READING: f"{captions.PARTS['csmt']}: one batch in both loops, not two"}
+    cells = pd.DataFrame(
+        {
+            "Part": numbers["part"].map(names),
+            "Clips": numbers["setting"],
+            "K": numbers["shots"].astype(str),
+            **_said(numbers, "Effect"),
+        }
+    )
+    breaks = np.flatnonzero(numbers["part"] != numbers["part"].shift())[1:]
+    return Table(cells, _nothing(cells), numbers, tuple(int(row) for row in breaks))
+
+
+def _in_points(found: pd.DataFrame) -> pd.DataFrame:
+    values = ["mean", "low", "high", "between_seeds"]
+    return found.assign(**{name: 100 * found[name] for name in values})
+
+
+def _said(numbers: pd.DataFrame, name: str) -> dict[str, list[str]]:
+    """The printed columns of a paired difference."""
+    return {
+        name: [text(*row, "+") for row in zip(numbers["mean"], numbers["low"], numbers["high"])],
+        "Listeners ahead": [
+            f"{round(share * number)} of {number}" if number else "-"
+            for share, number in zip(numbers["ahead"].fillna(0), numbers["listeners"])
+        ],
+        "p (Holm)": [p_text(p) for p in numbers["p_holm"]],
+        "Sd of seeds": [text(sd, np.nan, np.nan) for sd in numbers["between_seeds"]],
+    }
+
+
+def _nothing(cells: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(False, index=cells.index, columns=cells.columns)
+
+
+def comparisons_caption(records: pd.DataFrame, manifest: dict, about: str = "") -> str:
+    """What the paired comparisons are; about: what each row is held against, where that needs saying."""
+    return caption(records, manifest, about, _TESTED.format(_and_seed(records)))
+
+
+_TESTED = (
+    "Differences are paired by listener{}. p: random signs over listeners, Holm-corrected over the rows. "
+    "Sd of seeds: standard deviation between seeds of the mean difference."
+)
+BEST = (
+    "Against: the method without meta-learning of the highest mean on these clips at this K, picked on the "
+    "listeners it is compared on, which favours it."
+)
+EFFECT = (
+    "Effect: with the part minus without it, averaged over the four combinations of the other two parts; the "
+    "last part compares two readings of one of them with the other parts on."
+)
+
+
+def ablation_table(records: pd.DataFrame, seed: int = 0) -> Table:
+    """Every combination of the parts at every number of shots, with the gain over the row that has none."""
+    captions.labels(records)
+    scores = per_seed(records)
+    numbers = pd.DataFrame([_row(scores, method, int(shots), seed, "maml") for method, shots in _cells(scores)])
+    chosen = [captions.parts(method) for method in numbers["method"]]
+    marks = {
+        name: ["-" if found is None else TICK if part in found else "" for found in chosen]
+        for part, name in captions.PARTS.items()
+    }
+    shared = [found is not None and captions.READING in found for found in chosen]
+    marks["CSMT"] = np.where(shared, captions.READING, marks["CSMT"])
+    cells = _scored(numbers, "maml").cells
+    cells = pd.concat([cells[["Method"]], pd.DataFrame(marks), cells.drop(columns="Method")], axis=1)
+    cells["Method"] = [
+        captions.title(method) if found is None else captions.title(OF_PARTS.get(method, "")) or ""
+        for method, found in zip(numbers["method"], chosen)
+    ]
+    cells.columns = [name.replace("Gain", "Over MAML,") for name in cells]
+    numbers.columns = [name.replace("gain", "over_maml") for name in numbers]
+    breaks = np.flatnonzero(numbers["shots"] != numbers["shots"].shift())[1:]
+    return Table(cells, _best(cells, ["Seen", "Unseen"]), numbers, tuple(int(row) for row in breaks))
+
+
+OF_PARTS = {"maml": "maml", "csmt+da+lslr": "meta-perser"}  # rows of the ablation that have a name of their own
+
+
+def ablation_caption(records: pd.DataFrame, manifest: dict) -> str:
+    """What is on and off, and what the last columns are."""
+    return caption(
+        records,
+        manifest,
+        f"{TICK}: the part is on; {captions.READING}: CSMT with the very same batch in both loops.",
+        f"Over MAML: the gain over the row with every part off, paired by listener{_and_seed(records)}.",
+        "Bold: best printed mean for the same K.",
+        "Records: rows of records.parquet behind the line.",
+    )
+
+
+def steps_table(records: pd.DataFrame, manifest: dict, seed: int = 0) -> Table:
+    """Macro F1 after each inner step, seen and unseen side by side; trained: the number trained with."""
+    captions.labels(records)
+    numbers = study.by_step(records, seed)
+    trained = study.trained_steps(manifest)
+    wide = {
+        setting: part.set_index(["method", "steps"]) for setting, part in numbers.groupby("setting", sort=False)
+    }
+    rows = list(dict.fromkeys(zip(numbers["method"], numbers["steps"])))
+    columns = {
+        f"{setting.capitalize()}, K = {part['shots'].max()}": [
+            text(*part.loc[row, ["mean", "low", "high"]]) if row in part.index else "-" for row in rows
+        ]
+        for setting, part in wide.items()
+    } | {
+        f"Gain {setting}": [
+            text(*part.loc[row, ["gain", "gain_low", "gain_high"]], "+") if row in part.index else "-" for row in rows
+        ]
+        for setting, part in wide.items()
+    }
+    cells = pd.DataFrame(
+        {
+            "Method": [captions.title(method) for method, _ in rows],
+            "Steps": [str(steps) for _, steps in rows],
+            "Trained": [TICK if trained.get(method) == steps else "" for method, steps in rows],
+            **columns,
+        }
+    )
+    breaks = tuple(row for row in range(1, len(rows)) if rows[row][0] != rows[row - 1][0])
+    return Table(cells, _nothing(cells), numbers, breaks)
+
+
+def steps_caption(records: pd.DataFrame, manifest: dict) -> str:
+    """What a step is, and which number was trained."""
+    return caption(
+        records,
+        manifest,
+        "Steps: inner steps taken at test, all from the same start; beyond those trained, the last step's "
+        f"rates are used again. {TICK}: the number trained with.",
+        f"Gain: over {captions.title(captions.BASELINE)}, paired by listener{_and_seed(records)}.",
+    )
+
+
+def traits_table(found: pd.DataFrame) -> Table:
+    """Rows of `study.correlations`: which listeners gain."""
+    cells = pd.DataFrame(
+        {
+            "Trait": found["trait"],
+            "Clips": found["setting"],
+            "Spearman's rho": [
+                "-" if np.isnan(row.rho) else f"{row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+                for row in found.itertuples()
+            ],
+            "Listeners": found["listeners"].astype(str),
+            "p (Holm)": [p_text(p) for p in found["p_holm"]],
+        }
+    )
+    return Table(cells, _nothing(cells), found)
+
+
+def traits_caption(records: pd.DataFrame, manifest: dict, method: str) -> str:
+    """What is correlated with what."""
+    return caption(
+        records,
+        manifest,
+        f"Gain of {captions.title(method)} over {captions.title(captions.BASELINE)} at the largest K, mean over "
+        "seeds, against two traits of each listener: distance of the ratings from those of the other listeners "
+        "of the same clips, consistency of the ratings of clips that the others hear alike. Spearman's rank "
+        "correlation with its 95 % bootstrap interval over listeners; p: by permutation, Holm-corrected over the "
+        "rows.",
+    )
+
+
 def _best(cells: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """True where the printed mean is the highest among rows of the same K; ties are all best."""
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    adapts = cells["K"] != "-"
+    adapts = ~cells["K"].isin(["-", "all"])
     for column in columns:
         means = cells.loc[adapts, column].str.split().str[0].replace("-", "nan").astype(float)
         bold.loc[adapts, column] = means == means.groupby(cells.loc[adapts, "K"]).transform("max")
     return bold
 
 
-def main_caption(records: pd.DataFrame, manifest: dict) -> str:
+def main_caption(records: pd.DataFrame, manifest: dict, *more: str) -> str:
     """What the main table shows, of what, and how sure it is."""
+    return caption(
+        records,
+        manifest,
+        f"Gain: over {captions.title(captions.BASELINE)}, paired by listener{_and_seed(records)}.",
+        "Bold: best printed mean for the same K.",
+        f"{CHANCE}: every class ticked for every clip.",
+        *more,
+        "Records: rows of records.parquet behind the line.",
+    )
+
+
+def methods_caption(records: pd.DataFrame, manifest: dict) -> str:
+    """The main caption, and what the upper bound is."""
+    bound = f"{captions.title(captions.UPPER)}: adapted to all the listener's other ratings; no method to beat."
+    return main_caption(records, manifest, *([bound] if captions.UPPER in set(records["method"]) else []))
+
+
+def caption(records: pd.DataFrame, manifest: dict, *says: str) -> str:
+    """What every table says: made up or not, of what, how sure, then what this one adds, then the run."""
     made, few = captions.stamp(records), records["listener"].nunique() < 10
+    seeds = " and seeds" if records["seed"].nunique() > 1 else ""
     parts = [
         f"{made.capitalize()}." if made else "",
-        f"Macro F1 in points, mean over listeners with the 95 % bootstrap interval over listeners: "
+        f"Macro F1 in points, mean over listeners{seeds} with the {captions.resampled(records)}: "
         f"{captions.source(records)}.",
         "So few listeners make the interval narrower than it should be." if few else "",
         "The listener is held out in both settings; seen: clips that were trained on with other listeners' "
         "ratings, unseen: clips of sessions that were not.",
-        "Gain: over SSL-E, paired by listener.",
-        "Bold: best printed mean for the same K.",
-        f"{CHANCE}: every class ticked for every clip.",
-        "Records: rows of records.parquet behind the line.",
+        *says,
         _provenance(manifest),
     ]
     return " ".join(part for part in parts if part)
+
+
+def _and_seed(records: pd.DataFrame) -> str:
+    return " and seed" if records["seed"].nunique() > 1 else ""
 
 
 def _provenance(manifest: dict) -> str:
@@ -166,8 +413,12 @@ def latex(table: Table, caption: str) -> str:
     cells = table.cells.map(lambda cell: re.sub(r"-(?=\d|$)", "$-$", escaped(cell)))
     cells = _marked(cells, table.bold, r"\textbf{{{}}}")
     cells.columns = [escaped(name) for name in cells]
-    columns = "ll" + "r" * (cells.shape[1] - 2)
-    return cells.to_latex(index=False, escape=False, caption=escaped(caption), column_format=columns)
+    columns = "".join("l" if name in WORDS else "r" for name in cells)
+    lines = cells.to_latex(index=False, escape=False, caption=escaped(caption), column_format=columns).splitlines()
+    first = lines.index(r"\midrule") + 1
+    for row in reversed(table.breaks):
+        lines.insert(first + row, r"\midrule")
+    return "\n".join(lines) + "\n"
 
 
 def _marked(cells: pd.DataFrame, bold: pd.DataFrame, mark: str) -> pd.DataFrame:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "perser"
 ORDER = [
-    {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"}, {"losses", "schedules", "head", "scores"},
-    {"episodes"}, {"splits", "adapt"}, {"reference"}, {"config", "provenance", "records"}, {"material"}, {"evaluate"},
-    {"checkpoints", "baselines"}, {"metatrain"}, {"runs"}, {"personal"},
+    {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"}, {"kernels"},
+    {"losses", "schedules", "head", "scores", "traits"}, {"episodes"}, {"splits", "adapt"}, {"reference"},
+    {"config", "provenance", "records"}, {"material"}, {"evaluate"}, {"checkpoints", "baselines"}, {"metatrain"},
+    {"runs"}, {"personal"}, {"bench"},
 ]
-AFTER = ["captions", "intervals", "tables", "figures", "claims", "report"]
+AFTER = ["captions", "intervals", "study", "tables", "figures", "claims", "report"]
 
 
 def imports(path: Path) -> set[str]:
@@ -50,6 +51,6 @@ def test_imports_run_from_corpora_to_records():
 
 
 def test_nothing_after_the_records_imports_torch():
-    for name in ("records", "scores", *AFTER):
+    for name in ("records", "scores", "traits", *AFTER):
         assert (PACKAGE / f"{name}.py").exists()
         assert not closure(name) & {"torch", "torchaudio", "transformers"}, name

@@ -6,10 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 from sklearn.metrics import f1_score
 
-from perser.intervals import Interval, compare, corrected, interval, p_value, paired, select
-from perser.scores import macro_f1, per_listener
+from perser.errors import UserError
+from perser.intervals import (
+    Interval,
+    between_seeds,
+    compare,
+    corrected,
+    correlation,
+    effect,
+    interval,
+    p_value,
+    paired,
+    select,
+)
+from perser.scores import macro_f1, per_listener, per_seed
 
 
 def record(method="a", setting="seen", fold=1, seed=0, listener="E1", shots=5, queries=10, top=5, **counts):
@@ -89,6 +102,22 @@ def test_cells_and_listeners_are_kept_apart_in_the_records_order():
     assert len(found) == 4
 
 
+def test_scores_of_a_listener_are_the_mean_over_seeds():
+    frame = pd.DataFrame(
+        [record(tp_x=1, fn_y=1), record(seed=1, tp_x=1, tp_y=1), record(listener="E2", tp_x=1, fp_x=2, queries=5)]
+    )
+    by_seed, by_listener = per_seed(frame), per_listener(frame)
+    # E1: seed 0 (1 + 0) / 2, seed 1 (1 + 1) / 2. E2: x 2 / 4, y neither ticked nor predicted.
+    assert by_seed.set_index(["listener", "seed"])["f1"].to_dict() == {("E1", 0): 0.5, ("E1", 1): 1.0, ("E2", 0): 0.5}
+    assert by_listener.set_index("listener")["f1"].to_dict() == {"E1": 0.75, "E2": 0.5}
+    assert by_listener["records"].tolist() == [2, 1]
+
+
+def test_two_rows_of_one_cell_are_refused():
+    with pytest.raises(UserError, match=r"two rows for method a, seen, K = 5, listener E1, seed 0, fold 1"):
+        per_seed(pd.DataFrame([record(tp_x=1), record(tp_x=2)]))
+
+
 def test_interval_covers_the_mean_and_follows_its_seed():
     values = np.random.default_rng(0).normal(0.4, 0.1, 40)
     first, again, other = interval(values, 1), interval(values, 1), interval(values, 2)
@@ -116,6 +145,64 @@ def test_interval_is_nearly_honest_at_forty_listeners():
 )
 def test_interval_of_few_or_equal_listeners(values, expected):
     np.testing.assert_equal(tuple(interval(values, 0)), tuple(expected))
+
+
+def test_listeners_and_seeds_are_drawn_independently():
+    # Two listeners (rows) and two seeds. All draws fall on the first row and first column, or on the last of
+    # each, once in 16: more often than 2.5 %, so these cells are the bounds. Over listeners alone the bounds
+    # are the means of the rows, over seeds alone those of the columns.
+    grid = np.array([[0.0, 1.0], [2.0, 5.0]])
+    assert interval(grid, 0) == Interval(2.0, 0.0, 5.0, 2)
+    assert interval(grid.mean(axis=1), 0) == Interval(2.0, 0.5, 3.5, 2)
+
+
+def test_variances_of_listeners_and_of_seeds_add_up():
+    # A mean of crossed draws from a + b has variance var(a) / n + var(b) / m.
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=60), rng.normal(0, 2, 30)
+    found = interval(a[:, None] + b, 0)
+    spread = np.sqrt(a.var() / 60 + b.var() / 30)
+    assert found.mean == pytest.approx(a.mean() + b.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.05)
+
+
+def test_incomplete_listeners_and_seeds_of_nobody_are_left_out():
+    grid = pd.DataFrame({0: [1.0, 3.0, 9.0], 1: [2.0, 4.0, np.nan], 2: [np.nan] * 3}, index=list("abc"))
+    assert interval(grid, 0) == interval([[1.0, 2.0], [3.0, 4.0]] @ np.eye(2), 0)
+    assert interval(grid, 0).listeners == 2
+    assert interval(grid[[2]], 0).listeners == 0
+
+
+def test_spread_between_seeds_is_that_of_their_means():
+    # Means of the columns: 1 and 4, so that the sd (one degree of freedom) is 3 / sqrt(2).
+    grid = np.array([[0.0, 3.0], [2.0, 5.0]])
+    assert between_seeds(grid) == pytest.approx(3 / np.sqrt(2))
+    assert np.isnan(between_seeds([1.0, 2.0]))
+    found = effect(pd.DataFrame(grid - 2), 0)
+    assert (found["between_seeds"], found["ahead"], found["listeners"]) == (pytest.approx(3 / np.sqrt(2)), 0.5, 2)
+    # Means over seeds -0.5 and 1.5: of four sign patterns, two are as far from zero.
+    assert found["p"] == p_value([-0.5, 1.5], 0) == 1.0
+
+
+def test_correlation_is_scipys_and_exact_for_few():
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(8, size=(2, 30))
+    found = correlation([*one, np.nan], [*other, 0], 0)
+    assert found["rho"] == pytest.approx(stats.spearmanr(one, other).statistic)
+    assert found["listeners"] == 30 and found["low"] < found["rho"] < found["high"]
+    assert found["p"] == pytest.approx(stats.spearmanr(one, other).pvalue, abs=0.03)
+    # Of the 24 orders of four values, one has rho 1 and one -1.
+    assert correlation([1, 2, 3, 4], [1, 4, 9, 16], 0)["p"] == pytest.approx(2 / 24)
+    assert np.isnan(correlation([1, 2, 3], [5, 5, 5], 0)["rho"])
+
+
+def test_correlation_interval_is_nearly_fishers():
+    # For normal values arctanh(r) has a standard error near 1.03 / sqrt(n - 3) (Spearman).
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=200)
+    found = correlation(one, one + rng.normal(size=200), 0)
+    width = np.arctanh(found["high"]) - np.arctanh(found["low"])
+    assert width == pytest.approx(2 * 1.96 * 1.03 / np.sqrt(197), rel=0.15)
 
 
 def scores(rows):
@@ -164,3 +251,16 @@ def test_compare_finds_a_constant_gain(listeners, gain):
     row = compare(table, [("new", "base", "seen", 5)], 0).loc[0]
     assert row[["mean", "low", "high"]].tolist() == pytest.approx([gain] * 3)
     assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**listeners)
+
+
+def test_compare_pairs_by_listener_and_seed():
+    table = pd.DataFrame(
+        [(m, "seen", k, who, seed, f1) for m, k, base in (("base", 0, 0.2), ("new", 5, 0.3))
+         for who, own in (("E1", 0.0), ("E2", 0.4)) for seed, f1 in ((0, base + own), (1, base + own + (k > 0) * 0.1))],
+        columns=["method", "setting", "shots", "listener", "seed", "f1"],
+    )
+    row = compare(table, [("new", "base", "seen", 5)], 0).loc[0]
+    # Listeners differ by 0.4 and drop out; the gain is 0.1 with seed 0 and 0.2 with seed 1.
+    assert row[["mean", "low", "high"]].tolist() == pytest.approx([0.15, 0.1, 0.2])
+    assert row["between_seeds"] == pytest.approx(0.1 / np.sqrt(2))
+    assert compare(table, [], 0).empty
