@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from perser import head as heads
-from perser.adapt import adapt, adapt_explicit, personal_logits
+from perser.adapt import adapt_explicit, adapted_logits
 from perser.episodes import Data, Episodes, by_listener, evaluation_episodes
 from perser.head import Head
 from perser.losses import cross_entropy
@@ -38,19 +38,19 @@ def query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: Head,
 
     Every clip is mixed and projected once, however many episodes share it.
     """
-    support, query = (torch.from_numpy(data.clip[part]) for part in episodes)
+    support, query = (data.clip[part] for part in episodes)
     targets = targets[torch.from_numpy(episodes.support)]
     if rates[:, 0].any():
-        personal = adapt_explicit(head, Head(*rates.unbind(1)), data.features[support], targets, class_weights,
-                                  second_order)
-        return vmap(heads.logits)(personal, data.features[query])
-    shots = support.shape[1]
-    clips, at = torch.cat([support, query], 1).unique(return_inverse=True)
-    x = heads.mixed(head, data.features[clips])
-    hidden = x @ head.P.T + head.b
-    near, far = at[:, :shots], at[:, shots:]
-    state = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order)[-1]
-    return personal_logits(head, state, x[near], x[far], hidden[far], second_order)
+        personal = adapt_explicit(head, Head(*rates.unbind(1)), data.features[torch.from_numpy(support)], targets,
+                                  class_weights, second_order)
+        return vmap(heads.logits)(personal, data.features[torch.from_numpy(query)])
+    near = np.unique(support)
+    clips = np.concatenate([near, np.setdiff1d(query, near)])
+    rows = np.empty(len(data.features), np.int64)
+    rows[clips] = np.arange(len(clips))
+    clips, support, query = (torch.from_numpy(part).to(head.P.device) for part in (clips, rows[support], rows[query]))
+    return adapted_logits(head, rates, heads.mixed(head, data.features, clips), support, query, len(near), targets,
+                          class_weights, second_order)
 
 
 def count(predicted: Tensor, logits: Tensor, labels: Tensor) -> Counts:

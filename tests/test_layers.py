@@ -5,9 +5,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "perser"
 ORDER = [
-    {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"}, {"losses", "schedules", "head", "scores"},
+    {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"}, {"kernels"}, {"losses", "schedules", "head", "scores"},
     {"episodes"}, {"splits", "adapt"}, {"reference"}, {"config", "provenance", "records"}, {"evaluate"},
-    {"checkpoints", "baselines"}, {"metatrain"}, {"runs"}, {"personal"},
+    {"checkpoints", "baselines"}, {"metatrain"}, {"runs"}, {"personal"}, {"bench"},
 ]
 AFTER = ["captions", "intervals", "tables", "figures", "claims", "report"]
 
