@@ -82,7 +82,8 @@ def adapted_logits(head: Head, rates: Tensor, x: Tensor, support: Tensor, query:
     live = head.A if second_order else torch.cat([head.A, A])
     gram, hidden, z = products(x, head.P, head.b, live, support, query, count, second_order)
     shared, basis = z[..., :classes], torch.cat([z[..., -classes:], hidden], -1)  # h . A; h . [A; h_support]
-    inner = torch.cat([torch.cat([(A @ A.T).expand(len(support), -1, -1), basis[:, :shots, :classes].mT], -1), basis[:, :shots]], 1)
+    corner = (A @ A.T).expand(len(support), -1, -1)
+    inner = torch.cat([torch.cat([corner, basis[:, :shots, :classes].mT], -1), basis[:, :shots]], 1)
     weight = clip_weights(targets, class_weights).unsqueeze(-1) / shots
     near, inner = (gram[:, :shots], inner) if second_order else (gram[:, :shots].detach(), inner.detach())
     d, b, change, a = descend(near, inner, head.a, rates, weight * targets.sum(-1, keepdim=True), weight * targets,

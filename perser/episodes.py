@@ -68,8 +68,11 @@ def aggregate(data: Data, pool: np.ndarray, smoothing: float) -> tuple[np.ndarra
 
 def by_listener(data: Data, pool: np.ndarray, least: int) -> dict[int, np.ndarray]:
     """The pool cut by listener, those with fewer than `least` ratings left out."""
-    parts = {int(i): pool[data.listener[pool] == i] for i in np.unique(data.listener[pool])}
-    return {i: part for i, part in parts.items() if len(part) >= least}
+    whose = data.listener[pool]
+    order = np.argsort(whose, kind="stable")
+    listeners, starts = np.unique(whose[order], return_index=True)
+    parts = np.split(pool[order], starts[1:])
+    return {int(i): part for i, part in zip(listeners, parts) if len(part) >= least}
 
 
 def evaluation_episodes(data: Data, pool: np.ndarray, listener: int, shots: int, most: int, draws: int, seed: int,
