@@ -74,13 +74,13 @@ def against(scores: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
     return compare(scores, pairs, seed)
 
 
-def gains(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Gain over SSL-E of every other method, in points, at every number of shots: rows of method, setting,
-    shots, mean, low, high, listeners and between_seeds.
+def gains(scores: pd.DataFrame, only: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """Gain over SSL-E of every other method, in points, at every number of shots (or `only` at that one and
+    at none): rows of method, setting, shots, mean, low, high, listeners and between_seeds.
     """
     rows = []
     for (method, setting, shots), _ in scores.groupby(["method", "setting", "shots"], sort=False):
-        if method != captions.BASELINE:
+        if method != captions.BASELINE and (only is None or shots in (0, only)):
             values = 100 * paired(scores, method, captions.BASELINE, setting, shots)
             found = interval(values, seed)._asdict() | {"between_seeds": between_seeds(values)}
             rows.append({"method": method, "setting": setting, "shots": shots} | found)

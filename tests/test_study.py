@@ -68,6 +68,7 @@ def test_effects_come_for_every_number_of_shots_and_only_of_whole_designs():
 def test_gains_are_in_points_at_every_number_of_shots():
     table = pd.concat([scores({"ssl-e": 0.3, "maml": 0.4}, shots=20), scores({"maml": 0.35}, shots=5)])
     found = study.gains(table).set_index(["method", "setting", "shots"])["mean"]
+    assert set(study.gains(table, 20)["shots"]) == {20}
     assert found["maml", "seen", 20] == pytest.approx(10) and found["maml", "unseen", 5] == pytest.approx(5)
     assert "ssl-e" not in found.index.get_level_values("method")
 
