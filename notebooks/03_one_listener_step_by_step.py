@@ -32,6 +32,7 @@ from perser import (
     evaluate,
     features,
     figures,
+    material,
     runs,
     splits,
     steps,
@@ -78,7 +79,7 @@ print(
 # each class. Where the two columns differ, the listener will disagree with the model.
 
 # %%
-ready = baselines.material(data, chosen, experiment.base, plan.standardise)
+ready = material.material(data, chosen, experiment.base, plan.standardise)
 everybody = baselines.train_base(ready, experiment.base, seed)
 start = evaluate.Learner(everybody, {shots: torch.zeros(1, len(everybody))})
 before = steps.path(ready, start, drawn, 0)[0]
@@ -113,7 +114,9 @@ dev = evaluate.draws_by_listener(
     data, chosen.dev, experiment.shots, experiment.dev_draws, experiment.min_queries, seed, "dev draws"
 )
 grid = [scalar_rates(rate, method.inner_steps) for rate in method.rates]
-rates = baselines.choose_rates(ready, everybody, grid, dev, per_shots=False)[shots]
+rates = baselines.choose(
+    ready, lambda rates: evaluate.Learner(everybody, rates), grid, dev, per_shots=False
+)[shots]
 learner, history = metatrain(ready, everybody, rates, method, experiment.shots, dev, seed)
 history = pd.DataFrame(history).set_index("epoch")
 print(
@@ -128,7 +131,7 @@ print("epoch kept:", history["dev_loss"].idxmin())
 # %%
 print("common rate:", round(float(rates[0, 1]), 3))
 print(
-    pd.DataFrame(learner.rates[shots].numpy(), columns=everybody._fields)
+    pd.DataFrame(learner.settings[shots].numpy(), columns=everybody._fields)
     .drop(columns="mix")
     .round(2)
     .to_string()
@@ -197,7 +200,7 @@ for clip in changed["clip"]:
 # listener proves nothing; `04_main_results` has all of them, with intervals.
 
 # %%
-tuned = runs.learn(ready, everybody, experiment.methods["fine-tuning"], experiment, seed)
+tuned = runs.learn(ready, everybody, experiment.methods["fine-tuning"], experiment.base, dev, seed)
 for name, one in {"SSL-E": start, "Fine-tuning": tuned, "Meta-PerSER": learner}.items():
     ends = [
         steps.measured(ready, steps.path(ready, one, drawn, draw)[-1:], drawn, draw)["macro_f1"].iloc[0]

@@ -130,9 +130,8 @@ for run, frame in zip(runs, frames):
 layered = {}
 for run in sorted(Path(first).parent.glob(f"*/{runs[0].name}")):
     learnt = study.beside(run, "learnt")
-    found = learnt.loc[learnt["step"] < 0, "tensor"].nunique()
-    print(f"{run.parent.name}: {captions.count(found, 'layer')}")
-    if found > 1:
+    print(f"{run.parent.name}: {captions.count(study.layers(learnt), 'layer')}")
+    if study.layers(learnt) > 1:
         layered[run.parent.name] = learnt
 
 # %% tags=["nbval-ignore-output"]

@@ -31,12 +31,13 @@ class Adapted(NamedTuple):
 
 
 def adapt(head: Head, rates: Tensor, x: Tensor, hidden: Tensor, targets: Tensor, class_weights: Tensor,
-          second_order: bool) -> list[Adapted]:
+          second_order: bool, shift: Tensor | None = None) -> list[Adapted]:
     """Gradient descent on the support loss: the state before the first step and after each one.
 
     rates: (steps, tensors) in the order of head.TENSORS; that of the layer weights is not read, adapting them
     takes `adapt_explicit`. x: (E, K, D) layer-mixed features of the support; hidden: (E, K, H), P x + b;
-    targets: (E, K, C). In first order the inner gradients are constants.
+    targets: (E, K, C); shift (E, 1, C): what descent starts from beside the output bias. In first order the inner
+    gradients are constants.
     Source: MAML (arXiv 1703.03400), eq. 1; per-layer per-step rates: MAML++ (arXiv 1810.09502), section 4.
     """
     (episodes, shots, _), classes = x.shape, targets.shape[-1]
@@ -47,7 +48,7 @@ def adapt(head: Head, rates: Tensor, x: Tensor, hidden: Tensor, targets: Tensor,
     first_A, first_h = torch.eye(classes + shots, dtype=x.dtype, device=x.device).split([classes, shots])
     zero = x.new_zeros(())
     state = Adapted(basis, d=zero.expand(episodes, shots, classes + shots), b=zero.expand(episodes, 1, classes + shots),
-                    A=zero.expand(episodes, classes, classes + shots), a=head.a.expand(episodes, 1, -1))
+                    A=zero.expand(episodes, classes, classes + shots), a=head.a.expand(episodes, 1, -1) if shift is None else head.a + shift)
     states = [state]
     for rate in rates.unbind(0):
         _, rate_P, rate_b, rate_A, rate_a = rate.unbind(0)
@@ -70,6 +71,17 @@ def personal_logits(head: Head, state: Adapted, support: Tensor, x: Tensor, hidd
     return hidden @ A + (state.b - (x @ support.mT) @ state.d) @ (state.basis @ A) + state.a
 
 
+def prior_shift(logits: Tensor, targets: Tensor, mass: Tensor | float, strength: Tensor | float) -> Tensor:
+    """Class log-biases (E, 1, C) that move the mean answer to the shots towards the listener's own.
+
+    logits, targets: (E, K, C) of the support; mass: pseudo-clips that vote as the model does; strength: a factor on
+    the shift. Source: prior adjustment, Saerens et al. 2002 (Neural Computation 14(1)), eq. 2.4, with known labels.
+    """
+    expected = logits.softmax(-1).mean(1, keepdim=True)
+    found = (mass * expected + targets.sum(1, keepdim=True)) / (mass + targets.shape[1])
+    return strength * (found / expected).log()
+
+
 def personal_head(head: Head, state: Adapted, support: Tensor, episode: int) -> Head:
     """One listener's head with its weights formed, to save or to look at; support (E, K, D)."""
     basis, d, b, A, a = (tensor[episode] for tensor in state)
@@ -77,11 +89,9 @@ def personal_head(head: Head, state: Adapted, support: Tensor, episode: int) -> 
                 A=head.A + A @ basis, a=a[0])
 
 
-def scalar_rates(rate: float, steps: int) -> Tensor:
-    """One rate for both linear maps at every step, none for the layer weights: (steps, tensors)."""
-    rates = torch.full((steps, len(Head._fields)), float(rate))
-    rates[:, 0] = 0
-    return rates
+def scalar_rates(rate: float, steps: int, adapts: tuple[str, ...] = ("P", "b", "A", "a")) -> Tensor:
+    """One rate at every step for the tensors that adapt, zero for the others: (steps, tensors)."""
+    return torch.tensor([[rate if name in adapts else 0.0 for name in Head._fields]]).repeat(steps, 1)
 
 
 def adapt_explicit(head: Head, rates: Head, features: Tensor, targets: Tensor, class_weights: Tensor,

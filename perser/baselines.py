@@ -1,46 +1,30 @@
-"""The aggregated model SSL-E, and what adapts it without meta-training."""
+"""The aggregated model SSL-E, and what personalises it without meta-training.
 
-from typing import NamedTuple
+Every baseline is a learner: what it has learnt, its settings per number of shots, and how it answers. The settings
+are chosen from a grid on the dev listeners, each number of shots for itself.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 
 from perser import head as heads
 from perser import seeds
-from perser.config import Base
-from perser.episodes import Data, Episodes, aggregate, rating_targets
-from perser.evaluate import Learner, dev_score
+from perser.adapt import adapt_explicit, prior_shift, scalar_rates
+from perser.config import AllData, Base, ListenerEmbedding, NearestListener
+from perser.episodes import Episodes, aggregate, by_listener, placed
+from perser.evaluate import answer, dev_score
 from perser.head import Head
-from perser.losses import class_balanced_weights, cross_entropy
-from perser.splits import Split
+from perser.losses import cross_entropy
+from perser.material import Material
+from perser.splits import folds
 
-
-class Material(NamedTuple):
-    """What every method of one split sees: features as the head reads them, rating targets, class weights.
-
-    targets (R, C) smoothed; class_weights (C,); mean, scale (L, D): how the features were standardised.
-    """
-
-    data: Data
-    split: Split
-    targets: Tensor
-    class_weights: Tensor
-    mean: Tensor
-    scale: Tensor
-
-
-def material(data: Data, split: Split, base: Base, standardise: bool) -> Material:
-    """Targets, class weights and standardised features, all estimated on the training part of the split."""
-    clips, targets = aggregate(data, split.train, base.smoothing)
-    shape = data.features.shape[1:]
-    mean, scale = torch.zeros(shape), torch.ones(shape)
-    if standardise:
-        train = data.features[torch.from_numpy(clips)]
-        mean, scale = train.mean(0), train.std(0).clamp(min=1e-6)
-        data = data._replace(features=(data.features - mean) / scale)
-    weights = class_balanced_weights(targets) if base.weights else torch.ones(len(data.classes))
-    return Material(data, split, rating_targets(data.labels, base.smoothing), weights, mean, scale)
+# The dev listeners' draws: (listener, shots) -> episodes.
+Dev = dict[tuple[int, int], Episodes]
 
 
 def _labelled(material: Material, pool, base: Base) -> tuple[Tensor, Tensor]:
@@ -78,18 +62,246 @@ def train_base(material: Material, base: Base, seed: int) -> Head:
     return kept
 
 
-def choose_rates(material: Material, head: Head, grid: list[Tensor], dev: dict[tuple[int, int], Episodes],
-                 per_shots: bool) -> dict[int, Tensor]:
-    """For each number of shots the rates (steps, tensors) of the grid with the highest dev macro F1.
+def cross_fitted(material: Material, base: Base, seed: int) -> dict[int, Head]:
+    """SSL-E without one training session, for each of them: session -> head."""
+    data, split = material.data, material.split
+    at = data.session[data.clip[split.train]]
+    return {int(session): train_base(material._replace(split=split._replace(train=split.train[at != session])), base, seed)
+            for session in np.unique(at)}
 
-    per_shots False asks for one choice that serves every number of shots best on average. Ties: the first.
+
+def fresh(material: Material, base: Base, seed: int) -> Head:
+    """A head that has learnt nothing."""
+    _, layers, width = material.data.features.shape
+    return heads.init(layers, width, base.hidden, len(material.data.classes),
+                      seeds.generator(seed, "scratch", material.split.fold))
+
+
+def choose(material: Material, make: Callable[[dict[int, Any]], NamedTuple], grid: Iterable[Any], dev: Dev,
+           per_shots: bool = True) -> dict[int, Any]:
+    """For each number of shots the setting of the grid with the highest dev macro F1; ties: the first.
+
+    make: a learner from its settings per number of shots. per_shots False asks for one choice that serves every
+    number of shots best on average.
     """
-    every = tuple(sorted({shots for _, shots in dev}))
-    asked = [(k,) for k in every] if per_shots else [every]
+    every, grid = sorted({shots for _, shots in dev}), list(grid)
+    asked = [[k] for k in every] if per_shots else [every]
     chosen = {}
     for shots in asked:
         episodes = {key: batch for key, batch in dev.items() if key[1] in shots}
-        scores = [dev_score(material.data, material.targets, material.class_weights,
-                            Learner(head, dict.fromkeys(shots, rates)), episodes)[0] for rates in grid]
+        scores = [dev_score(material, make(dict.fromkeys(shots, setting)), episodes)[0] for setting in grid]
         chosen |= dict.fromkeys(shots, grid[int(np.nanargmax(scores))])
     return chosen
+
+
+class PriorShift(NamedTuple):
+    """SSL-E with class log-biases that move its mean answer to the shots towards the listener's own.
+
+    settings: per number of shots (mass, strength), see `adapt.prior_shift`.
+    """
+
+    head: Head
+    settings: dict[int, tuple[float, float]]
+
+
+@answer.register
+def _(learner: PriorShift, material: Material, shots: int, episodes: Episodes) -> Tensor:
+    mass, strength = learner.settings[shots]
+    clips, near, far = placed(material.data, episodes)
+    logits = heads.logits(learner.head, material.data.features[clips])
+    targets = material.targets[torch.from_numpy(episodes.support)]
+    return logits[far] + prior_shift(logits[near], targets, mass, strength)
+
+
+class Prototypes(NamedTuple):
+    """Nearest class mean on the head's hidden layer: population means, moved towards the listener's.
+
+    means (C, H); spread: mean squared distance of a clip from its expected mean; settings: per number of shots
+    (mass, temperature): pseudo-clips behind each population mean, and the scale of distances in units of spread.
+    Source: prototypical networks (arXiv 1703.05175), eq. 1 and 2.
+    """
+
+    head: Head
+    means: Tensor
+    spread: Tensor
+    settings: dict[int, tuple[float, float]]
+
+
+def prototypes(material: Material, head: Head, base: Base) -> Prototypes:
+    """Population means on the training part of the split, without settings."""
+    features, targets = _labelled(material, material.split.train, base)
+    hidden = heads.mixed(head, features) @ head.P.T + head.b
+    means = targets.T @ hidden / targets.sum(0).unsqueeze(-1)
+    spread = (hidden - targets @ means).square().sum(-1).mean()
+    return Prototypes(head, means, spread, {})
+
+
+@answer.register
+def _(learner: Prototypes, material: Material, shots: int, episodes: Episodes) -> Tensor:
+    mass, temperature = learner.settings[shots]
+    clips, near, far = placed(material.data, episodes)
+    hidden = heads.mixed(learner.head, material.data.features[clips]) @ learner.head.P.T + learner.head.b
+    targets = material.targets[torch.from_numpy(episodes.support)]
+    means = (mass * learner.means + targets.mT @ hidden[near]) / (mass + targets.sum(1).unsqueeze(-1))
+    return -torch.cdist(hidden[far], means).square() / (temperature * learner.spread)
+
+
+class Nearest(NamedTuple):
+    """Personal models of the training listeners; the shots choose those that answer most like the new one.
+
+    maps (R, N, C, D), offsets (R, N, C): each listener's logits, for each rate that it was trained at; settings: per
+    number of shots (which rate, how many models to average). Source: Tavernor et al. 2025 (arXiv 2509.12295).
+    """
+
+    head: Head
+    maps: Tensor
+    offsets: Tensor
+    settings: dict[int, tuple[int, int]]
+
+
+def nearest_listener(material: Material, head: Head, method: NearestListener, seed: int) -> Nearest:
+    """Fine-tune SSL-E on every training listener's own ratings at every rate, without settings.
+
+    Each is trained on `method.ratings` of its ratings, drawn with replacement where it has fewer, so that all are
+    one batch.
+    """
+    parts = by_listener(material.data, material.split.train, 1)
+    drawn = np.stack([seeds.rng(seed, "listener models", material.data.listeners[i])
+                      .choice(part, method.ratings, replace=len(part) < method.ratings) for i, part in parts.items()])
+    found = [gradient_descent(material, head, drawn, rate, method.steps) for rate in method.rates]
+    return Nearest(head, torch.stack([own.A @ own.P for own in found]),
+                   torch.stack([(own.A @ own.b.unsqueeze(-1)).squeeze(-1) + own.a for own in found]), {})
+
+
+def gradient_descent(material: Material, head: Head, ratings: np.ndarray, rate: float, steps: int) -> Head:
+    """Personal heads after full-batch descent of both linear maps on ratings (E, n); tensors lead with E."""
+    with torch.no_grad():
+        x = heads.mixed(head, material.data.features[material.data.clip[ratings]]).unsqueeze(-2)
+    return adapt_explicit(head._replace(mix=torch.zeros(1)), Head(*scalar_rates(rate, steps).unbind(1)), x,
+                          material.targets[torch.from_numpy(ratings)], material.class_weights, False)
+
+
+@answer.register
+def _(learner: Nearest, material: Material, shots: int, episodes: Episodes) -> Tensor:
+    rate, neighbours = learner.settings[shots]
+    clips, near, far = placed(material.data, episodes)
+    x = heads.mixed(learner.head, material.data.features[clips])
+    every = torch.einsum("nd,lcd->lnc", x, learner.maps[rate]) + learner.offsets[rate].unsqueeze(1)
+    targets = material.targets[torch.from_numpy(episodes.support)]
+    losses = cross_entropy(every[:, near], targets, material.class_weights)
+    nearest = losses.topk(min(neighbours, len(losses)), 0, largest=False).indices.T
+    return torch.stack([every[chosen][:, at].mean(0) for chosen, at in zip(nearest, far)])
+
+
+class Embedding(NamedTuple):
+    """A head whose hidden values are scaled and shifted by a listener's embedding e: h (1 + e U) + e V.
+
+    U, V (d, H); start (d,): mean embedding of the training listeners; settings: per number of shots (rate, steps)
+    of the descent that finds a new listener's. Source: Ando et al. 2021 (Interspeech, listener-dependent SER).
+    """
+
+    head: Head
+    U: Tensor
+    V: Tensor
+    start: Tensor
+    settings: dict[int, tuple[float, int]]
+
+    def logits(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """Logits (..., n, C) of hidden values (..., n, H) for embeddings (..., d)."""
+        e = embedding.unsqueeze(-2)
+        return (hidden * (1 + e @ self.U) + e @ self.V) @ self.head.A.T + self.head.a
+
+
+def listener_embedding(material: Material, head: Head, method: ListenerEmbedding, base: Base, seed: int) -> Embedding:
+    """Train head and embeddings on the training listeners' ratings from SSL-E, kept at the lowest dev loss."""
+    data, split = material.data, material.split
+    draw = seeds.generator(seed, "embedding", split.fold, split.group)
+    embeddings = 0.1 * torch.randn(len(data.listeners), method.size, generator=draw)
+    maps = 0.1 * torch.randn(2, method.size, len(head.b), generator=draw)
+    tensors = [tensor.detach().clone().requires_grad_() for tensor in (*head, *maps, embeddings)]
+    optimiser = torch.optim.AdamW(tensors, lr=method.rate, fused=True)
+    known = np.unique(data.listener[split.train])
+
+    def built() -> Embedding:
+        return Embedding(Head(*tensors[:5]), *tensors[5:7], tensors[7][known].mean(0), {})
+
+    def loss(ratings: np.ndarray) -> Tensor:
+        model = built()
+        hidden = heads.mixed(model.head, data.features[data.clip[ratings]]) @ model.head.P.T + model.head.b
+        logits = model.logits(hidden.unsqueeze(-2), tensors[7][data.listener[ratings]]).squeeze(-2)
+        return cross_entropy(logits, material.targets[torch.from_numpy(ratings)], material.class_weights)
+
+    best, kept = np.inf, None
+    for epoch in range(method.epochs + 1):
+        with torch.no_grad():
+            found = float(loss(split.base_dev))
+        if kept is None or found < best:
+            best, kept = found, [tensor.detach().clone() for tensor in (*tensors[:7], tensors[7][known].mean(0))]
+        if epoch < method.epochs:
+            for batch in torch.randperm(len(split.train), generator=draw).split(base.batch):
+                optimiser.zero_grad()
+                loss(split.train[batch.numpy()]).backward()
+                torch.nn.utils.clip_grad_norm_(tensors, base.clip)
+                optimiser.step()
+    return Embedding(Head(*kept[:5]), *kept[5:], {})
+
+
+@answer.register
+def _(learner: Embedding, material: Material, shots: int, episodes: Episodes) -> Tensor:
+    rate, steps = learner.settings[shots]
+    clips, near, far = placed(material.data, episodes)
+    hidden = heads.mixed(learner.head, material.data.features[clips]) @ learner.head.P.T + learner.head.b
+    targets = material.targets[torch.from_numpy(episodes.support)]
+
+    def loss(embedding: Tensor, clips: Tensor, wanted: Tensor) -> Tensor:
+        return cross_entropy(learner.logits(clips, embedding), wanted, material.class_weights)
+
+    embedding = learner.start.expand(len(near), -1)
+    for _ in range(steps):
+        embedding = embedding - rate * vmap(grad(loss))(embedding, hidden[near], targets)
+    return learner.logits(hidden[far], embedding)
+
+
+class Upper(NamedTuple):
+    """The answer to every rating by a model fine-tuned on all the other ratings of its listener, in parts.
+
+    table (R, C): logits; nan for listeners that were not asked.
+    """
+
+    table: Tensor
+
+
+def all_data(material: Material, head: Head, method: AllData, rate: float, listeners: Iterable[int],
+             barred: np.ndarray, seed: int) -> Upper:
+    """Cut each listener's ratings, without those `barred`, into parts; answer each by SSL-E tuned on the others."""
+    data = material.data
+    table = torch.full((len(data.clip), len(data.classes)), torch.nan)
+    for listener in listeners:
+        mine = np.setdiff1d(np.flatnonzero(data.listener == listener), barred)
+        order = seeds.rng(seed, "all data", data.listeners[listener]).permutation(mine)
+        parts = [order[i::method.parts] for i in range(method.parts)]
+        least = len(order) - max(map(len, parts))
+        others = np.stack([np.setdiff1d(order, part)[:least] for part in parts])
+        personal = gradient_descent(material, head, others, rate, method.steps)
+        for part, own in zip(parts, zip(*personal)):
+            x = heads.mixed(head, data.features[data.clip[part]])
+            _, P, b, A, a = own
+            table[torch.from_numpy(part)] = (x @ P.T + b) @ A.T + a
+    return Upper(table)
+
+
+def upper_bound(material: Material, head: Head, method: AllData, dev: Dev, seed: int) -> Upper:
+    """All data of the test listeners, with the rate that is best on the dev listeners outside the test session."""
+    split = material.split
+    at = material.data.session[material.data.clip]
+    barred = np.flatnonzero(at == folds(material.data.session)[split.fold - 1].test)
+    tables = {rate: all_data(material, head, method, rate, sorted({listener for listener, _ in dev}), barred, seed)
+              for rate in method.rates}
+    rate = choose(material, lambda found: tables[next(iter(found.values()))], method.rates, dev, per_shots=False)
+    test = [material.data.listeners.index(name) for name in split.test_listeners]
+    return all_data(material, head, method, next(iter(rate.values())), test, barred[:0], seed)
+
+
+@answer.register
+def _(learner: Upper, material: Material, shots: int, episodes: Episodes) -> Tensor:
+    return learner.table[torch.from_numpy(episodes.query)]

@@ -30,7 +30,9 @@ def save(model: Model, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale,
                "class_weights": model.class_weights,
-               **{f"rates.{k}": rates for k, rates in model.learner.rates.items()}}
+               **{f"rates.{k}": rates for k, rates in model.learner.settings.items() if isinstance(rates, Tensor)},
+               **{f"rates.{k}.{name}": tensor for k, rates in model.learner.settings.items()
+                  if isinstance(rates, Head) for name, tensor in rates._asdict().items()}}
     half = directory / f".model.safetensors.{getpid()}"
     save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
     half.replace(directory / "model.safetensors")
@@ -44,8 +46,10 @@ def load(directory: Path) -> Model:
         about = json.loads((directory / "model.json").read_text())
         tensors = load_file(directory / "model.safetensors")
         head = Head(*(tensors[name] for name in Head._fields))
-        rates = {int(name.removeprefix("rates.")): tensors[name] for name in tensors if name.startswith("rates.")}
-        return Model(Learner(head, dict(sorted(rates.items()))), tensors["mean"], tensors["scale"],
+        keys = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("rates.")})
+        rates = {k: tensors[f"rates.{k}"] if f"rates.{k}" in tensors
+                 else Head(*(tensors[f"rates.{k}.{name}"] for name in Head._fields)) for k in keys}
+        return Model(Learner(head, rates), tensors["mean"], tensors["scale"],
                      tensors["class_weights"], about)
     except OSError as error:
         raise UserError(f"{error.filename or directory}: no model there; `perser run` writes models under "

@@ -4,11 +4,14 @@ import difflib
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from perser.errors import UserError
+
+
+Tensor = Literal["mix", "P", "b", "A", "a"]
 
 
 class Strict(BaseModel):
@@ -32,43 +35,113 @@ class Base(Strict):
         None, description="centre and scale features on the training clips; unset: as the upstream asks")
 
 
-class Finetune(Strict):
-    """Gradient descent from SSL-E on the K shots; rate and steps chosen on the dev listeners."""
-
-    kind: Literal["finetune"] = "finetune"
-    rates: tuple[float, ...] = Field((0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1)
-    steps: tuple[int, ...] = Field((1, 5, 20), min_length=1)
-
-
-class Maml(Strict):
-    """Meta-training from SSL-E. MAML: arXiv 1703.03400. CSMT, DA and LSLR: Meta-PerSER (arXiv 2505.16220)."""
-
-    kind: Literal["maml"] = "maml"
-    csmt: Literal["split", "combined", "shared"] = Field(
-        "combined", description="support and query from two pools, from one pool, or the same clips")
-    anneal: float = Field(0.0, ge=0, le=1, description="DA: share of the epochs in first order, from the start")
-    lslr: bool = Field(False, description="learn one rate per tensor and inner step")
-    adapts: tuple[Literal["mix", "P", "b", "A", "a"], ...] = Field(
-        ("P", "b", "A", "a"), min_length=1, description="tensors that the inner loop moves")
-    inner_steps: int = Field(5, ge=1)
-    rates: tuple[float, ...] = Field(
-        (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inner rates to choose from on the dev listeners")
-    outer_rate: float = Field(2e-3, gt=0, description="Adam learning rate, annealed by a cosine to zero")
-    rate_rate: float = Field(2e-3, gt=0, description="Adam learning rate of the learnt inner rates")
-    epochs: int = Field(10, ge=0, description="the epoch of lowest dev loss is kept")
-    steps: int = Field(10, ge=1, description="outer steps per epoch")
-    episodes: int = Field(16, ge=1, description="episodes per outer step")
-    query: int = Field(20, ge=1, description="query clips per training episode")
-    clip: float = Field(1.0, gt=0, description="bound on the gradient norm")
-
-
 class Aggregated(Strict):
     """SSL-E itself, without adaptation."""
 
     kind: Literal["aggregated"] = "aggregated"
 
 
-Method = Annotated[Aggregated | Finetune | Maml, Field(discriminator="kind")]
+class Finetune(Strict):
+    """Gradient descent on the K shots; rate and steps chosen on the dev listeners."""
+
+    kind: Literal["finetune"] = "finetune"
+    start: Literal["ssl-e", "scratch"] = Field("ssl-e", description="where descent starts: SSL-E or a fresh head")
+    adapts: tuple[Tensor, ...] = Field(("P", "b", "A", "a"), min_length=1, description="tensors that descent moves")
+    rates: tuple[float, ...] = Field((0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1)
+    steps: tuple[int, ...] = Field((1, 5, 20), min_length=1)
+
+
+class Priors(Strict):
+    """SSL-E with a class log-bias estimated from the K shots; both settings chosen on the dev listeners."""
+
+    kind: Literal["prior-shift"] = "prior-shift"
+    masses: tuple[float, ...] = Field((0.3, 1.0, 3.0, 10.0, 30.0), min_length=1, description="pseudo-clips of SSL-E")
+    strengths: tuple[float, ...] = Field((0.5, 1.0), min_length=1, description="factors on the shift")
+
+
+class ClassMeans(Strict):
+    """Nearest class mean on the hidden layer of SSL-E; both settings chosen on the dev listeners."""
+
+    kind: Literal["prototypes"] = "prototypes"
+    masses: tuple[float, ...] = Field((0.3, 1.0, 3.0, 10.0), min_length=1, description="pseudo-clips per class")
+    temperatures: tuple[float, ...] = Field((0.1, 0.2, 0.5, 1.0), min_length=1, description="in units of the spread")
+
+
+class NearestListener(Strict):
+    """Personal models of the training listeners; rate and how many to average chosen on the dev listeners."""
+
+    kind: Literal["nearest-listener"] = "nearest-listener"
+    ratings: int = Field(256, ge=1, description="ratings that each personal model is trained on")
+    rates: tuple[float, ...] = Field((0.03, 0.1, 0.3), min_length=1)
+    steps: int = Field(20, ge=1)
+    neighbours: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1)
+
+
+class ListenerEmbedding(Strict):
+    """A head conditioned on a listener's embedding, which is learnt at test time from the K shots."""
+
+    kind: Literal["listener-embedding"] = "listener-embedding"
+    size: int = Field(8, ge=1, description="width of the embedding")
+    rate: float = Field(1e-3, gt=0, description="AdamW learning rate in training")
+    epochs: int = Field(10, ge=0, description="passes over the training ratings; the lowest dev loss is kept")
+    rates: tuple[float, ...] = Field((0.03, 0.1, 0.3, 1.0, 3.0), min_length=1)
+    steps: tuple[int, ...] = Field((5, 20), min_length=1)
+
+
+class AllData(Strict):
+    """The upper bound: SSL-E fine-tuned on every other rating of the listener."""
+
+    kind: Literal["all-data"] = "all-data"
+    parts: int = Field(5, ge=2, description="parts that are answered by the model of the others")
+    rates: tuple[float, ...] = Field((0.03, 0.1, 0.3), min_length=1)
+    steps: int = Field(20, ge=1)
+
+
+class Maml(Strict):
+    """Meta-training from SSL-E. MAML: arXiv 1703.03400. CSMT, DA and LSLR: Meta-PerSER (arXiv 2505.16220)."""
+
+    kind: Literal["maml"] = "maml"
+    rule: Literal["maml", "reptile"] = Field(
+        "maml", description="outer step: the meta-gradient, or towards the adapted weights (arXiv 1803.02999)")
+    csmt: Literal["split", "combined", "shared"] = Field(
+        "combined", description="support and query from two pools, from one pool, or the same clips")
+    anneal: float = Field(0.0, ge=0, le=1, description="DA: share of the epochs in first order, from the start")
+    lslr: bool = Field(False, description="learn one rate per tensor and inner step")
+    element_rates: bool = Field(False, description="learn one rate per weight (Meta-SGD, arXiv 1707.09835)")
+    msl: float = Field(0.0, ge=0, le=1, description="share of the epochs with a loss after every inner step")
+    adapts: tuple[Tensor, ...] = Field(("P", "b", "A", "a"), min_length=1, description="tensors the inner loop moves")
+    inner_steps: int = Field(5, ge=1)
+    rates: tuple[float, ...] = Field(
+        (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inner rates to choose from on the dev listeners")
+    outer_rate: float = Field(2e-3, gt=0, description="Adam learning rate")
+    rate_rate: float = Field(2e-3, gt=0, description="Adam learning rate of the learnt inner rates")
+    cosine: bool = Field(True, description="anneal the learning rates to zero by a cosine")
+    epochs: int = Field(10, ge=0, description="the best epoch on the dev listeners is kept")
+    steps: int = Field(10, ge=1, description="outer steps per epoch")
+    episodes: int = Field(16, ge=1, description="episodes per outer step")
+    query: int = Field(20, ge=1, description="query clips per training episode")
+    clip: float = Field(1.0, gt=0, description="bound on the gradient norm")
+    prior: float = Field(0.0, ge=0, description="descent starts from a prior shift; its strength before it is learnt")
+    crossfit: float = Field(0.0, ge=0, le=1, description="share of the outer steps that start from an SSL-E which has "
+                                                         "not seen the session of the episodes")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of feature dimensions left out of an outer step")
+    f1: float = Field(0.0, ge=0, le=1, description="share of the soft macro F1 in the outer loss")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of the weights; 0: the last ones")
+    stop: Literal["loss", "f1"] = Field("loss", description="what the kept epoch is best in on the dev listeners")
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Maml":
+        if self.element_rates and (self.lslr or self.msl or self.dropout or self.prior):
+            raise ValueError("element_rates excludes lslr, msl, dropout and prior")
+        if self.rule == "reptile" and (self.lslr or self.element_rates or self.msl or self.f1 or self.dropout
+                                        or self.prior):
+            raise ValueError("reptile has no outer loss: it excludes lslr, element_rates, msl, f1, dropout and prior")
+        return self
+
+
+Method = Annotated[
+    Aggregated | Finetune | Priors | ClassMeans | NearestListener | ListenerEmbedding | AllData | Maml,
+    Field(discriminator="kind")]
 
 
 class Experiment(Strict):
@@ -85,6 +158,9 @@ class Experiment(Strict):
         None, description="dev listeners: a held-out group, or the training listeners in the dev session; "
                           "unset: held-out where groups have at least four listeners")
     folds: tuple[int, ...] | None = Field(None, description="folds to run, from 1; unset: all")
+    steps: tuple[int, ...] | None = Field(
+        None, description="numbers of inner steps to test after, with the last step's rates beyond those learnt; "
+                          "unset: as learnt")
     base: Base = Base()
     methods: dict[str, Method] = Field(min_length=1)
 
@@ -136,7 +212,8 @@ def _explain(error: dict) -> str:
     if error["type"] != "extra_forbidden":
         given = repr(error.get("input"))
         return f"{'.'.join(place)}: {error['msg'].lower()} (given: {given[:60]})"
-    tables = {"base": Base, "maml": Maml, "finetune": Finetune, "aggregated": Aggregated}
+    kinds = get_args(get_args(Method)[0])
+    tables = {"base": Base, **{kind.model_fields["kind"].default: kind for kind in kinds}}
     valid = next((tables[part].model_fields for part in reversed(place[:-1]) if part in tables),
                  Experiment.model_fields)
     near = difflib.get_close_matches(place[-1], list(valid), n=1, cutoff=0.0)

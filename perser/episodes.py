@@ -84,6 +84,13 @@ def evaluation_episodes(data: Data, pool: np.ndarray, listener: int, shots: int,
     return Episodes(orders[:, :shots], orders[:, most:])
 
 
+def placed(data: Data, episodes: Episodes) -> tuple[Tensor, Tensor, Tensor]:
+    """The clips of a batch without repetition, and where each support and query clip is among them."""
+    both = torch.from_numpy(data.clip[np.concatenate(episodes, 1)])
+    clips, at = both.unique(return_inverse=True)
+    return clips, *at.split([part.shape[1] for part in episodes], 1)
+
+
 def train_episodes(pools: list[tuple[np.ndarray, np.ndarray]], csmt: str, shots: int, query: int, count: int,
                    rng: np.random.Generator) -> Episodes:
     """Episodes of listeners drawn with replacement; pools: per listener, support pool and query pool.

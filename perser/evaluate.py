@@ -1,5 +1,6 @@
 """From a learner and a listener's draws to counts: adapt on the support, predict the query, compare."""
 
+from functools import singledispatch
 from typing import NamedTuple
 
 import numpy as np
@@ -8,18 +9,24 @@ from torch import Tensor
 from torch.func import vmap
 
 from perser import head as heads
-from perser.adapt import adapt, adapt_explicit, personal_logits
-from perser.episodes import Data, Episodes, by_listener, evaluation_episodes
+from perser.adapt import adapt, adapt_explicit, personal_logits, prior_shift
+from perser.episodes import Data, Episodes, by_listener, evaluation_episodes, placed
 from perser.head import Head
 from perser.losses import cross_entropy
+from perser.material import Material
 from perser.scores import macro_f1
 
 
 class Learner(NamedTuple):
-    """What a method has learnt: where adaptation starts, and per number of shots its rates (steps, tensors)."""
+    """Gradient adaptation: where it starts, and per number of shots its rates.
+
+    settings: (steps, tensors), or a Head of (steps, *shape) for one rate per element. prior (2,): log mass and strength
+    of the prior shift that descent starts from; none without one.
+    """
 
     head: Head
-    rates: dict[int, Tensor]
+    settings: dict[int, Tensor | Head]
+    prior: Tensor | None = None
 
 
 class Counts(NamedTuple):
@@ -32,25 +39,46 @@ class Counts(NamedTuple):
     top: int
 
 
-def query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: Head, rates: Tensor, episodes: Episodes,
-                 second_order: bool = False) -> Tensor:
+def query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: Head, rates: Tensor | Head,
+                 episodes: Episodes, second_order: bool = False, prior: Tensor | None = None,
+                 keep: Tensor | None = None, every: bool = False) -> Tensor:
     """Logits (E, Q, C) of the query after adapting to the support; differentiable in head and rates.
 
-    Every clip is mixed and projected once, however many episodes share it.
+    Every clip is mixed and projected once, however many episodes share it. prior: as in Learner; keep (D,): factors on the features.
+    every: logits before the first inner step and after each one, (steps + 1, E, Q, C).
     """
-    support, query = (torch.from_numpy(data.clip[part]) for part in episodes)
     targets = targets[torch.from_numpy(episodes.support)]
-    if rates[:, 0].any():
-        personal = adapt_explicit(head, Head(*rates.unbind(1)), data.features[support], targets, class_weights,
-                                  second_order)
+    if isinstance(rates, Head) or rates[:, 0].any():
+        assert keep is None and prior is None and not every, "only the exact engine knows of these"
+        support, query = (torch.from_numpy(data.clip[part]) for part in episodes)
+        rates = rates if isinstance(rates, Head) else Head(*rates.unbind(1))
+        personal = adapt_explicit(head, rates, data.features[support], targets, class_weights, second_order)
         return vmap(heads.logits)(personal, data.features[query])
-    shots = support.shape[1]
-    clips, at = torch.cat([support, query], 1).unique(return_inverse=True)
+    clips, near, far = placed(data, episodes)
     x = heads.mixed(head, data.features[clips])
+    x = x if keep is None else x * keep
     hidden = x @ head.P.T + head.b
-    near, far = at[:, :shots], at[:, shots:]
-    state = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order)[-1]
-    return personal_logits(head, state, x[near], x[far], hidden[far], second_order)
+    shift = None
+    if prior is not None:
+        start = hidden @ head.A.T + head.a
+        shift = prior_shift(start[near], targets, prior[0].exp(), prior[1])
+        shift = shift if second_order else shift.detach()
+    states = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order, shift)
+    found = [personal_logits(head, state, x[near], x[far], hidden[far], second_order)
+             for state in (states if every else states[-1:])]
+    return torch.stack(found) if every else found[0]
+
+
+@singledispatch
+def answer(learner: NamedTuple, material: Material, shots: int, episodes: Episodes) -> Tensor:
+    """Logits (E, Q, C) of the query by a learner that has seen the support."""
+    raise TypeError(f"no way to ask a {type(learner).__name__}")
+
+
+@answer.register
+def _(learner: Learner, material: Material, shots: int, episodes: Episodes) -> Tensor:
+    return query_logits(material.data, material.targets, material.class_weights, learner.head, learner.settings[shots],
+                        episodes, prior=learner.prior)
 
 
 def count(predicted: Tensor, logits: Tensor, labels: Tensor) -> Counts:
@@ -62,7 +90,7 @@ def count(predicted: Tensor, logits: Tensor, labels: Tensor) -> Counts:
 
 
 @torch.no_grad()
-def evaluate(data: Data, targets: Tensor, class_weights: Tensor, learner: Learner, shots: int,
+def evaluate(material: Material, learner: NamedTuple, shots: int,
              parts: list[Episodes]) -> list[tuple[Counts, float]]:
     """Counts and mean query loss of a learner for each part, such as one listener's draws, all in one batch.
 
@@ -71,13 +99,13 @@ def evaluate(data: Data, targets: Tensor, class_weights: Tensor, learner: Learne
     most = max(part.query.shape[1] for part in parts)
     filled = [np.pad(part.query, ((0, 0), (0, most - part.query.shape[1])), mode="edge") for part in parts]
     episodes = Episodes(np.concatenate([part.support for part in parts]), np.concatenate(filled))
-    logits = query_logits(data, targets, class_weights, learner.head, learner.rates[shots], episodes)
+    logits = answer(learner, material, shots, episodes)
     scored = []
     for part, found in zip(parts, logits.split([len(part.query) for part in parts])):
         query = torch.from_numpy(part.query)
         found = found[:, :query.shape[1]]
-        loss = cross_entropy(found, targets[query], class_weights).mean()
-        scored.append((count(heads.predict(found), found, data.labels[query]), float(loss)))
+        loss = cross_entropy(found, material.targets[query], material.class_weights).mean()
+        scored.append((count(heads.predict(found), found, material.data.labels[query]), float(loss)))
     return scored
 
 
@@ -90,11 +118,11 @@ def draws_by_listener(data: Data, pool: np.ndarray, shots: tuple[int, ...], draw
             for listener, part in able.items() for k in shots}
 
 
-def dev_score(data: Data, targets: Tensor, class_weights: Tensor, learner: Learner,
+def dev_score(material: Material, learner: NamedTuple,
               episodes: dict[tuple[int, int], Episodes]) -> tuple[float, float]:
     """Mean over (listener, shots) of macro F1 and of loss."""
     every = sorted({k for _, k in episodes})
-    scored = [one for k in every for one in evaluate(data, targets, class_weights, learner, k,
-                                                     [batch for (_, at), batch in episodes.items() if at == k])]
+    scored = [one for k in every
+              for one in evaluate(material, learner, k, [batch for (_, at), batch in episodes.items() if at == k])]
     return (float(np.nanmean([macro_f1(c.tp, c.fp, c.fn) for c, _ in scored])),
             float(np.mean([loss for _, loss in scored])))

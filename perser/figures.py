@@ -302,13 +302,12 @@ def clouds(points: pd.DataFrame, made: str) -> Figure:
 @styled
 def forest(records: pd.DataFrame, seed: int = 0) -> Figure:
     """Gain over SSL-E of every method at the largest number of shots, seen and unseen, in groups."""
-    scores = per_seed(records)
-    most = max(study.most_shots(scores, setting) for setting in SETTINGS)
-    found = study.gains(scores, most, seed)
+    scores, base = per_seed(records), captions.title(captions.BASELINE)
+    found = study.gains(scores, True, seed)
     levels = {
         setting: 100 * np.nanmean(select(scores, captions.BASELINE, setting, 0).to_numpy()) for setting in SETTINGS
     }
-    base = captions.title(captions.BASELINE)
+    most = sorted({study.most_shots(scores, setting) for setting in levels}, reverse=True)
     rows = found.assign(
         label=found["method"].map(captions.title).str.split(" (", regex=False).str[0],
         group=found["method"].map(captions.group),
@@ -317,7 +316,7 @@ def forest(records: pd.DataFrame, seed: int = 0) -> Figure:
     figure = _forest(
         rows,
         {setting: f"{setting.capitalize()}; {base}: {level:.1f}" for setting, level in levels.items()},
-        f"Gain over {base} (points), K = {most}",
+        f"Gain over {base} (points), K = {' and '.join(map(str, most))}",
         _fence(rows),
     )
     beyond = "Arrow: beyond the axis. " if np.isfinite(_fence(rows)) else ""

@@ -1,5 +1,7 @@
 """Targets and the class-balanced soft-target cross entropy of the base system."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,3 +43,16 @@ def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor) -> Ten
     """
     per_clip = -(targets * logits.log_softmax(-1)).sum(-1)
     return (per_clip * clip_weights(targets, class_weights)).mean(-1)
+
+
+def soft_f1(logits: Tensor, labels: Tensor, softness: float = 0.5) -> Tensor:
+    """A differentiable macro F1 of the rule softmax > 1/C, pooled over every clip: a scalar in 0..1.
+
+    logits, labels: (..., C). A class counts as predicted to the degree sigmoid(log(C softmax) / softness), so the
+    rule's threshold is one half; classes that nobody ticked are left out.
+    """
+    wanted = labels.to(logits.dtype).flatten(0, -2)
+    predicted = ((logits.log_softmax(-1) + math.log(logits.shape[-1])) / softness).sigmoid().flatten(0, -2)
+    ticked = wanted.sum(0)
+    f1 = 2 * (predicted * wanted).sum(0) / (predicted.sum(0) + ticked)
+    return f1[ticked > 0].mean()

@@ -84,8 +84,9 @@ def personalise(directory: Path, ratings: Path, audio: Path, store: Path) -> dic
     head, by_shots = model.learner
     rates = by_shots[min(by_shots, key=lambda shots: abs(shots - len(files)))]
     with torch.no_grad():
-        if rates[:, 0].any():
-            heads = adapt_explicit(head, Head(*rates.unbind(1)), near, targets, model.class_weights, False)
+        if isinstance(rates, Head) or rates[:, 0].any():
+            explicit = rates if isinstance(rates, Head) else Head(*rates.unbind(1))
+            heads = adapt_explicit(head, explicit, near, targets, model.class_weights, False)
             personal = Head(*(tensor[0] for tensor in heads))
         else:
             x = mixed(head, near)

@@ -20,11 +20,12 @@ COLUMNS = {
     "seed": "seed of every random stream",
     "listener": "the held-out listener",
     "shots": "labelled clips K that the method adapted to",
+    "steps": "inner steps taken; 0 for methods without",
     "draws": "supports drawn",
     "queries": "predictions over all draws",
     "top": "predictions whose most probable class the listener had ticked",
 }
-KEYS = ["method", "setting", "fold", "seed", "listener", "shots"]
+KEYS = ["method", "setting", "fold", "seed", "listener", "shots", "steps"]
 
 
 def row(counts, classes: tuple[str, ...], **columns) -> dict:

@@ -2,9 +2,14 @@
 
 import json
 import logging
+import os
 import time
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
@@ -12,14 +17,40 @@ from tqdm import tqdm
 
 from perser import checkpoints, config, provenance, records
 from perser.adapt import scalar_rates
-from perser.baselines import Material, choose_rates, material, train_base
+from perser.baselines import (
+    Dev,
+    PriorShift,
+    Upper,
+    choose,
+    cross_fitted,
+    fresh,
+    listener_embedding,
+    nearest_listener,
+    prototypes,
+    train_base,
+    upper_bound,
+)
 from perser.checkpoints import Model
-from perser.config import Aggregated, Experiment, Finetune, Method
+from perser.config import (
+    Aggregated,
+    AllData,
+    Base,
+    ClassMeans,
+    Experiment,
+    Finetune,
+    ListenerEmbedding,
+    Maml,
+    Method,
+    NearestListener,
+    Priors,
+)
 from perser.corpora import Corpus
+from perser.episodes import Data, by_listener
 from perser.episodes import data as as_data
 from perser.errors import UserError
 from perser.evaluate import Learner, draws_by_listener, evaluate
 from perser.head import TENSORS, Head
+from perser.material import Material, material
 from perser.metatrain import metatrain
 from perser.splits import folds, listener_groups, split
 from perser.upstreams import Upstream
@@ -30,46 +61,78 @@ SETTINGS = ("seen", "unseen")
 LEAST_DEV = 4  # listeners that a held-out dev group must have to be worth more than the training listeners
 
 
-def learn(material: Material, head: Head, method: Method, experiment: Experiment, seed: int) -> Learner:
-    """What one method makes of SSL-E on one split."""
-    if isinstance(method, Aggregated):
-        return Learner(head, {0: torch.zeros(0, len(TENSORS))})
-    dev = draws_by_listener(material.data, material.split.dev, experiment.shots, experiment.dev_draws,
-                            experiment.min_queries, seed, "dev draws")
-    if not dev:
-        raise UserError(f"fold {material.split.fold}: no dev listener has {max(experiment.shots)} shots and "
-                        f"{experiment.min_queries} queries in the dev session; lower shots or min_queries")
-    if isinstance(method, Finetune):
-        grid = [scalar_rates(rate, steps) for rate in method.rates for steps in method.steps]
-        return Learner(head, choose_rates(material, head, grid, dev, per_shots=True))
-    adapts = torch.tensor([float(name in method.adapts) for name in TENSORS])
-    grid = [torch.full((method.inner_steps, len(TENSORS)), rate) * adapts for rate in method.rates]
-    rates = choose_rates(material, head, grid, dev, per_shots=False)[experiment.shots[0]]
-    return metatrain(material, head, rates, method, experiment.shots, dev, seed)[0]
+def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, seed: int) -> NamedTuple:
+    """What one method makes of SSL-E on one split; dev: the dev listeners' draws, by listener and shots."""
+    shots = tuple(sorted({k for _, k in dev}))
+
+    def chosen(made: NamedTuple, grid: Iterable[Any]) -> NamedTuple:
+        return made._replace(settings=choose(material, lambda found: made._replace(settings=found), grid, dev))
+
+    match method:
+        case Aggregated():
+            return Learner(head, {0: torch.zeros(0, len(TENSORS))})
+        case Finetune():
+            start = head if method.start == "ssl-e" else fresh(material, base, seed)
+            return chosen(Learner(start, {}), [scalar_rates(rate, steps, method.adapts)
+                                               for rate, steps in product(method.rates, method.steps)])
+        case Priors():
+            return chosen(PriorShift(head, {}), product(method.masses, method.strengths))
+        case ClassMeans():
+            return chosen(prototypes(material, head, base), product(method.masses, method.temperatures))
+        case NearestListener():
+            return chosen(nearest_listener(material, head, method, seed),
+                          product(range(len(method.rates)), method.neighbours))
+        case ListenerEmbedding():
+            return chosen(listener_embedding(material, head, method, base, seed), product(method.rates, method.steps))
+        case AllData():
+            return upper_bound(material, head, method, dev, seed)
+        case Maml():
+            grid = [scalar_rates(rate, method.inner_steps, method.adapts) for rate in method.rates]
+            rates = choose(material, lambda found: Learner(head, found), grid, dev, per_shots=False)[shots[0]]
+            others = cross_fitted(material, base, seed) if method.crossfit else {}
+            return metatrain(material, head, rates, method, shots, dev, seed, others)[0]
 
 
-def rows(material: Material, learner: Learner, experiment: Experiment, seed: int) -> list[dict]:
+def rows(material: Material, learner: NamedTuple, plan: "Plan", seed: int) -> list[dict]:
     """Records of one learner: every setting, test listener and number of shots, summed over its draws.
 
-    A learner without adaptation is asked the same queries as those with it.
+    A learner without adaptation is asked the same queries as those with it, once, and recorded with no shots.
     """
-    found = []
+    experiment, found = plan.experiment, []
     for setting in SETTINGS:
-        draws = draws_by_listener(material.data, getattr(material.split, setting), experiment.shots,
+        draws = draws_by_listener(material.data, getattr(material.split, setting), plan.shots[setting],
                                   experiment.draws, experiment.min_queries, seed, "test draws")
         listeners = sorted({listener for listener, _ in draws})
-        asked = [(0, experiment.shots[0])] if 0 in learner.rates else [(k, k) for k in experiment.shots]
-        for shots, k in asked if listeners else ():
-            scored = evaluate(material.data, material.targets, material.class_weights, learner, shots,
-                              [draws[listener, k] for listener in listeners])
-            found += [records.row(counts, material.data.classes, setting=setting, fold=material.split.fold, seed=seed,
-                                  listener=material.data.listeners[listener], shots=shots, draws=experiment.draws)
-                      for listener, (counts, _) in zip(listeners, scored)]
+        fixed = isinstance(learner, Upper) or 0 in learner.settings
+        for shots in (plan.shots[setting][:1] if fixed else plan.shots[setting]) if listeners else ():
+            for steps, tested in variants(learner, shots, experiment.steps):
+                scored = evaluate(material, tested, shots, [draws[listener, shots] for listener in listeners])
+                found += [records.row(counts, material.data.classes, setting=setting, fold=material.split.fold,
+                                      seed=seed, listener=material.data.listeners[listener],
+                                      shots=0 if fixed else shots, steps=steps, draws=experiment.draws)
+                          for listener, (counts, _) in zip(listeners, scored)]
     return found
 
 
+def variants(learner: NamedTuple, shots: int, wanted: tuple[int, ...] | None) -> list[tuple[int, NamedTuple]]:
+    """(inner steps, learner) to test: as learnt for the nearest number of shots, or after each wanted step."""
+    if isinstance(learner, Upper):
+        return [(0, learner)]
+    settings = learner.settings[min(learner.settings, key=lambda k: abs(k - shots))]
+    if not isinstance(learner, Learner) or 0 in learner.settings or isinstance(settings, Head):
+        steps = len(settings.mix) if isinstance(settings, Head) else 0
+        return [(steps, learner._replace(settings={shots: settings}))]
+    beyond = settings[-1:].expand(max(wanted or [0]), -1)
+    return [(steps, learner._replace(settings={shots: torch.cat([settings, beyond])[:steps]}))
+            for steps in wanted or [len(settings)]]
+
+
 class Plan:
-    """One experiment on one corpus and upstream: what its units are and where each one's results lie."""
+    """One experiment on one corpus and upstream: what its units are and where each one's results lie.
+
+    Parts, the records and model of one method on one unit, lie beside the run directory, so that experiments with
+    the same settings share them.
+    """
 
     def __init__(self, experiment: Experiment, corpus: Corpus, upstream: Upstream, features: torch.Tensor,
                  moments: tuple[float, float] | str, out: Path):
@@ -79,48 +142,82 @@ class Plan:
         # Worker processes map the array instead of copying it; see `_unit`.
         self.features = features.numpy()
         self.data = as_data(corpus, features)._replace(features=None)
-        self.labels = {"corpus": corpus.name, "upstream": upstream.name, "synthetic": corpus.synthetic,
-                       "experiment": experiment.name}
-        self.about = self.labels | {"classes": list(corpus.classes), "identity": upstream.identity,
+        self.labels = {"corpus": corpus.name, "upstream": upstream.name, "synthetic": corpus.synthetic}
+        self.about = self.labels | {"experiment": experiment.name, "classes": list(corpus.classes), "identity": upstream.identity,
                                     "moments": moments, "smoothing": experiment.base.smoothing}
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
         self.code = provenance.code()
-        self.groups = listener_groups(self.data, experiment.groups, max(experiment.shots) + experiment.min_queries)
+        self.groups = listener_groups(self.data, experiment.groups, min(experiment.shots) + experiment.min_queries)
         self.dev_held_out = (experiment.dev == "held-out" if experiment.dev
                              else min(map(len, self.groups)) >= LEAST_DEV)
         count = len(folds(self.data.session))
         wanted = experiment.folds or tuple(range(1, count + 1))
         if not set(wanted) <= set(range(1, count + 1)):
             raise UserError(f"folds = {list(wanted)}: {corpus.name} has folds 1 to {count}")
+        self.shots = self._possible()
         self.units = [(fold, group, seed) for seed in experiment.seeds for fold in wanted
                       for group in range(len(self.groups))]
 
+    def _possible(self) -> dict[str, tuple[int, ...]]:
+        """Per pool the numbers of shots that, with queries beside them, most listeners have ratings for in any fold."""
+        least = dict.fromkeys(("dev", *SETTINGS), np.inf)
+        for fold, group in product(range(1, len(folds(self.data.session)) + 1), range(len(self.groups))):
+            part = split(self.data, fold, group, self.groups, self.dev_held_out)
+            for name in least:
+                counts = np.bincount(self.data.listener[getattr(part, name)])
+                least[name] = min(least[name], np.median(counts[counts > 0]) if counts.any() else np.inf)
+        return {name: tuple(k for k in self.experiment.shots if k + self.experiment.min_queries <= most)
+                or self.experiment.shots[:1] for name, most in least.items()}
+
     def digest(self, *what) -> str:
         """Changes with the code, the data and everything in the experiment but its set of methods."""
-        shared = self.experiment.model_copy(update={"methods": {}, "seeds": (), "folds": None})
+        shared = self.experiment.model_copy(update={"name": "", "methods": {}, "seeds": (), "folds": None})
         return config.digest(shared, self.standardise, self.fingerprint, self.code, self.labels, *what)
 
-    def part(self, unit: tuple[int, int, int], method: str) -> Path:
-        """Where one method's records of one unit lie; the name changes with everything that they depend on."""
-        fold, group, seed = unit
-        key = self.digest(method, self.experiment.methods[method])
-        return self.out / "parts" / f"fold{fold}-group{group}-seed{seed}-{method}-{key}.parquet"
+    def part(self, unit: tuple[int, int, int], method: str | None) -> Path:
+        """Where one method's part of one unit lies, SSL-E's without a method.
+
+        The name changes with everything that its content depends on.
+        """
+        key = self.digest(method, self.experiment.methods[method]) if method else self.digest()
+        return self.out.parent / "parts" / f"{_words(unit)}-{method or 'start'}-{key}"
+
+    def link(self) -> None:
+        """Show the models under OUT/checkpoints by unit and method."""
+        for unit, method in product(self.units, self.experiment.methods):
+            place, part = self.out / "checkpoints" / _words(unit) / method, self.part(unit, method)
+            if (part / "model.json").exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.unlink(missing_ok=True)
+                place.symlink_to(os.path.relpath(part, place.parent))
+
+    def dev_draws(self, material: Material, seed: int) -> Dev:
+        """The dev listeners' draws. Raises UserError when they are too few ratings for any number of shots."""
+        experiment = self.experiment
+        found = draws_by_listener(material.data, material.split.dev, self.shots["dev"], experiment.dev_draws,
+                                  experiment.min_queries, seed, "dev draws")
+        if not found:
+            raise UserError(f"fold {material.split.fold}: no dev listener has {min(experiment.shots)} shots and "
+                            f"{experiment.min_queries} queries in the dev session; lower shots or min_queries")
+        return found
 
     def missing(self, unit: tuple[int, int, int]) -> list[str]:
         """Methods of a unit that have no records yet."""
-        return [method for method in self.experiment.methods if not self.part(unit, method).exists()]
+        return [name for name in self.experiment.methods if not (self.part(unit, name) / "records.parquet").exists()]
+
+
+def _words(unit: tuple[int, int, int]) -> str:
+    return "fold{}-group{}-seed{}".format(*unit)
 
 
 def _base(plan: Plan, ready: Material, unit: tuple[int, int, int]) -> Head:
     """SSL-E of a unit, from disk when a killed run has left it there."""
     fold, group, seed = unit
-    place, key = plan.out / "checkpoints" / f"fold{fold}-group{group}-seed{seed}" / "start", plan.digest("start")
+    place = plan.part(unit, None)
     if (place / "model.json").exists():
-        kept = checkpoints.load(place)
-        if kept.about.get("digest") == key:
-            return kept.learner.head
+        return checkpoints.load(place).learner.head
     head = train_base(ready, plan.experiment.base, seed)
-    about = plan.about | {"method": "start", "fold": fold, "seed": seed, "digest": key}
+    about = plan.about | {"method": "start", "fold": fold, "seed": seed}
     checkpoints.save(Model(Learner(head, {0: torch.zeros(0, len(TENSORS))}), ready.mean, ready.scale,
                            ready.class_weights, about), place)
     return head
@@ -134,14 +231,32 @@ def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
     data = plan.data._replace(features=torch.from_numpy(plan.features))
     ready = material(data, chosen, plan.experiment.base, plan.standardise)
     head = _base(plan, ready, unit)
+    dev = plan.dev_draws(ready, seed)
     for name in plan.missing(unit):
-        learner = learn(ready, head, plan.experiment.methods[name], plan.experiment, seed)
-        frame = pd.DataFrame([plan.labels | {"method": name} | row
-                              for row in rows(ready, learner, plan.experiment, seed)])
+        part = plan.part(unit, name)
+        part.mkdir(parents=True, exist_ok=True)
+        learner = learn(ready, head, plan.experiment.methods[name], plan.experiment.base, dev, seed)
+        frame = pd.DataFrame([plan.labels | {"method": name} | row for row in rows(ready, learner, plan, seed)])
         about = plan.about | {"method": name, "fold": fold, "seed": seed, "held_out": list(chosen.test_listeners)}
-        checkpoints.save(Model(learner, ready.mean, ready.scale, ready.class_weights, about),
-                         plan.out / "checkpoints" / f"fold{fold}-group{group}-seed{seed}" / name)
-        records.write(frame, plan.part(unit, name))
+        if isinstance(learner, Learner):
+            checkpoints.save(Model(learner, ready.mean, ready.scale, ready.class_weights, about), part)
+            records.write(learnt(learner, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
+        records.write(frame, part / "records.parquet")
+
+
+def learnt(learner: Learner, **labels) -> pd.DataFrame:
+    """What can be read off a learner: inner rates by shots, step and tensor, and the weight of every layer.
+
+    Layers have step -1 and no shots; so has the prior's mass and strength.
+    """
+    found = [{"shots": shots, "step": step, "tensor": name, "value": float(rate)}
+             for shots, rates in learner.settings.items() if isinstance(rates, torch.Tensor)
+             for step, row in enumerate(rates) for name, rate in zip(TENSORS, row)]
+    own = {f"layer{i}": weight for i, weight in enumerate(learner.head.mix.softmax(0))}
+    if learner.prior is not None:
+        own |= {"prior mass": learner.prior[0].exp(), "prior strength": learner.prior[1]}
+    found += [{"shots": 0, "step": -1, "tensor": name, "value": float(value)} for name, value in own.items()]
+    return pd.DataFrame([labels | row for row in found])
 
 
 def run(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
@@ -157,15 +272,18 @@ def run(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     if not todo and done.exists() and done.read_text().strip() == state:
         return records.read(plan.out)
     done.unlink(missing_ok=True)
-    (plan.out / "parts").mkdir(exist_ok=True)
     start = time.perf_counter()
     work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c")
     for _ in tqdm(work(delayed(_unit)(plan, unit) for unit in todo), total=len(todo), desc=plan.experiment.name,
                   unit="unit", disable=not progress):
         pass
-    frame = pd.concat([pd.read_parquet(plan.part(unit, method))
-                       for unit in plan.units for method in plan.experiment.methods], ignore_index=True)
+    parts = [plan.part(unit, method) for unit in plan.units for method in plan.experiment.methods]
+    frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in parts], ignore_index=True)
+    frame.insert(3, "experiment", plan.experiment.name)
     records.write(frame, plan.out / "records.parquet")
+    records.write(pd.concat([pd.read_parquet(part / "learnt.parquet") for part in parts
+                             if (part / "learnt.parquet").exists()], ignore_index=True), plan.out / "learnt.parquet")
+    plan.link()
     minutes = (time.perf_counter() - start) / 60
     records.write_json(_manifest(plan, settings, minutes, jobs, len(todo)), plan.out / "manifest.json")
     done.write_text(state + "\n")

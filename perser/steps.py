@@ -5,11 +5,11 @@ import torch
 
 from perser import head as heads
 from perser.adapt import adapt, personal_head
-from perser.baselines import Material
 from perser.episodes import Episodes
 from perser.evaluate import Learner, count
 from perser.head import TENSORS, Head
 from perser.losses import cross_entropy
+from perser.material import Material
 from perser.scores import macro_f1
 
 
@@ -20,7 +20,7 @@ def path(material: Material, learner: Learner, episodes: Episodes, draw: int) ->
     x = heads.mixed(learner.head, material.data.features[material.data.clip[support]])
     states = adapt(
         learner.head,
-        learner.rates[support.shape[1]],
+        learner.settings[support.shape[1]],
         x,
         x @ learner.head.P.T + learner.head.b,
         material.targets[support],

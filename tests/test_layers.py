@@ -5,10 +5,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "perser"
 ORDER = [
-    {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"},
+    {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"}, {"kernels"},
     {"losses", "schedules", "head", "scores", "traits"}, {"episodes"}, {"splits", "adapt"}, {"reference"},
-    {"config", "provenance", "records"}, {"evaluate"}, {"checkpoints", "baselines"}, {"metatrain"}, {"runs"},
-    {"personal"},
+    {"config", "provenance", "records"}, {"material"}, {"evaluate"}, {"checkpoints", "baselines"}, {"metatrain"},
+    {"runs"}, {"personal"}, {"bench"},
 ]
 AFTER = ["captions", "intervals", "study", "tables", "figures", "claims", "report"]
 

@@ -21,9 +21,10 @@ from perser.phase2.export import review
 from perser.splits import listener_groups, split
 
 CLASSES = ("neutral", "happy", "sad", "angry")
-SETTINGS = {"fold": 1, "group": 0, "setting": "unseen", "shots": (3,), "at": 3, "draws": 2, "min_queries": 3, "groups": 3,
-            "seed": 0}
+SETTINGS = {"fold": 1, "group": 0, "setting": "unseen", "shots": (3,), "at": 3, "draws": 2, "min_queries": 3,
+            "groups": 3, "seed": 0}
 pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
               pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")]
 
 
@@ -41,11 +42,13 @@ def corpus(tmp_path_factory):
     for i in range(48):
         path = folder / f"c{i}.wav"
         sf.write(path, 0.3 * np.sin(2 * np.pi * (200 + 20 * i) * np.arange(4000) / 16000), 16000)
-        clips.append({"clip": f"c{i}", "path": str(path), "speaker": f"s{i % 3}", "session": i % 3 + 1, "seconds": 0.25})
+        clips.append({"clip": f"c{i}", "path": str(path), "speaker": f"s{i % 3}", "session": i % 3 + 1,
+                      "seconds": 0.25})
         for listener in range(12):
             ticks = rng.random(4) < (0.2 + 0.4 * (np.arange(4) == (i + listener) % 4))
             ticks[(i + listener) % 4] |= not ticks.any()
-            ratings.append({"clip": f"c{i}", "listener": f"L{listener:02d}", **dict(zip(CLASSES, ticks.tolist(), strict=True))})
+            ratings.append({"clip": f"c{i}", "listener": f"L{listener:02d}",
+                            **dict(zip(CLASSES, ticks.tolist(), strict=True))})
     return Corpus("toy", CLASSES, pd.DataFrame(clips).set_index("clip"), pd.DataFrame(ratings), "speech and listeners")
 
 
@@ -80,7 +83,8 @@ def test_rows_are_the_queries_of_the_main_tables_episodes(built, corpus):
         originals = [corpus.clips["path"].iloc[data.clip[r]] for r in [*support, query]]
         for path, original in zip(row.audios, originals, strict=True):
             np.testing.assert_allclose(sf.read(path)[0], sf.read(original)[0], atol=2e-4)
-    assert set(rows) == {line["file"] for line in csv.DictReader((built / "data" / "episodes.csv").read_text().splitlines())}
+    lines = csv.DictReader((built / "data" / "episodes.csv").read_text().splitlines())
+    assert set(rows) == {line["file"] for line in lines}
 
 
 def test_file_names_and_ids_give_nothing_away(built):

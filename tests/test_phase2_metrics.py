@@ -120,7 +120,7 @@ def test_weighted_accuracy_is_balanced_accuracy_with_a_missing_class():
 
 def test_word_f1_agrees_with_squad():
     pairs = [("red car", "red bus"), ("big dog", "big dog barks"), ("x", ""), ("one two", "one two")]
-    truth, said = [p[0].replace("one two", "uno due") for p in pairs], [p[1].replace("one two", "uno due") for p in pairs]
+    truth, said = ([pair[i].replace("one two", "uno due") for pair in pairs] for i in (0, 1))
     official = squad([{"prediction_text": s, "id": str(i)} for i, s in enumerate(said)],
                      [{"answers": {"text": [t], "answer_start": [0]}, "id": str(i)} for i, t in enumerate(truth)])
     assert score("word-F1", truth, [s or None for s in said]) == pytest.approx(float(official["f1"]) / 100, abs=1e-6)
@@ -187,7 +187,8 @@ def test_item_and_label_f1_by_hand():
     assert score("label-F1", ["A: x, A: y"], ["A: z"]) == pytest.approx(2 * 1 / 3)
 
 
-@pytest.mark.parametrize(("name", "rule"), [("LCC", stats.pearsonr), ("SRCC", stats.spearmanr), ("KTAU", stats.kendalltau)])
+@pytest.mark.parametrize(("name", "rule"), [("LCC", stats.pearsonr), ("SRCC", stats.spearmanr),
+                                            ("KTAU", stats.kendalltau)])
 def test_correlations_are_scipys_over_answered_rows(name, rule):
     labels, said = ["1", "2", "3.5", "0"], [2.0, None, 3.0, 1.0]
     assert score(name, labels, said) == pytest.approx(rule([1, 3.5, 0], [2, 3, 1]).statistic)
@@ -225,6 +226,50 @@ def test_event_f1_collar_names_and_one_to_one_matching():
 def test_onset_and_beat_windows():
     assert score("onset-F1", ["1.0 2.0"], ["1.04, 2.06"]) == 0.5
     assert score("beat-F1", ["1.0 2.0"], ["1.04, 2.06"]) == 1
+
+
+# By hand: a class or reference that is missing on one side, a row without an answer, a row whose reference is empty.
+EDGES = {
+    "accuracy": (["a", "a", "b", ""], [("a",), ("a",), ("a",), None], 3 / 4),
+    "weighted-accuracy": (["a", "a", "b", "b"], [("a",), ("a",), ("a",), None], (1 + 0) / 2),
+    "F1": (["a", "a", "b", ""], [("a",), None, ("a",), ("c",)], 2 * 1 / (3 + 3)),
+    "macro-F1": (["a", "a", "b", ""], [("a",), None, ("a",), ("c",)], (2 * 1 / (2 + 2) + 0 + 0) / 3),
+    "MSE": (["", "1", "3", "5"], [9.0, None, 4.0, 8.0], (1 + 9) / 2),
+    "MAE": (["", "1", "3", "5"], [9.0, None, 4.0, 8.0], (1 + 3) / 2),
+    "MedAE": (["", "1", "3", "5"], [9.0, None, 4.0, 8.0], (1 + 3) / 2),
+    "LCC": (["", "9", "1", "2"], [9.0, None, 5.0, 7.0], 1),
+    "SRCC": (["", "9", "1", "2"], [9.0, None, 7.0, 5.0], -1),
+    "KTAU": (["", "9", "1", "2", "3"], [9.0, None, 1.0, 3.0, 2.0], (2 - 1) / 3),
+    "WER": (["", "a b"], ["x", None], (1 + 2) / 2),
+    "CER": (["", "ab c"], ["xy", None], (2 + 3) / 3),
+    "PER": (["", "AH0 B"], ["K", None], (1 + 2) / 2),
+    "MER": (["", "\u6211 like"], ["no", None], (1 + 2) / 2),
+    "cpWER": (["", ("a b", "c")], ["x", None], (1 + 3) / 3),
+    "BLEU": (["", "a b c d e"], ["x", None], 0),
+    "item-F1": (["", "A: x, B: y"], ["C: z", None], 0),
+    "label-F1": (["", "A: x", "A: x"], ["A: x", None, "A: y"], 2 * 1 / (2 + 2)),
+    "word-F1": (["", "a", "", "b"], ["x", None, None, "b"], (0 + 0 + 1 + 1) / 4),
+    "IoU": (["", "1-2", "", "1-3"], ["1-2", None, None, "2-3"], (0 + 0 + 1 + 1 / 2) / 4),
+    "event-F1": (["", "dog: 1-2", "cat: 1-2"], ["dog: 1-2", None, "cat: 1-2"], 2 * 1 / (2 + 2)),
+    "onset-F1": (["", "1.0", "2.0"], ["1.0", None, "2.0"], 2 * 1 / (2 + 2)),
+    "beat-F1": (["", "1.0", "2.0"], ["1.0", None, "2.0"], 2 * 1 / (2 + 2)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_missing_classes_answers_and_references_count_as_by_hand(name):
+    labels, said, expected = EDGES[name]
+    assert score(name, labels, said) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_a_task_of_nothing_but_empty_references_and_answers(name):
+    value = score(name, ["", ""], [None, None])
+    if METRICS[name].mode == "number":
+        assert math.isnan(value)
+    else:
+        assert value == (0 if name == "BLEU" else float(METRICS[name].higher))
+    assert math.isnan(METRICS[name].compute([()], [None])) == (METRICS[name].mode == "number")
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))

@@ -15,10 +15,17 @@ import pytest
 import soundfile as sf
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AudioFlamingo3Config,
+    AudioFlamingo3ForConditionalGeneration,
+    AudioFlamingo3Processor,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteSpeechConfig,
+    GraniteSpeechFeatureExtractor,
+    GraniteSpeechForConditionalGeneration,
+    GraniteSpeechProcessor,
     PreTrainedTokenizerFast,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
@@ -70,6 +77,7 @@ def tokenizer(specials):
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>")
     fast.add_special_tokens({"additional_special_tokens": specials})
     return fast
@@ -84,7 +92,8 @@ def qwen(tmp_path_factory):
     Qwen2AudioProcessor(extractor, words).save_pretrained(folder)
     text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 2, "vocab_size": len(words) + 3, "model_type": "qwen2"}
-    audio = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 16}
+    audio = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+             "num_mel_bins": 16}
     config = Qwen2AudioConfig(audio_config=audio, text_config=text,
                               audio_token_index=words.convert_tokens_to_ids("<|AUDIO|>"))
     with torch.random.fork_rng():
@@ -121,9 +130,76 @@ def test_hf_audio_hears_the_audio_and_reads_the_text(qwen):
 
 def test_hf_audio_joins_when_told_to(qwen):
     provider = HfAudio(str(qwen), device="cpu", audios="joined")
-    content = provider._content(question(audios=[wav(1), wav(2)]))
+    asked = question(audios=[wav(1), wav(2)])
+    content = provider._content(asked, provider._waves(asked))
     assert [part["type"] for part in content] == ["audio", "text"]
     assert len(content[0]["audio"]) == 3.5 * RATE
+
+
+LINES = "{% for m in messages %}{{ m['role'] }}: {{ %s }}\n{% endfor %}assistant:"
+PARTS = """{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'audio' %}<sound>{% else %}
+{{ p['text'] }}
+{% endif %}{% endfor %}{% endfor %}assistant:"""
+
+
+def small(words):
+    """Sizes of a text model that speaks the words of a tokenizer."""
+    return {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "vocab_size": len(words) + 3, "eos_token_id": None, "pad_token_id": 0}
+
+
+@pytest.fixture(scope="module")
+def granite(tmp_path_factory):
+    """Granite Speech of the real class: its template takes strings, and one audio a question."""
+    folder, words = tmp_path_factory.mktemp("granite"), tokenizer(["<|audio|>"])
+    words.chat_template = LINES.replace("%s", "'' ~ m['content']")
+    GraniteSpeechProcessor(GraniteSpeechFeatureExtractor(), words).save_pretrained(folder)
+    config = GraniteSpeechConfig(
+        text_config=small(words) | {"model_type": "granite"},
+        audio_token_index=words.convert_tokens_to_ids("<|audio|>"),
+        encoder_config={"input_dim": 160, "num_layers": 2, "hidden_dim": 16, "num_heads": 2, "context_size": 20,
+                        "max_pos_emb": 32, "output_dim": 8, "conv_kernel_size": 3},
+        projector_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+                          "encoder_hidden_size": 16, "cross_attention_frequency": 1, "model_type": "blip_2_qformer"},
+        has_lora_adapter=False)
+    return saved(GraniteSpeechForConditionalGeneration, config, folder)
+
+
+@pytest.fixture(scope="module")
+def flamingo(tmp_path_factory):
+    """Audio Flamingo 3 of the real class: parts in its template, one audio a question."""
+    folder, words = tmp_path_factory.mktemp("flamingo"), tokenizer(["<sound>"])
+    extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
+    AudioFlamingo3Processor(extractor, words, chat_template=PARTS).save_pretrained(folder)
+    audio = {"num_mel_bins": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+             "hidden_size": 32}
+    config = AudioFlamingo3Config(audio_config=audio, text_config=small(words),
+                                  audio_token_id=words.convert_tokens_to_ids("<sound>"))
+    return saved(AudioFlamingo3ForConditionalGeneration, config, folder)
+
+
+def saved(kind, config, folder):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = kind(config)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["granite", "flamingo"])
+def test_a_model_of_one_audio_gets_several_joined_and_answers_mixed_batches(name, request):
+    provider = HfAudio(str(request.getfixturevalue(name)), device="cpu")
+    assert provider.joins
+    batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
+    assert [len(wave) for wave in provider._waves(batch[1])] == [round(1.7 * RATE)]
+    read = provider.processor.batch_decode(provider._inputs(batch[:2])["input_ids"])
+    mark = provider.processor.audio_token
+    for text, words in zip(read, ("What is it?", "Same?"), strict=True):
+        assert text.count(mark) > 1 and text.index(mark) < text.index(words)
+    together = provider.answers(batch)
+    assert len(together) == 3 and all(isinstance(text, str) for text in together)
+    assert provider.answers(batch[2:]) == together[2:] and provider.answers(batch) == together
 
 
 def test_joined_audios_have_half_a_second_between_and_end_at_thirty():
@@ -160,8 +236,9 @@ def cascade(tmp_path_factory):
         whisper = WhisperForConditionalGeneration(config)
         reader = tokenizer([])
         gpt = GPT2LMHeadModel(GPT2Config(vocab_size=len(reader), n_embd=16, n_layer=1, n_head=2, n_positions=512))
-    whisper.generation_config.update(max_length=12, decoder_start_token_id=ids[1], eos_token_id=ids[0], pad_token_id=ids[0],
-                                     bos_token_id=ids[0], suppress_tokens=None, begin_suppress_tokens=None)
+    whisper.generation_config.update(max_length=12, decoder_start_token_id=ids[1], eos_token_id=ids[0],
+                                     pad_token_id=ids[0], bos_token_id=ids[0], suppress_tokens=None,
+                                     begin_suppress_tokens=None)
     whisper.save_pretrained(asr)
     reader.save_pretrained(llm)
     gpt.generation_config.eos_token_id = None
@@ -243,7 +320,8 @@ app = FastAPI()
 async def complete(request: Request):
     body = await request.json()
     parts = body["messages"][-1]["content"]
-    heard = [sf.read(io.BytesIO(base64.b64decode(p["input_audio"]["data"])))[0] for p in parts if p["type"] == "input_audio"]
+    sounds = [base64.b64decode(p["input_audio"]["data"]) for p in parts if p["type"] == "input_audio"]
+    heard = [sf.read(io.BytesIO(sound))[0] for sound in sounds]
     words = "loud" if max(abs(w).max() for w in heard) > 0.5 else "soft"
     text = f"{words} {len(heard)} {body['temperature']:g} {body.get('max_tokens') or body.get('max_completion_tokens')}"
     return {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],

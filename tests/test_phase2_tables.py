@@ -2,11 +2,14 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from perser.errors import UserError
 from perser.phase2 import aggregate, report
 
 
@@ -106,8 +109,20 @@ def test_skill_puts_every_metric_between_majority_and_perfect():
     skill = aggregate.skill(aggregate.tasks(frame, resamples=0))
     assert skill["m"].tolist() == pytest.approx([(2 / 3 - 1 / 3) / (2 / 3), 0.75])
     assert (skill["majority"] == 0).all()
+    silent = rows("m", "A", "accuracy", list("aaa"), [None] * 3)
+    mute = pd.concat([frame[(frame["model"] == "majority")], silent])
+    assert aggregate.skill(aggregate.tasks(mute, resamples=0))["m"].isna().all()
     figure = report.heat(skill, "synthetic")
     assert "synthetic" in figure.get_suptitle()
+    with pytest.raises(UserError, match="--model majority"):
+        aggregate.skill(aggregate.tasks(silent, resamples=0))
+
+
+def test_tables_and_figures_need_no_model_and_no_inspect():
+    code = ("import sys; from perser.phase2 import aggregate, report; "
+            "print({'torch', 'transformers', 'inspect_ai'} & {name.split('.')[0] for name in sys.modules})")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_report_of_no_records_at_all_is_empty_tables(tmp_path):

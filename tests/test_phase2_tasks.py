@@ -54,8 +54,8 @@ def test_the_catalogue_has_the_282_sets_and_names_five_as_generating_audio():
 
 
 @pytest.mark.parametrize("text", [
-    '{"name": "S", "path": "DynamicSuperb/S", "version": "%s", "metrics": ["accuracy",],}' % COMMIT,
-    '{"name": "S" "path": "DynamicSuperb/S"\n "version": "%s", "metrics": ["accuracy"]}' % COMMIT,
+    '{"name": "S", "path": "DynamicSuperb/S", "version": "' + COMMIT + '", "metrics": ["accuracy",],}',
+    '{"name": "S" "path": "DynamicSuperb/S"\n "version": "' + COMMIT + '", "metrics": ["accuracy"]}',
 ])
 def test_missing_and_trailing_commas_are_repaired_and_said(tmp_path, text):
     folder = instance(tmp_path, "S", text)
@@ -90,6 +90,16 @@ def test_one_bad_file_never_stops_the_rest(tmp_path):
     assert all("\n" not in p for p in problems)
 
 
+def test_a_known_data_set_is_checked_against_the_catalogue(tmp_path):
+    name = "SarcasmDetection_Mustard"
+    data(instance(tmp_path, "Same", path=f"DynamicSuperb/{name}"), [ROW])
+    data(instance(tmp_path, "Other", path=f"DynamicSuperb/{name}", metrics=["wer"]), [ROW])
+    found, problems = tasks.load(tmp_path)
+    assert [t.metrics for t in found] == [("WER",), ("accuracy",)]
+    assert len(problems) == 1 and "WER here, accuracy in the catalogue" in problems[0]
+    assert {t.group for t in found} == {name} and {t.domain for t in found} == {"speech"}
+
+
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=80), st.text(alphabet='{}[]",:\\x01 nameptv/', max_size=80).map(str.encode)))
 def test_no_file_content_escapes_the_report(tmp_path, content):
@@ -104,13 +114,13 @@ def test_a_bad_row_is_reported_and_the_others_stay(tmp_path):
     folder = instance(tmp_path, "S")
     data(folder, [ROW, {**ROW, "file": "2", "audio": "../../secret.wav"}, {**ROW, "file": "3", "audio": "/etc/passwd"},
                   {**ROW, "file": "4", "audio": "none.wav"}, ROW, {"file": "6", "label": "a"}, {**ROW, "file": "7"}])
-    with open(folder / "data" / "metadata.jsonl", "a") as file:
+    with (folder / "data" / "metadata.jsonl").open("a") as file:
         file.write("\n{broken")
     sf.write(tmp_path / "secret.wav", WAVE, 16000)
     found, problems = tasks.load(tmp_path)
     assert [r.id for r in found[0].rows] == ["1", "7"]
-    for number, word in ((2, "leaves the data folder"), (3, "leaves"), (4, "is not in"), (5, "twice"), (6, "instruction"),
-                         (8, "not a record")):
+    for number, word in ((2, "leaves the data folder"), (3, "leaves"), (4, "is not in"), (5, "twice"),
+                         (6, "instruction"), (8, "not a record")):
         assert any(f"line {number}:" in p and word in p for p in problems), (number, problems)
 
 
@@ -118,7 +128,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     folder = instance(tmp_path, "S")
     data(folder, [{**ROW, "audio": "link.wav"}])
     sf.write(tmp_path / "secret.wav", WAVE, 16000)
-    os.symlink(tmp_path / "secret.wav", folder / "data" / "link.wav")
+    (folder / "data" / "link.wav").symlink_to(tmp_path / "secret.wav")
     found, problems = tasks.load(tmp_path)
     assert not found and any("leaves the data folder" in p for p in problems)
 
@@ -215,11 +225,12 @@ def test_hub_cache_at_the_pinned_commit_and_one_line_for_what_is_missing(tmp_pat
     assert found == [["Full", COMMIT, 1], ["Short", COMMIT, 1], ["Unset", COMMIT, 1]]
     assert [p.split("/")[-2] for p in problems if "is recorded" in p] == ["Short", "Unset"]
     missing = [p for p in problems if "/Wrong" in p]
-    assert len(missing) == 1 and f"hf download DynamicSuperb/Wrong --repo-type dataset --revision {'f' * 40}" in missing[0]
+    assert len(missing) == 1
+    assert f"hf download DynamicSuperb/Wrong --repo-type dataset --revision {'f' * 40}" in missing[0]
 
 
 def test_nothing_there_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="no instance.json"):
+    with pytest.raises(UserError, match=r"no instance\.json"):
         tasks.load(tmp_path)
 
 

@@ -13,10 +13,11 @@ import torch
 
 from perser import checkpoints, head, records, runs
 from perser.adapt import scalar_rates
-from perser.baselines import choose_rates, material, train_base
+from perser.baselines import choose, cross_fitted, train_base
+from perser.material import material
 from perser.config import Aggregated, Base, Experiment, Finetune, Maml
 from perser.errors import UserError
-from perser.evaluate import Learner, draws_by_listener, evaluate
+from perser.evaluate import Learner, dev_score, draws_by_listener, evaluate
 from perser.metatrain import metatrain
 from perser.splits import listener_groups, split
 
@@ -35,7 +36,7 @@ def plan(out, experiment=SMALL, **settings):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
+    out = tmp_path_factory.mktemp("small") / "run"
     return out, runs.run(plan(out), jobs=1)
 
 
@@ -59,7 +60,7 @@ def test_records_are_complete(small):
 
 
 def test_the_same_settings_give_the_same_records_in_any_number_of_processes(small, tmp_path):
-    pd.testing.assert_frame_equal(runs.run(plan(tmp_path), jobs=2), small[1])
+    pd.testing.assert_frame_equal(runs.run(plan(tmp_path / "run"), jobs=2), small[1])
 
 
 def test_nothing_is_computed_twice(small, monkeypatch):
@@ -70,13 +71,60 @@ def test_nothing_is_computed_twice(small, monkeypatch):
 
 def test_only_what_is_missing_is_computed(small, tmp_path):
     _, frame = small
-    here = plan(tmp_path)
+    here = plan(tmp_path / "run")
     runs.run(here, jobs=1)
-    victim = here.part((2, 3, 0), "fine-tuning")
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir() if path != victim}
+    victim = here.part((2, 3, 0), "fine-tuning") / "records.parquet"
+    parts = list((tmp_path / "parts").glob("*/records.parquet"))
+    kept = {path: path.stat().st_mtime_ns for path in parts if path != victim}
+    assert len(parts) == 36
     victim.unlink()
     pd.testing.assert_frame_equal(runs.run(here, jobs=1), frame)
     assert victim.exists() and all(path.stat().st_mtime_ns == then for path, then in kept.items())
+
+
+def test_experiments_with_the_same_settings_share_their_parts(small, monkeypatch):
+    """Another experiment beside it, with two of its methods: nothing is computed, its records and models are its own."""
+    out, frame = small
+    methods = {name: SMALL.methods[name] for name in ("ssl-e", "meta-perser")}
+    monkeypatch.setattr(runs, "_unit", lambda *_: pytest.fail("computed again"))
+    other = runs.run(plan(out.parent / "other", SMALL.model_copy(update={"name": "other", "methods": methods})), jobs=1)
+    expected = frame[frame["method"].isin(methods)].assign(experiment="other").reset_index(drop=True)
+    pd.testing.assert_frame_equal(other, expected)
+    assert checkpoints.load(out.parent / "other" / "checkpoints" / "fold1-group0-seed0" / "meta-perser")
+    assert plan(out, SMALL.model_copy(update={"draws": 3})).part((1, 0, 0), "ssl-e") != plan(out).part((1, 0, 0), "ssl-e")
+
+
+def test_what_is_learnt_is_beside_the_records(small):
+    """Rates as in the checkpoint; the layer weights of every head add up to one."""
+    out, _ = small
+    found = pd.read_parquet(out / "learnt.parquet")
+    mine = found[(found["method"] == "meta-perser") & (found["fold"] == 1) & (found["group"] == 0)]
+    rates = checkpoints.load(out / "checkpoints" / "fold1-group0-seed0" / "meta-perser").learner.settings[5]
+    table = mine[mine["shots"] == 5].pivot(index="step", columns="tensor", values="value")[list(head.TENSORS)]
+    assert table.to_numpy() == pytest.approx(rates.numpy())
+    layers = found[found["tensor"].str.startswith("layer")].groupby(["method", "fold", "group"])["value"].sum()
+    assert len(layers) == 3 * 12 and layers.to_numpy() == pytest.approx(1)
+
+
+def test_inner_steps_are_tested_one_by_one(tmp_path):
+    """With no step the answer is SSL-E's; each number of steps has records of its own."""
+    few = SMALL.model_copy(update={"steps": (0, 2, 7), "folds": (1,)})
+    frame = runs.run(plan(tmp_path / "run", few), jobs=1)
+    tuned = frame[(frame["method"] == "fine-tuning") & (frame["shots"] == 5)]
+    assert sorted(tuned["steps"].unique()) == [0, 2, 7] and set(frame.loc[frame["shots"] == 0, "steps"]) == {0}
+    columns = [name for name in frame if name[:3] in ("tp_", "fp_", "fn_")]
+
+    def counts(rows):
+        return rows.sort_values(["setting", "listener"])[columns].to_numpy()
+
+    assert (counts(tuned[tuned["steps"] == 0]) == counts(frame[frame["method"] == "ssl-e"])).all()
+    assert (counts(tuned[tuned["steps"] == 2]) != counts(tuned[tuned["steps"] == 7])).any()
+
+
+def test_shots_that_most_listeners_do_not_have_are_left_out_of_a_setting():
+    """32 or so ratings by a listener in a session, 96 in three: 40 shots are asked of seen clips only."""
+    here = plan("unused", SMALL.model_copy(update={"shots": (5, 40)}))
+    assert here.shots == {"dev": (5,), "seen": (5, 40), "unseen": (5,)}
 
 
 def test_other_settings_do_not_overwrite_a_run(small):
@@ -100,7 +148,7 @@ def test_models_come_back_as_they_were(small):
     model = checkpoints.load(place)
     checkpoints.save(model, place.parent / "copy")
     again = checkpoints.load(place.parent / "copy")
-    assert again.about == model.about and list(again.learner.rates) == [3, 5]
+    assert again.about == model.about and list(again.learner.settings) == [3, 5]
     for one, other in zip(model.learner.head, again.learner.head, strict=True):
         assert torch.equal(one, other)
 
@@ -168,15 +216,18 @@ def test_hidden_width_and_standardisation_change_the_model():
     assert scaled.data.features[clips].std(0).sub(1).abs().max() < 1e-5
 
 
-def meta(seed=0, **changes):
-    here = ready()
+def learn_meta(here, seed=0, **changes):
     start = train_base(here, SMALL.base, 0)
     method = Maml(**{"epochs": 2, "steps": 2, "query": 5, "episodes": 4, **changes})
     dev = draws_by_listener(here.data, here.split.dev, (3, 5), 2, 5, 0, "dev draws")
-    adapts = torch.tensor([float(name in method.adapts) for name in head.TENSORS])
-    rates = torch.full((method.inner_steps, 5), method.rates[0]) * adapts
-    learner, history = metatrain(here, start, rates, method, (3, 5), dev, seed)
-    return [*learner.head, learner.rates[5]], history
+    rates = scalar_rates(method.rates[0], method.inner_steps, method.adapts)
+    others = cross_fitted(here, SMALL.base, 0) if method.crossfit else {}
+    return metatrain(here, start, rates, method, (3, 5), dev, seed, others)
+
+
+def meta(seed=0, **changes):
+    learner, history = learn_meta(ready(), seed, **changes)
+    return [*learner.head, learner.settings[5]], history
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +238,31 @@ def plain():
 @pytest.mark.parametrize("change", [
     {"csmt": "split"}, {"csmt": "shared"}, {"anneal": 1.0}, {"anneal": 0.5}, {"lslr": True}, {"adapts": ("A", "a")},
     {"adapts": ("mix", "P", "b", "A", "a")}, {"inner_steps": 2}, {"rates": (0.02,)}, {"outer_rate": 0.01},
-    {"epochs": 1}, {"steps": 3}, {"episodes": 2}, {"query": 4}, {"clip": 0.001}, {"seed": 1}])
+    {"epochs": 1}, {"steps": 3}, {"episodes": 2}, {"query": 4}, {"clip": 0.001}, {"seed": 1}, {"rule": "reptile"},
+    {"element_rates": True}, {"msl": 1.0}, {"cosine": False}, {"dropout": 0.3}, {"f1": 0.5}, {"average": 0.5},
+    {"prior": 0.5}, {"crossfit": 1.0}])
 def test_each_option_of_meta_training_changes_it(plain, change):
     weights, history = meta(**change)
     assert history[1:] != plain[1][1:]
-    assert len(weights[5]) == change.get("inner_steps", 5)
+    if "element_rates" not in change:
+        assert len(weights[5]) == change.get("inner_steps", 5)
+
+
+def test_the_kept_epoch_is_the_best_in_what_it_is_stopped_on():
+    """The history is the same; what is kept scores as the best epoch of its own criterion."""
+    here, dev = ready(), None
+    for stop, best in (("loss", lambda rows: min(rows, key=lambda row: row["dev_loss"])),
+                       ("f1", lambda rows: max(rows, key=lambda row: row["dev_f1"]))):
+        learner, history = learn_meta(here, stop=stop, epochs=4, outer_rate=0.05)
+        dev = draws_by_listener(here.data, here.split.dev, (3, 5), 2, 5, 0, "dev draws")
+        f1, loss = dev_score(here, learner, dev)
+        assert (f1, loss) == (best(history)["dev_f1"], best(history)["dev_loss"])
+
+
+@pytest.mark.parametrize("settings", [{"element_rates": True, "lslr": True}, {"rule": "reptile", "f1": 0.5}])
+def test_options_that_exclude_each_other_are_refused(settings):
+    with pytest.raises(ValueError, match="excludes"):
+        Maml(**settings)
 
 
 def test_the_rate_of_rates_matters_with_learnt_rates_alone():
@@ -213,7 +284,7 @@ def counts(shots=5, draws=2, seed=0, rates=None):
     start = train_base(here, SMALL.base, 0)
     found = draws_by_listener(here.data, here.split.unseen, (3, 5), draws, 5, seed, "test draws")
     learner = Learner(start, dict.fromkeys((3, 5), scalar_rates(0.3, 3) if rates is None else rates))
-    [(got, loss)] = evaluate(here.data, here.targets, here.class_weights, learner, shots, [found[0, shots]])
+    [(got, loss)] = evaluate(here, learner, shots, [found[0, shots]])
     return got.queries, loss
 
 
@@ -224,7 +295,7 @@ def test_listeners_with_queries_of_different_lengths_are_scored_as_if_alone():
              for pool in (here.split.unseen, here.split.unseen[:-7], here.split.seen)]
     assert len({part.query.shape[1] for part in alone}) == 3
     learner = Learner(start, {5: scalar_rates(0.3, 3)})
-    rest = (here.data, here.targets, here.class_weights, learner, 5)
+    rest = (here, learner, 5)
     for (together, loss), part in zip(evaluate(*rest, alone), alone, strict=True):
         [(single, expected)] = evaluate(*rest, [part])
         assert loss == pytest.approx(expected, rel=1e-5) and together.queries == single.queries == part.query.size
@@ -244,7 +315,7 @@ def test_rates_are_chosen_by_the_dev_listeners():
     dev = draws_by_listener(here.data, here.split.dev, (3, 5), 2, 5, 0, "dev draws")
     grid = [scalar_rates(1e4, 3), scalar_rates(0.001, 3)]
     for per_shots in (True, False):
-        chosen = choose_rates(here, start, grid, dev, per_shots)
+        chosen = choose(here, lambda rates: Learner(start, rates), grid, dev, per_shots)
         assert set(chosen) == {3, 5} and all(torch.equal(rates, grid[1]) for rates in chosen.values())
 
 

@@ -6,10 +6,20 @@ import pytest
 import torch
 
 from perser import runs
-from perser.baselines import material, train_base
-from perser.config import Base, Experiment, Maml
+from perser.baselines import train_base
+from perser.config import (
+    Base,
+    ClassMeans,
+    Finetune,
+    ListenerEmbedding,
+    Maml,
+    NearestListener,
+    Priors,
+)
 from perser.episodes import aggregate, data, evaluation_episodes, train_episodes, training_pools
 from perser.errors import UserError
+from perser.evaluate import draws_by_listener
+from perser.material import material
 from perser.seeds import rng
 from perser.splits import FIVE, folds, listener_groups, split
 
@@ -76,7 +86,28 @@ def test_nothing_held_out_is_reachable_from_training(settings, dev_held_out):
             assert {*episodes.support.flat, *episodes.query.flat} <= set(part.train)
 
 
-def test_what_is_learnt_does_not_change_when_held_out_ratings_and_clips_do():
+LEARNERS = {
+    "fine-tuning": Finetune(rates=(0.1,), steps=(2,)),
+    "prior-shift": Priors(masses=(1.0, 10.0)),
+    "prototypes": ClassMeans(),
+    "nearest-listener": NearestListener(ratings=20, rates=(0.1,), steps=2),
+    "listener-embedding": ListenerEmbedding(epochs=1),
+    "meta-perser": Maml(epochs=1, steps=2, query=5, lslr=True),
+    "meta-sgd": Maml(epochs=1, steps=2, query=5, element_rates=True),
+    "reptile": Maml(epochs=1, steps=2, query=5, rule="reptile"),
+}
+
+
+def flat(value) -> list[torch.Tensor]:
+    """Every tensor in nested tuples and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return [tensor for part in parts for tensor in flat(part)]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_is_learnt_does_not_change_when_held_out_ratings_and_clips_do(name):
     """Poison every rating of the test listeners and every feature of the test session: same weights, bit by bit."""
     arrays = made.arrays()
     part = next(every_split(arrays, False))
@@ -84,16 +115,19 @@ def test_what_is_learnt_does_not_change_when_held_out_ratings_and_clips_do():
     labels, features = arrays.labels.clone(), arrays.features.clone()
     labels[test] = ~labels[test]
     features[arrays.session == folds(arrays.session)[0].test] = float("nan")
-    experiment = Experiment(name="t", shots=(5,), methods={"m": Maml(epochs=1, steps=2, query=5, lslr=True)})
+    base = Base(epochs=2, hidden=8)
 
     def learnt(found):
-        ready = material(found, part, Base(epochs=2, hidden=8), True)
-        head = train_base(ready, Base(epochs=2, hidden=8), 0)
-        return runs.learn(ready, head, experiment.methods["m"], experiment, 0)
+        ready = material(found, part, base, True)
+        dev = draws_by_listener(ready.data, part.dev, (5,), 2, 5, 0, "dev draws")
+        return runs.learn(ready, train_base(ready, base, 0), LEARNERS[name], base, dev, 0)
 
     clean, poisoned = learnt(arrays), learnt(arrays._replace(labels=labels, features=features))
-    for one, other in zip([*clean.head, clean.rates[5]], [*poisoned.head, poisoned.rates[5]], strict=True):
+    assert len(flat(clean)) >= 5 and clean.settings.keys() == {5}
+    for one, other in zip(flat(clean), flat(poisoned), strict=True):
         assert torch.equal(one, other)
+    if not flat(clean.settings):
+        assert clean.settings == poisoned.settings
 
 
 def test_draws_are_functions_of_listener_seed_and_draw_and_nested_in_shots():

@@ -6,7 +6,7 @@ import torch
 
 from perser import evaluate, head, seeds, steps
 from perser.adapt import scalar_rates
-from perser.baselines import Material
+from perser.material import Material
 from perser.episodes import Data, Episodes, rating_targets
 from perser.losses import cross_entropy
 
@@ -39,7 +39,7 @@ def test_path_starts_at_the_shared_head_and_ends_where_the_evaluation_does(case)
     assert len(trail) == 4
     assert all(torch.equal(a, b) for a, b in zip(trail[0], learner.head))
     expected = evaluate.query_logits(
-        material.data, material.targets, material.class_weights, learner.head, learner.rates[5], episodes
+        material.data, material.targets, material.class_weights, learner.head, learner.settings[5], episodes
     )[1]
     torch.testing.assert_close(
         steps.query_logits(material, trail[-1], episodes, 1), expected, rtol=1e-4, atol=1e-5

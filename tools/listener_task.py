@@ -26,8 +26,8 @@ def main(corpus: str, root: str, out: str, fold: int, group: int, groups: int, s
          setting: str) -> None:
     """Write the task under OUT; exit code 1 when it breaks an upstream rule."""
     try:
-        folder = build(out, load(corpus, root), fold=fold, group=group, groups=groups, at=at, rows=rows, setting=setting,
-                       shots=tuple(int(k) for k in shots.split(",")))
+        folder = build(out, load(corpus, root), fold=fold, group=group, groups=groups, at=at, rows=rows,
+                       setting=setting, shots=tuple(int(k) for k in shots.split(",")))
     except UserError as error:
         raise click.ClickException(str(error)) from error
     broken = review(folder)

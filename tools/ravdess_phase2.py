@@ -19,7 +19,8 @@ from perser.phase2.suite import LEADS
 from perser.seeds import rng
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-QUESTIONS = ("What is the emotion of the speaker?", "Which emotion does the voice convey?", "Name the emotion you hear.")
+QUESTIONS = ("What is the emotion of the speaker?", "Which emotion does the voice convey?",
+             "Name the emotion you hear.")
 EACH = 30
 NAME = re.compile(r"03-01-(\d\d)-\d\d-\d\d-\d\d-(\d\d)")
 

@@ -164,7 +164,7 @@ class _Pair(NamedTuple):
 
 def _pairs(frame: pd.DataFrame, model: str, reference: str) -> list[_Pair]:
     out = []
-    for (group, instance), rows in frame.groupby(["group", "instance"], sort=True):
+    for (group, _), rows in frame.groupby(["group", "instance"], sort=True):
         metric = rows["metrics"].iloc[0].split("|")[0]
         cells = [cell(rows[rows["model"] == name], metric) for name in (model, reference)]
         if all(c is not None and len(c.clusters) for c in cells):
@@ -225,11 +225,15 @@ def domains(frame: pd.DataFrame, reference: str, scorer: str = "strict", resampl
 def skill(table: pd.DataFrame, floor: str = "majority") -> pd.DataFrame:
     """How far each model goes from the floor model (0) to a perfect score (1): groups by models, main metrics.
 
-    Groups that the floor already solves, and those that it has no value for, are left out.
+    Groups that the floor already solves are left out; NaN where a model answers nothing. Raises UserError when
+    the floor model is not there.
     """
+    if floor not in set(table["model"]):
+        raise UserError(f"no answers of the model {floor!r}; run it too: --model {floor}")
     main = folds(table[table["main"] & (table["scorer"] == "strict")])
+    main["value"] = main["value"].where(main["N/A"] < 1)
     wide = main.pivot(index=["domain", "group"], columns="model", values="value")
     higher = main.drop_duplicates("group").set_index("group")
     perfect = [PERFECT.get(higher.loc[group, "metric"], float(higher.loc[group, "higher"])) for _, group in wide.index]
     room = np.array(perfect) - wide[floor]
-    return wide.sub(wide[floor], axis=0).div(room.where(room != 0), axis=0).dropna(subset=[floor])
+    return wide.sub(wide[floor], axis=0).div(room.where(room != 0), axis=0).dropna(subset=[floor]) + 0.0

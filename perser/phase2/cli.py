@@ -29,7 +29,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows of each data set.")
 @click.option("--batch", type=click.IntRange(min=1), help="Questions per batch of a local model.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; only what is missing is asked.")
-@click.option("--list", "listing", is_flag=True, help="Show which data sets are here, absent or unsupported; run nothing.")
+@click.option("--list", "listing", is_flag=True, help="Say which data sets are here, absent or unsupported.")
 def phase2(tasks: str | None, suite: bool, names: tuple[str, ...], out: str | None, data: str | None,
            grader: str | None, reference: str | None, limit: int | None, batch: int | None, resume: bool,
            listing: bool) -> None:

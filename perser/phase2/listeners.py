@@ -49,7 +49,8 @@ def examples(instruction: str) -> list[list[str]]:
 
 
 def queries(data: Data, *, fold: int, group: int, setting: str, shots: Sequence[int], at: int, draws: int,
-            min_queries: int, groups: int, seed: int, dev_held_out: bool = True) -> list[tuple[int, int, np.ndarray, int]]:
+            min_queries: int, groups: int, seed: int,
+            dev_held_out: bool = True) -> list[tuple[int, int, np.ndarray, int]]:
     """(listener, draw, support ratings, query rating) of the main table's test episodes with `at` shots."""
     held = split(data, fold, group, listener_groups(data, groups, max(shots) + min_queries), dev_held_out)
     found = draws_by_listener(data, getattr(held, setting), tuple(shots), draws, min_queries, seed, "test draws")
@@ -78,7 +79,7 @@ def build(root: str | Path, corpus: Corpus, *, fold: int = 1, group: int = 0, se
     seconds = sum(sf.info(folder / v).duration for row in made for k, v in row.items() if k.startswith("audio"))
     if seconds > MOST_SECONDS:
         raise UserError(f"{corpus.name}: {seconds / 60:.0f} min of audio; upstream allows 60: lower rows or shots")
-    with open(folder / "episodes.csv", "w", newline="", encoding="utf-8") as file:
+    with (folder / "episodes.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "listener", "draw", "clip"])
         table.writerows([row["file"], data.listeners[asked[i][0]], asked[i][1], data.clips[data.clip[asked[i][3]]]]

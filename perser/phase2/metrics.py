@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 
 import jiwer
@@ -52,6 +53,7 @@ def tokens(text: str) -> list[str]:
     return [t for t in (word.strip("'") for word in found) if t]
 
 
+@lru_cache(maxsize=4096)
 def key(text: str) -> str:
     """The form in which options and labels are compared."""
     return " ".join(tokens(text))
@@ -153,11 +155,11 @@ Parts = Callable[[Sequence[str], object], tuple[float, float]]
 
 
 def _set(values: Sequence[str] | None) -> frozenset[str]:
-    return frozenset(key(value) for value in values or ())
+    return frozenset(key(value) for value in values or ()) - {""}
 
 
 def exact(labels: Sequence[str], answer: Sequence[str] | None) -> tuple[float, float]:
-    """1 when the named options are exactly the labels; no answer is wrong."""
+    """1 when the named options are exactly the labels; no answer is wrong unless there is nothing to name."""
     return float(_set(labels) == _set(answer)), 1.0
 
 
@@ -230,11 +232,11 @@ mer = _errors(lambda text: re.sub(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
 
 def cpwer(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
     """Concatenated minimum-permutation WER: one label (or line) per speaker, one line of the answer per speaker."""
-    sides = [[_plain(re.sub(r"^\s*speaker\s*\w+\s*:", "", line, flags=re.I)) for line in text.splitlines() if line.strip()]
-             for text in ("\n".join(labels), answer or "")]
-    pairs = list(zip_longest(*sides, fillvalue=""))
-    cost = np.array([[_edits(truth, said)[0] for _, said in pairs] for truth, _ in pairs]).reshape(len(pairs), -1)
-    best = cost[optimize.linear_sum_assignment(cost)].sum() if pairs else 0.0
+    sides = [[_plain(re.sub(r"^\s*speaker\s*\w+\s*:", "", line, flags=re.I))
+              for line in text.splitlines() if line.strip()] for text in ("\n".join(labels), answer or "")]
+    pairs = list(zip_longest(*sides, fillvalue="")) or [("", "")]
+    cost = np.array([[_edits(truth, said)[0] for _, said in pairs] for truth, _ in pairs])
+    best = cost[optimize.linear_sum_assignment(cost)].sum()
     return float(best), float(sum(len(truth.split()) for truth in sides[0]))
 
 
@@ -245,9 +247,15 @@ def bleu(labels: Labels, answers: Sequence[str | None]) -> float:
                                  tokenize="zh" if chinese else "13a").score
 
 
+@lru_cache(maxsize=65536)
+def _number(labels: tuple[str, ...]) -> float | None:
+    """The number that a row's label gives; resampling asks for it again and again."""
+    return read_number(labels[0]) if labels else None
+
+
 def _difference(power: int) -> Parts:
     def parts(labels: Sequence[str], answer: float | None) -> tuple[float, float]:
-        truth = read_number(labels[0]) if labels else None
+        truth = _number(tuple(labels))
         return (0.0, 0.0) if truth is None or answer is None else (abs(truth - answer) ** power, 1.0)
     return parts
 
@@ -255,7 +263,7 @@ def _difference(power: int) -> Parts:
 def _over_numbers(rule: Callable, correlation: bool) -> Callable[[Labels, Sequence], float]:
     """A rule over the rows with an answer; a constant answer correlates with nothing: 0; too few rows: NaN."""
     def metric(labels: Labels, answers: Sequence) -> float:
-        pairs = [(read_number(row[0]), answer) for row, answer in zip(labels, answers, strict=True)]
+        pairs = [(_number(tuple(row)), answer) for row, answer in zip(labels, answers, strict=True)]
         truth, said = np.array([p for p in pairs if None not in p], dtype=float).reshape(-1, 2).T
         if not correlation:
             return float(rule(truth, said)) if len(truth) else float("nan")

@@ -33,7 +33,8 @@ from perser.phase2.tasks import Phase2Task, load
 from perser.seeds import rng
 
 RATE, LONGEST, SILENCE, NEW_TOKENS = 16_000, 30.0, 0.5, 256
-ONE_AUDIO = {"granite_speech", "granite_speech_plus"}
+MARKED = {"granite_speech", "granite_speech_plus"}  # their chat templates take text with a mark for each audio
+ONE_AUDIO = MARKED | {"audioflamingo3"}
 AUDIO_AS_BASE64 = {"voxtral", "voxtral_realtime"}
 NOT_APPLICABLE = "N/A"
 
@@ -56,6 +57,7 @@ class Provider(ModelAPI):
 
     def __init__(self, model_name: str, base_url: str | None = None, api_key: str | None = None,
                  config: GenerateConfig = GenerateConfig(), batch_size: int = 8, **_: Any) -> None:  # noqa: B008
+        """batch_size: questions per call of `answers`."""
         super().__init__(model_name, base_url, api_key, [], config)
         self.batch_size = int(batch_size)
         self._waiting: SimpleQueue[tuple[Question, Future[str]]] = SimpleQueue()
@@ -139,36 +141,64 @@ class HfAudio(Provider):
 
     def __init__(self, model_name: str, *args: Any, audios: str = "auto", revision: str | None = None,
                  device: str | None = None, **kwargs: Any) -> None:
+        """Load the processor and the model from the hub, its cache or a folder."""
         import torch
-        from transformers import AutoModelForMultimodalLM, AutoProcessor
+        import transformers
+        from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 
         super().__init__(model_name, *args, **kwargs)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = AutoProcessor.from_pretrained(model_name, revision=revision)
         self.processor.tokenizer.padding_side = "left"
         dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
-        model = AutoModelForMultimodalLM.from_pretrained(model_name, revision=revision, dtype=dtype)
+        named = AutoConfig.from_pretrained(model_name, revision=revision).architectures or [""]
+        loader = getattr(transformers, named[0], AutoModelForMultimodalLM)  # the automatic class does not know all
+        model = loader.from_pretrained(model_name, revision=revision, dtype=dtype)
         self.model = getattr(model, "thinker", model).to(self.device).eval()
         kind = self.model.config.model_type
         self.joins = audios == "joined" or (audios == "auto" and kind in ONE_AUDIO)
-        self.as_base64 = kind in AUDIO_AS_BASE64
+        self.as_base64, self.marked = kind in AUDIO_AS_BASE64, kind in MARKED
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
-        """Generate for a batch; only what is new is decoded."""
+        """Generate for a batch. Questions with and without audio apart: some processors do not take both at once."""
+        texts = [""] * len(questions)
+        for heard in (True, False):
+            places = [i for i, question in enumerate(questions) if bool(question.audios) == heard]
+            for i, text in zip(places, self._generate([questions[i] for i in places]), strict=True):
+                texts[i] = text
+        return texts
+
+    def _generate(self, questions: Sequence[Question]) -> list[str]:
+        """Only what is new is decoded."""
         import torch
 
-        chats = [[{"role": "user", "content": self._content(question)}] for question in questions]
-        inputs = self.processor.apply_chat_template(chats, tokenize=True, add_generation_prompt=True,
-                                                    return_dict=True, return_tensors="pt", padding=True)
-        inputs = inputs.to(self.device, dtype=self.model.dtype)
+        if not questions:
+            return []
+        inputs = self._inputs(questions).to(self.device, dtype=self.model.dtype)
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=questions[0].new_tokens)
         return self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
 
-    def _content(self, question: Question) -> list[dict[str, Any]]:
+    def _inputs(self, questions: Sequence[Question]) -> Any:
+        """A padded batch: audios first, then the text, as the model's own template puts them."""
+        waves = [self._waves(question) for question in questions]
+        contents = [self._content(question, heard) for question, heard in zip(questions, waves, strict=True)]
+        chats = [[{"role": "user", "content": content}] for content in contents]
+        if not self.marked:
+            return self.processor.apply_chat_template(  # audio is padded as each processor wants it
+                chats, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+                processor_kwargs={"text_kwargs": {"padding": True}})
+        texts = self.processor.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        return self.processor(text=texts, audio=[wave for heard in waves for wave in heard] or None,
+                              return_tensors="pt", text_kwargs={"padding": True})
+
+    def _waves(self, question: Question) -> list[np.ndarray]:
         waves = [waveform(data) for data in question.audios]
-        if self.joins and len(waves) > 1:
-            waves = [joined(waves)]
+        return [joined(waves)] if self.joins and len(waves) > 1 else waves
+
+    def _content(self, question: Question, waves: Sequence[np.ndarray]) -> str | list[dict[str, Any]]:
+        if self.marked:
+            return self.processor.audio_token * len(waves) + question.text
         parts = [{"type": "audio", "base64": _wav(wave)} if self.as_base64 else {"type": "audio", "audio": wave}
                  for wave in waves]
         return [*parts, {"type": "text", "text": question.text}]
@@ -184,6 +214,7 @@ class Cascade(Provider):
     """Speech recognition, then a text model that reads the transcripts: `cascade/<asr>+<llm>`."""
 
     def __init__(self, model_name: str, *args: Any, device: str | None = None, **kwargs: Any) -> None:
+        """Load both models; UserError when only one is named."""
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer
 
@@ -236,6 +267,7 @@ class Replay(Provider):
     """Answers from an organisers' prediction file, by file name; what is not in it is an error of that sample."""
 
     def __init__(self, model_name: str, *args: Any, **kwargs: Any) -> None:
+        """Read the file, or the folder of one file per task; UserError when it is neither."""
         super().__init__(model_name, *args, **kwargs)
         self.entries = read_predictions(Path(model_name))
 
@@ -272,45 +304,57 @@ class Control(Provider):
 
     def __init__(self, model_name: str, *args: Any, tasks: str = "", data: str | None = None,
                  cache_dir: str | None = None, limit: int | None = None, seed: int = 0, **kwargs: Any) -> None:
+        """tasks, data, cache_dir, limit: as `load` takes them; seed: of what `random` draws."""
         super().__init__(model_name, *args, **kwargs)
         if not tasks:
             raise UserError(f"{type(self).__name__.lower()}: say where the labels are, -M tasks=DIR")
         self.seed, self.tasks = int(seed), _tasks(tasks, data, cache_dir, limit)
+        self._known: dict[str, dict[str, str]] = {}
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """What the control says of each row."""
-        return [self.say(self.tasks[q.instance], q.file) for q in questions]
+        for instance in {q.instance for q in questions} - set(self._known):
+            self._known[instance] = self.sheet(self.tasks[instance])
+        return [self._known[q.instance][q.file] for q in questions]
 
-    def say(self, task: Phase2Task, file: str) -> str:
-        """The answer for one row of a task."""
+    def sheet(self, task: Phase2Task) -> dict[str, str]:
+        """The answers to all rows of a task, by file."""
         raise NotImplementedError
 
 
 class Oracle(Control):
     """The label itself: anything but a perfect score is a fault of the scorer."""
 
-    def say(self, task: Phase2Task, file: str) -> str:
-        return _said(next(row.labels for row in task.rows if row.id == file))
+    def sheet(self, task: Phase2Task) -> dict[str, str]:
+        """Every row's own labels."""
+        return {row.id: _said(row.labels) for row in task.rows}
 
 
 class Majority(Control):
     """The commonest label (set); of numbers the median; a tie goes to the first in order."""
 
-    def say(self, task: Phase2Task, file: str) -> str:
-        numbers = [read_number(row.labels[0]) for row in task.rows] if task.kind == "regression" else [None]
+    def sheet(self, task: Phase2Task) -> dict[str, str]:
+        """The same for every row."""
+        numbers = [read_number(_said(row.labels)) for row in task.rows] if task.kind == "regression" else [None]
         if None not in numbers:
-            return repr(median(numbers))
+            return dict.fromkeys((row.id for row in task.rows), repr(median(numbers)))
         counts = Counter(_said(sorted(row.labels)) for row in task.rows)
-        return min(counts, key=lambda label: (-counts[label], label))
+        common = min(counts, key=lambda label: (-counts[label], label))
+        return dict.fromkeys((row.id for row in task.rows), common)
 
 
 class Random(Control):
     """One of the row's options; without options, any row's label."""
 
-    def say(self, task: Phase2Task, file: str) -> str:
-        row, draw = next(row for row in task.rows if row.id == file), rng(self.seed, "random", task.instance, file)
-        options = parse_options(row.instruction, row.labels) if task.kind == "classification" else []
-        return str(draw.choice(options)) if options else _said(task.rows[draw.integers(len(task.rows))].labels)
+    def sheet(self, task: Phase2Task) -> dict[str, str]:
+        """Drawn from the seed, the task and the row."""
+        out = {}
+        for row in task.rows:
+            draw = rng(self.seed, "random", task.instance, row.id)
+            options = parse_options(row.instruction, row.labels) if task.kind == "classification" else []
+            drawn = str(draw.choice(options)) if options else _said(task.rows[draw.integers(len(task.rows))].labels)
+            out[row.id] = drawn
+        return out
 
 
 def _said(labels: Sequence[str]) -> str:
@@ -336,6 +380,7 @@ class Perser(Provider):
     """
 
     def __init__(self, model_name: str, *args: Any, store: str | None = None, **kwargs: Any) -> None:
+        """store: folder in which features are kept between runs; by default only for this one."""
         kwargs.setdefault("batch_size", 32)
         super().__init__(model_name, *args, **kwargs)
         self.path, self.scratch = Path(model_name), Path(tempfile.mkdtemp(prefix="perser-"))

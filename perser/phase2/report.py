@@ -41,9 +41,9 @@ def write(out: str | Path, reference: str | None = None) -> str:
     if reference in set(records["model"]):
         compared = aggregate.domains(records, reference)
         compared.map(plain).to_csv(out / "domains.csv", index=False)
-        lines += ["", f"## Relative improvement over {plain(reference)}", "Mean as published, median and win rate beside "
-                  "it; 95 % intervals from resampled audio files. Groups are left out where the reference scores 0 or "
-                  "the model answers nothing.", "", _markdown(compared)]
+        lines += ["", f"## Relative improvement over {plain(reference)}", "Mean as published, median and win rate "
+                  "beside it; 95 % intervals from resampled audio files. Groups are left out where the reference "
+                  "scores 0 or the model answers nothing.", "", _markdown(compared)]
     text = "\n".join(line for line in lines) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
@@ -67,12 +67,13 @@ def heat(skill: pd.DataFrame, made: str = "") -> Figure:
     axes = figure.subplots()
     shown = skill.rename(columns=short).rename(index=lambda name: short(name.removesuffix("_Embedded")), level="group")
     shown.index = shown.index.get_level_values("group")
-    seaborn.heatmap(shown, vmin=-1, vmax=1, cmap="vlag_r", annot=True, fmt=".2f", annot_kws={"fontsize": 5.5}, cbar=False,
-                    linewidths=0.5, xticklabels=True, yticklabels=True, ax=axes)
+    seaborn.heatmap(shown, vmin=-1, vmax=1, cmap="vlag_r", annot=True, fmt=".2f", annot_kws={"fontsize": 5.5},
+                    cbar=False, linewidths=0.5, xticklabels=True, yticklabels=True, ax=axes)
     axes.set(xlabel="", ylabel="")
     axes.grid(False)
     axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
-    words = "0: the commonest label, 1: perfect; blank: no answer"
+    axes.set_xticklabels(axes.get_xticklabels(), rotation=20, ha="right", rotation_mode="anchor")
+    words = "0: majority control, 1: perfect; blank: no answer"
     figure.supxlabel(words, fontsize=5.5, color="#404040", x=0.01, ha="left")
     if made:
         figure.suptitle(made, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")

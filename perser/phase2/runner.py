@@ -27,13 +27,15 @@ from perser.phase2.tasks import Phase2Task, load
 CONTROLS = {"majority", "random", "oracle"}
 QUIET = {"display": "none", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
          "log_model_api": False}
+UNREAD = {"events", "messages", "store", "attachments", "timelines"}  # parsing them takes longer than asking did
 COLUMNS = {
     "model": "name of the model", "task": "upstream task", "group": "data set without its fold",
     "instance": "data set", "domain": "speech, music or audio (inferred unless the data set says)",
     "kind": "classification, regression or sequence_generation", "metrics": "metrics, joined by |",
     "commit": "commit of the data on the hub, or local", "sample": "upstream's file id",
     "cluster": "the audio asked about: rows that share it are not independent",
-    "scorer": "strict, or the grader's name", "labels": "JSON list", "said": "JSON: what the answer says, null for none",
+    "scorer": "strict, or the grader's name", "labels": "JSON list",
+    "said": "JSON: what the answer says, null for none",
     "outcome": "answered, none (no answer), unparseable or failed (no verdict)",
     "correct": "a grader's verdict; empty for the strict scorer", "synthetic": "what of the data is made up"}
 
@@ -117,6 +119,8 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     logs = folder / "logs"
     if logs.exists() and any(logs.glob("*.eval")) and not resume:
         raise UserError(f"{folder}: holds a run already; continue it with --resume or give another --out")
+    if grader:
+        _model(grader, {})  # a grader that is not there must not be found out after the run
     folder.mkdir(parents=True, exist_ok=True)
     args = dict(source) if model in CONTROLS else {}
     if batch_size:
@@ -125,11 +129,12 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     with _own_folders(folder):
         api = _model(name, args)
         _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=api,
-                           fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False, max_tasks=1,
-                           log_dir_allow_dirty=True, **QUIET)
-        evaluated = [read_eval_log(log.location) for log in done]
+                           fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
+                           max_tasks=1, log_dir_allow_dirty=True, **QUIET)
         if grader:
-            evaluated = [_grade(log, grader, Path(out).absolute() / "verdicts") for log in evaluated]
+            evaluated = [_grade(read_eval_log(log.location), grader, Path(out).absolute() / "verdicts") for log in done]
+        else:
+            evaluated = [read_eval_log(log.location, exclude_fields=UNREAD) for log in done]
     frame = pd.DataFrame([row for log in evaluated for row in rows(log, model, grader)], columns=list(COLUMNS))
     missing = sum(len(t.rows) for t in tasks) - frame["sample"][frame["scorer"] == "strict"].count()
     records.write(frame, folder / "records.parquet")
@@ -145,8 +150,9 @@ def _model(name: str, args: dict[str, Any]) -> Model:
         model = get_model(name, memoize=False, **args)
     except UserError:
         raise
-    except (ValueError, OSError, ImportError) as error:
-        raise UserError(f"model {name}: {str(error).splitlines()[0][:300]}") from error
+    except Exception as error:  # a provider may raise anything: no such name, no key, no package, no file
+        said = re.sub(r"\[/?[a-z_ ]+\]", "", " ".join(str(getattr(error, "message", error)).split()))
+        raise UserError(f"model {name}: {said[:300] or type(error).__name__}") from error
     if isinstance(model.api, models.Provider):  # inspect would else let twenty wait, all of them lost by a kill
         model.config = model.config.merge(GenerateConfig(max_connections=model.api.max_connections()))
     return model

@@ -155,7 +155,8 @@ def graded(grader: str | None = None, cache_dir: str | None = None, attempts: in
                 text = await ask(model, about["mode"], question(about, answer), Path(cache_dir) if cache_dir else None)
                 break
             except Exception as error:  # whatever a provider raises, one verdict must not cost the others
-                logger.warning("grader failed on %s, attempt %d: %s", state.sample_id, attempt + 1, type(error).__name__)
+                logger.warning("grader failed on %s, attempt %d: %s", state.sample_id, attempt + 1,
+                               type(error).__name__)
         else:
             return _score(state, None, FAILED, False)
         result = verdict(about["mode"], text)
@@ -163,6 +164,7 @@ def graded(grader: str | None = None, cache_dir: str | None = None, attempts: in
             return _score(state, None, UNPARSEABLE, False, text)
         if about["mode"] == "choice":
             return _score(state, None, ANSWERED, result == "YES", text)
-        return _score(state, None if result == "N/A" else float(result), NONE if result == "N/A" else ANSWERED, None, text)
+        number = None if result == "N/A" else float(result)
+        return _score(state, number, NONE if number is None else ANSWERED, None, text)
 
     return score

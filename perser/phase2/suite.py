@@ -284,7 +284,7 @@ CHOICE, NUMBER, TEXT = "classification", "regression", "sequence_generation"
 RECIPES: dict[str, Recipe] = {
     "EmotionRecognition": Recipe(CHOICE, "speech", ("accuracy", "macro-F1"), "Name the emotion of a voice.", (
         "Which emotion does the speaker's voice express?", "How does the speaker feel?"), emotion, HEARD),
-    "ContrastDetection": Recipe(CHOICE, "speech", ("accuracy",), "Does the voice contradict the words, as in sarcasm?", (
+    "ContrastDetection": Recipe(CHOICE, "speech", ("accuracy",), "Does the voice contradict the words?", (
         "Does the tone of voice contradict the words?", "Is the way it is said at odds with what is said?"),
         contrast, ("yes", "no")),
     "SpeakerCounting": Recipe(CHOICE, "speech", ("accuracy",), "Count the speakers.", (

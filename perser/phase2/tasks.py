@@ -144,7 +144,8 @@ def _task(file: Path, instance: Instance, data: str | Path | None, cache_dir: Pa
     metrics = _metrics(file, instance.metrics, known, kind, problems)
     folder, commit = find_data(file.parent, instance, data)
     if commit not in ("local", instance.version):
-        problems.append(f"{file}: version {instance.version!r} is not a full commit; {commit} was found and is recorded")
+        problems.append(f"{file}: version {instance.version!r} is not a full commit; {commit} was found and is "
+                        "recorded")
     rows = tuple(read_rows(folder, cache_dir / key, limit, problems))
     if not rows:
         raise UserError(f"{folder}: no usable row; expected columns file, instruction, label")
@@ -164,7 +165,10 @@ def _metrics(file: Path, named: list[str], known: dict[str, str], kind: str, pro
         ours = ["item-F1" if name == "F1" else name for name in ours]
     if ours and len(ours) < len(named):
         problems.append(f"{file}: of the metrics {', '.join(named)[:80]!r} only {', '.join(ours)} can be computed")
-    ours = ours or [name for name in known.get("metrics", "").split("|") if name]
+    listed = [name for name in known.get("metrics", "").split("|") if name]
+    if ours and listed and set(ours) != set(listed):
+        problems.append(f"{file}: {', '.join(ours)} here, {', '.join(listed)} in the catalogue: the file's are used")
+    ours = ours or listed
     if not ours and (named or known):
         raise UserError(f"{file}: no metric here for {named or known['metrics_as_found']}; the task is left out")
     ours = ours or [DEFAULT_METRIC[kind]]
@@ -283,7 +287,8 @@ def _row(record: dict, folder: Path, cache_dir: Path) -> Row:
     """Sort a record's columns by what they are: numbered names first, then any other column that holds audio."""
     if not isinstance(record, dict):
         raise UserError(f"not a record: {str(record)[:60]!r}")
-    parts: dict[str, list[tuple[int, object]]] = {name: [] for name in ("audio", "text", "label", "file", "instruction")}
+    names = ("audio", "text", "label", "file", "instruction")
+    parts: dict[str, list[tuple[int, object]]] = {name: [] for name in names}
     others = []
     for position, (column, value) in enumerate(record.items()):
         match = COLUMN.fullmatch(column)
