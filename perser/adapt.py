@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from perser.head import Head, logits
+from perser.kernels import descend, products
 from perser.losses import clip_weights, cross_entropy
 
 
@@ -36,8 +37,8 @@ def adapt(head: Head, rates: Tensor, x: Tensor, hidden: Tensor, targets: Tensor,
 
     rates: (steps, tensors) in the order of head.TENSORS; that of the layer weights is not read, adapting them
     takes `adapt_explicit`. x: (E, K, D) layer-mixed features of the support; hidden: (E, K, H), P x + b;
-    targets: (E, K, C); shift (E, 1, C): what descent starts from beside the output bias. In first order the inner
-    gradients are constants.
+    targets: (E, K, C); shift (E, 1, C): what the output bias starts from beside its own value. In first order the
+    inner gradients are constants.
     Source: MAML (arXiv 1703.03400), eq. 1; per-layer per-step rates: MAML++ (arXiv 1810.09502), section 4.
     """
     (episodes, shots, _), classes = x.shape, targets.shape[-1]
@@ -47,8 +48,9 @@ def adapt(head: Head, rates: Tensor, x: Tensor, hidden: Tensor, targets: Tensor,
     mass, gram, inner = targets.sum(-1, keepdim=True), x @ x.mT, basis @ basis.mT
     first_A, first_h = torch.eye(classes + shots, dtype=x.dtype, device=x.device).split([classes, shots])
     zero = x.new_zeros(())
+    a = head.a.expand(episodes, 1, -1) if shift is None else head.a + shift
     state = Adapted(basis, d=zero.expand(episodes, shots, classes + shots), b=zero.expand(episodes, 1, classes + shots),
-                    A=zero.expand(episodes, classes, classes + shots), a=head.a.expand(episodes, 1, -1) if shift is None else head.a + shift)
+                    A=zero.expand(episodes, classes, classes + shots), a=a)
     states = [state]
     for rate in rates.unbind(0):
         _, rate_P, rate_b, rate_A, rate_a = rate.unbind(0)
@@ -80,6 +82,27 @@ def prior_shift(logits: Tensor, targets: Tensor, mass: Tensor | float, strength:
     expected = logits.softmax(-1).mean(1, keepdim=True)
     found = (mass * expected + targets.sum(1, keepdim=True)) / (mass + targets.shape[1])
     return strength * (found / expected).log()
+
+
+def adapted_logits(head: Head, rates: Tensor, x: Tensor, support: Tensor, query: Tensor, count: int, targets: Tensor,
+                   class_weights: Tensor, second_order: bool) -> Tensor:
+    """Logits (E, Q, C) after the last step: `adapt` and `personal_logits`, many times faster.
+
+    x: (U, D) layer-mixed clips, the first `count` those of any support; support (E, K), query (E, Q): rows of x;
+    targets: (E, K, C). All that touches widths is done once per clip or once per pair of clips (perser.kernels).
+    """
+    shots, classes, A = support.shape[1], targets.shape[-1], head.A if second_order else head.A.detach()
+    live = head.A if second_order else torch.cat([head.A, A])
+    gram, hidden, z = products(x, head.P, head.b, live, support, query, count, second_order)
+    shared, basis = z[..., :classes], torch.cat([z[..., -classes:], hidden], -1)  # h . A; h . [A; h_support]
+    corner = (A @ A.T).expand(len(support), -1, -1)
+    inner = torch.cat([torch.cat([corner, basis[:, :shots, :classes].mT], -1), basis[:, :shots]], 1)
+    weight = clip_weights(targets, class_weights).unsqueeze(-1) / shots
+    near, inner = (gram[:, :shots], inner) if second_order else (gram[:, :shots].detach(), inner.detach())
+    d, b, change, a = descend(near, inner, head.a, rates, weight * targets.sum(-1, keepdim=True), weight * targets,
+                              second_order)
+    own = torch.cat([(A @ head.A.T).expand(len(support), -1, -1), shared[:, :shots]], 1) + inner @ change.mT
+    return shared[:, shots:] + basis[:, shots:] @ change.mT + (b - gram[:, shots:] @ d) @ own + a
 
 
 def personal_head(head: Head, state: Adapted, support: Tensor, episode: int) -> Head:

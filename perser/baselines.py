@@ -66,8 +66,8 @@ def cross_fitted(material: Material, base: Base, seed: int) -> dict[int, Head]:
     """SSL-E without one training session, for each of them: session -> head."""
     data, split = material.data, material.split
     at = data.session[data.clip[split.train]]
-    return {int(session): train_base(material._replace(split=split._replace(train=split.train[at != session])), base, seed)
-            for session in np.unique(at)}
+    parts = {int(session): split._replace(train=split.train[at != session]) for session in np.unique(at)}
+    return {session: train_base(material._replace(split=part), base, seed) for session, part in parts.items()}
 
 
 def fresh(material: Material, base: Base, seed: int) -> Head:
@@ -107,7 +107,7 @@ class PriorShift(NamedTuple):
 @answer.register
 def _(learner: PriorShift, material: Material, shots: int, episodes: Episodes) -> Tensor:
     mass, strength = learner.settings[shots]
-    clips, near, far = placed(material.data, episodes)
+    clips, near, far, _ = placed(material.data, episodes)
     logits = heads.logits(learner.head, material.data.features[clips])
     targets = material.targets[torch.from_numpy(episodes.support)]
     return logits[far] + prior_shift(logits[near], targets, mass, strength)
@@ -139,7 +139,7 @@ def prototypes(material: Material, head: Head, base: Base) -> Prototypes:
 @answer.register
 def _(learner: Prototypes, material: Material, shots: int, episodes: Episodes) -> Tensor:
     mass, temperature = learner.settings[shots]
-    clips, near, far = placed(material.data, episodes)
+    clips, near, far, _ = placed(material.data, episodes)
     hidden = heads.mixed(learner.head, material.data.features[clips]) @ learner.head.P.T + learner.head.b
     targets = material.targets[torch.from_numpy(episodes.support)]
     means = (mass * learner.means + targets.mT @ hidden[near]) / (mass + targets.sum(1).unsqueeze(-1))
@@ -184,7 +184,7 @@ def gradient_descent(material: Material, head: Head, ratings: np.ndarray, rate: 
 @answer.register
 def _(learner: Nearest, material: Material, shots: int, episodes: Episodes) -> Tensor:
     rate, neighbours = learner.settings[shots]
-    clips, near, far = placed(material.data, episodes)
+    clips, near, far, _ = placed(material.data, episodes)
     x = heads.mixed(learner.head, material.data.features[clips])
     every = torch.einsum("nd,lcd->lnc", x, learner.maps[rate]) + learner.offsets[rate].unsqueeze(1)
     targets = material.targets[torch.from_numpy(episodes.support)]
@@ -249,7 +249,7 @@ def listener_embedding(material: Material, head: Head, method: ListenerEmbedding
 @answer.register
 def _(learner: Embedding, material: Material, shots: int, episodes: Episodes) -> Tensor:
     rate, steps = learner.settings[shots]
-    clips, near, far = placed(material.data, episodes)
+    clips, near, far, _ = placed(material.data, episodes)
     hidden = heads.mixed(learner.head, material.data.features[clips]) @ learner.head.P.T + learner.head.b
     targets = material.targets[torch.from_numpy(episodes.support)]
 

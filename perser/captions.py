@@ -25,7 +25,7 @@ TITLES = {
     "meta-sgd": "Meta-SGD",
     "maml++": "MAML++",
     "meta-perser": "Meta-PerSER",
-    "meta-perser-f1": "Meta-PerSER-F1",
+    "meta-perser-x": "Meta-PerSER-X",
     UPPER: "All data (upper bound)",
 }
 # The parts that the ablation switches on and off; `shared` stands in the place of csmt.

@@ -212,4 +212,33 @@ def claims(results: Path, as_json: bool) -> None:
     click.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))
 
 
+@main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")
+@click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "e2e"]))
+@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns each way takes.")
+@click.option("--threads", type=click.IntRange(1), help="Of the processor.  [default: cores]")
+@click.option("--size", default=1.0, show_default=True, type=click.FloatRange(0, 1, min_open=True),
+              help="Share of the full number of clips (features) or listeners (adapt, scale).")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="JSON, of one benchmark.  [default: benchmarks/DEVICE-NAME.json]")
+def bench(name: str | None, device: str | None, rounds: int, threads: int | None, size: float,
+          out: Path | None) -> None:
+    """Time this machine: every benchmark that runs on it, or one."""
+    from perser import bench as benchmarks
+
+    if out and not name:
+        raise click.UsageError("--out: name the benchmark too", click.get_current_context())
+    for each in [name] if name else benchmarks.ABOUT:
+        try:
+            result = benchmarks.run(each, device, rounds, threads, size)
+        except UserError as error:
+            if name:
+                raise
+            click.echo(f"{each}: SKIPPED: {error}")
+            continue
+        path = out or benchmarks.default_path(result)
+        benchmarks.write(result, path)
+        click.echo(f"{benchmarks.table(result)}\n{path}\n")
+
+
 main.add_command(phase2)

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from perser.errors import UserError
 
-
 Tensor = Literal["mix", "P", "b", "A", "a"]
 
 

@@ -68,8 +68,11 @@ def aggregate(data: Data, pool: np.ndarray, smoothing: float) -> tuple[np.ndarra
 
 def by_listener(data: Data, pool: np.ndarray, least: int) -> dict[int, np.ndarray]:
     """The pool cut by listener, those with fewer than `least` ratings left out."""
-    parts = {int(i): pool[data.listener[pool] == i] for i in np.unique(data.listener[pool])}
-    return {i: part for i, part in parts.items() if len(part) >= least}
+    whose = data.listener[pool]
+    order = np.argsort(whose, kind="stable")
+    listeners, starts = np.unique(whose[order], return_index=True)
+    parts = np.split(pool[order], starts[1:])
+    return {int(i): part for i, part in zip(listeners, parts) if len(part) >= least}
 
 
 def evaluation_episodes(data: Data, pool: np.ndarray, listener: int, shots: int, most: int, draws: int, seed: int,
@@ -84,11 +87,16 @@ def evaluation_episodes(data: Data, pool: np.ndarray, listener: int, shots: int,
     return Episodes(orders[:, :shots], orders[:, most:])
 
 
-def placed(data: Data, episodes: Episodes) -> tuple[Tensor, Tensor, Tensor]:
-    """The clips of a batch without repetition, and where each support and query clip is among them."""
-    both = torch.from_numpy(data.clip[np.concatenate(episodes, 1)])
-    clips, at = both.unique(return_inverse=True)
-    return clips, *at.split([part.shape[1] for part in episodes], 1)
+def placed(data: Data, episodes: Episodes, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, int]:
+    """The clips of a batch without repetition, those of any support first; where each support and query clip is
+    among them; how many are of the support.
+    """
+    support, query = (data.clip[part] for part in episodes)
+    near = np.unique(support)
+    clips = np.concatenate([near, np.setdiff1d(query, near)])
+    rows = np.empty(len(data.features), np.int64)
+    rows[clips] = np.arange(len(clips))
+    return *(torch.from_numpy(part).to(device) for part in (clips, rows[support], rows[query])), len(near)
 
 
 def train_episodes(pools: list[tuple[np.ndarray, np.ndarray]], csmt: str, shots: int, query: int, count: int,

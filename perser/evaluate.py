@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from perser import head as heads
-from perser.adapt import adapt, adapt_explicit, personal_logits, prior_shift
+from perser.adapt import adapt, adapt_explicit, adapted_logits, personal_logits, prior_shift
 from perser.episodes import Data, Episodes, by_listener, evaluation_episodes, placed
 from perser.head import Head
 from perser.losses import cross_entropy
@@ -44,8 +44,8 @@ def query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: Head,
                  keep: Tensor | None = None, every: bool = False) -> Tensor:
     """Logits (E, Q, C) of the query after adapting to the support; differentiable in head and rates.
 
-    Every clip is mixed and projected once, however many episodes share it. prior: as in Learner; keep (D,): factors on the features.
-    every: logits before the first inner step and after each one, (steps + 1, E, Q, C).
+    Every clip is mixed and projected once, however many episodes share it. prior: as in Learner; keep (D,): factors on
+    the features; every: logits before the first inner step and after each one, (steps + 1, E, Q, C).
     """
     targets = targets[torch.from_numpy(episodes.support)]
     if isinstance(rates, Head) or rates[:, 0].any():
@@ -54,14 +54,16 @@ def query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: Head,
         rates = rates if isinstance(rates, Head) else Head(*rates.unbind(1))
         personal = adapt_explicit(head, rates, data.features[support], targets, class_weights, second_order)
         return vmap(heads.logits)(personal, data.features[query])
-    clips, near, far = placed(data, episodes)
-    x = heads.mixed(head, data.features[clips])
+    clips, near, far, count = placed(data, episodes, head.P.device)
+    x = heads.mixed(head, data.features, clips)
     x = x if keep is None else x * keep
+    if prior is None and not every:
+        return adapted_logits(head, rates, x, near, far, count, targets, class_weights, second_order)
     hidden = x @ head.P.T + head.b
     shift = None
     if prior is not None:
-        start = hidden @ head.A.T + head.a
-        shift = prior_shift(start[near], targets, prior[0].exp(), prior[1])
+        start = hidden[near] @ head.A.T + head.a
+        shift = prior_shift(start, targets, prior[0].exp(), prior[1])
         shift = shift if second_order else shift.detach()
     states = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order, shift)
     found = [personal_logits(head, state, x[near], x[far], hidden[far], second_order)

@@ -25,7 +25,7 @@ PALETTE = {
     "fine-tuning": ("#e69f00", "s"),
     "maml": ("#009e73", "^"),
     "meta-perser": ("#004c7f", "o"),
-    "meta-perser-f1": ("#400a0a", "D"),
+    "meta-perser-x": ("#400a0a", "D"),
 }
 # One look per group of methods, where a figure has too many for one each: colour, marker, filled.
 GROUPS = dict(zip(captions.GROUPS, (("#e69f00", "s", False), ("#004c7f", "o", True), ("#5a5a5a", "D", False))))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from perser.kernels import mix
+
 
 class Head(NamedTuple):
     """The trained tensors, in the order of every rate vector.
@@ -37,11 +39,13 @@ def init(layers: int, width: int, hidden: int, classes: int, generator: torch.Ge
     )
 
 
-def mixed(head: Head, features: Tensor) -> Tensor:
-    """Layer-weighted features: (..., L, D) -> (..., D)."""
+def mixed(head: Head, features: Tensor, clips: Tensor | None = None) -> Tensor:
+    """Layer-weighted features: (..., L, D) -> (..., D); with clips (U,) those rows of features (N, L, D)."""
     if features.shape[-2] == 1:
-        return features.squeeze(-2)
-    return torch.einsum("l,...ld->...d", head.mix.softmax(0), features)
+        return (features if clips is None else features.index_select(0, clips).to(head.P.dtype)).squeeze(-2)
+    if clips is None:
+        return torch.einsum("l,...ld->...d", head.mix.softmax(0), features)
+    return mix(head.mix.softmax(0), features, clips)
 
 
 def logits(head: Head, features: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from perser import checkpoints, config, provenance, records
@@ -45,7 +47,6 @@ from perser.config import (
     Priors,
 )
 from perser.corpora import Corpus
-from perser.episodes import Data, by_listener
 from perser.episodes import data as as_data
 from perser.errors import UserError
 from perser.evaluate import Learner, draws_by_listener, evaluate
@@ -53,6 +54,7 @@ from perser.head import TENSORS, Head
 from perser.material import Material, material
 from perser.metatrain import metatrain
 from perser.splits import folds, listener_groups, split
+from perser.traits import traits
 from perser.upstreams import Upstream
 
 log = logging.getLogger(__name__)
@@ -61,8 +63,13 @@ SETTINGS = ("seen", "unseen")
 LEAST_DEV = 4  # listeners that a held-out dev group must have to be worth more than the training listeners
 
 
-def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, seed: int) -> NamedTuple:
-    """What one method makes of SSL-E on one split; dev: the dev listeners' draws, by listener and shots."""
+def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, seed: int,
+          others: Callable[[], dict[int, Head]] | None = None) -> NamedTuple:
+    """What one method makes of SSL-E on one split; dev: the dev listeners' draws, by listener and shots.
+
+    others: gives SSL-E without each training session to a method that asks; trained anew when not given.
+    """
+    others = others or partial(cross_fitted, material, base, seed)
     shots = tuple(sorted({k for _, k in dev}))
 
     def chosen(made: NamedTuple, grid: Iterable[Any]) -> NamedTuple:
@@ -89,8 +96,7 @@ def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, 
         case Maml():
             grid = [scalar_rates(rate, method.inner_steps, method.adapts) for rate in method.rates]
             rates = choose(material, lambda found: Learner(head, found), grid, dev, per_shots=False)[shots[0]]
-            others = cross_fitted(material, base, seed) if method.crossfit else {}
-            return metatrain(material, head, rates, method, shots, dev, seed, others)[0]
+            return metatrain(material, head, rates, method, shots, dev, seed, others() if method.crossfit else {})[0]
 
 
 def rows(material: Material, learner: NamedTuple, plan: "Plan", seed: int) -> list[dict]:
@@ -143,8 +149,9 @@ class Plan:
         self.features = features.numpy()
         self.data = as_data(corpus, features)._replace(features=None)
         self.labels = {"corpus": corpus.name, "upstream": upstream.name, "synthetic": corpus.synthetic}
-        self.about = self.labels | {"experiment": experiment.name, "classes": list(corpus.classes), "identity": upstream.identity,
-                                    "moments": moments, "smoothing": experiment.base.smoothing}
+        self.about = self.labels | {"experiment": experiment.name, "classes": list(corpus.classes), "moments": moments,
+                                    "identity": upstream.identity, "smoothing": experiment.base.smoothing}
+        self.traits = traits(corpus.ratings, corpus.classes)
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
         self.code = provenance.code()
         self.groups = listener_groups(self.data, experiment.groups, min(experiment.shots) + experiment.min_queries)
@@ -159,7 +166,7 @@ class Plan:
                       for group in range(len(self.groups))]
 
     def _possible(self) -> dict[str, tuple[int, ...]]:
-        """Per pool the numbers of shots that, with queries beside them, most listeners have ratings for in any fold."""
+        """Per pool the numbers of shots that most listeners have, with queries beside them, in every fold."""
         least = dict.fromkeys(("dev", *SETTINGS), np.inf)
         for fold, group in product(range(1, len(folds(self.data.session)) + 1), range(len(self.groups))):
             part = split(self.data, fold, group, self.groups, self.dev_held_out)
@@ -212,7 +219,7 @@ def _words(unit: tuple[int, int, int]) -> str:
 
 def _base(plan: Plan, ready: Material, unit: tuple[int, int, int]) -> Head:
     """SSL-E of a unit, from disk when a killed run has left it there."""
-    fold, group, seed = unit
+    fold, _, seed = unit
     place = plan.part(unit, None)
     if (place / "model.json").exists():
         return checkpoints.load(place).learner.head
@@ -221,6 +228,20 @@ def _base(plan: Plan, ready: Material, unit: tuple[int, int, int]) -> Head:
     checkpoints.save(Model(Learner(head, {0: torch.zeros(0, len(TENSORS))}), ready.mean, ready.scale,
                            ready.class_weights, about), place)
     return head
+
+
+def _others(plan: Plan, ready: Material, unit: tuple[int, int, int]) -> dict[int, Head]:
+    """SSL-E without each training session, from disk when it is there."""
+    place = plan.part(unit, None) / "others.safetensors"
+    if not place.exists():
+        found = cross_fitted(ready, plan.experiment.base, unit[2])
+        half = place.with_name(f".{place.name}.{os.getpid()}")
+        save_file({f"{session}.{name}": tensor for session, head in found.items()
+                   for name, tensor in head._asdict().items()}, half)
+        half.replace(place)
+    tensors = load_file(place)
+    return {session: Head(*(tensors[f"{session}.{name}"] for name in TENSORS))
+            for session in sorted({int(key.split(".")[0]) for key in tensors})}
 
 
 def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
@@ -235,7 +256,8 @@ def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
     for name in plan.missing(unit):
         part = plan.part(unit, name)
         part.mkdir(parents=True, exist_ok=True)
-        learner = learn(ready, head, plan.experiment.methods[name], plan.experiment.base, dev, seed)
+        learner = learn(ready, head, plan.experiment.methods[name], plan.experiment.base, dev, seed,
+                        partial(_others, plan, ready, unit))
         frame = pd.DataFrame([plan.labels | {"method": name} | row for row in rows(ready, learner, plan, seed)])
         about = plan.about | {"method": name, "fold": fold, "seed": seed, "held_out": list(chosen.test_listeners)}
         if isinstance(learner, Learner):
@@ -283,6 +305,7 @@ def run(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     records.write(frame, plan.out / "records.parquet")
     records.write(pd.concat([pd.read_parquet(part / "learnt.parquet") for part in parts
                              if (part / "learnt.parquet").exists()], ignore_index=True), plan.out / "learnt.parquet")
+    records.write(plan.traits, plan.out / "listeners.parquet")
     plan.link()
     minutes = (time.perf_counter() - start) / 60
     records.write_json(_manifest(plan, settings, minutes, jobs, len(todo)), plan.out / "manifest.json")

@@ -10,7 +10,7 @@ from perser import captions
 from perser.intervals import between_seeds, compare, corrected, correlation, effect, interval, paired, select
 from perser.scores import SETTINGS, per_seed
 
-OURS = ("meta-perser", "meta-perser-f1")
+OURS = ("meta-perser", "meta-perser-x")
 TRAITS = ("distance", "consistency")
 MODEL = ["method", "fold", "group", "seed"]  # what one trained model is known by in learnt.parquet
 

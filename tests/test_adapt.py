@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
 
-from perser import seeds
-from perser.adapt import adapt, adapt_explicit, personal_head, personal_logits, scalar_rates
+from perser import kernels, seeds
+from perser.adapt import adapt, adapt_explicit, adapted_logits, personal_head, personal_logits, scalar_rates
 from perser.head import TENSORS, Head, init, logits, mixed, trainable
 from perser.losses import cross_entropy
 
@@ -39,6 +39,15 @@ def engine_loss(head, rates, features, targets, class_weights, second_order):
     x, far = (mixed(head, part) for part in features)
     state = adapt(head, rates, x, x @ head.P.T + head.b, targets[0], class_weights, second_order)[-1]
     found = personal_logits(head, state, x, far, far @ head.P.T + head.b, second_order)
+    return cross_entropy(found, targets[1], class_weights).mean()
+
+
+def shared_loss(head, rates, features, targets, class_weights, second_order):
+    """As engine_loss, through the kernels: clips of all episodes in one table, the support's first."""
+    clips = torch.cat([part.flatten(0, 1) for part in features])
+    support, query = torch.arange(E * K).view(E, K), E * K + torch.arange(E * Q).view(E, Q)
+    x = mixed(head, clips, torch.arange(len(clips)))
+    found = adapted_logits(head, rates, x, support, query, E * K, targets[0], class_weights, second_order)
     return cross_entropy(found, targets[1], class_weights).mean()
 
 
@@ -91,16 +100,17 @@ def test_one_step_and_its_meta_gradient_on_paper():
 
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("steps", [1, 3, 5])
-def test_engine_equals_explicit_weights(steps, second_order):
+@pytest.mark.parametrize("engine", [engine_loss, shared_loss])
+def test_engine_equals_explicit_weights(engine, steps, second_order):
     head, *rest = problem()
     rates = random_rates(steps)
-    assert_same(meta_gradient(engine_loss, head, rates, *rest, second_order),
+    assert_same(meta_gradient(engine, head, rates, *rest, second_order),
                 meta_gradient(lambda h, r, *more: explicit_loss(h, r * (r != 0), *more), head, rates, *rest,
                               second_order), 1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
-@pytest.mark.parametrize("loss, mix", [(engine_loss, False), (explicit_loss, True)])
+@pytest.mark.parametrize("loss, mix", [(engine_loss, False), (shared_loss, False), (explicit_loss, True)])
 def test_second_order_equals_finite_differences(loss, mix, steps):
     head, *rest = problem()
     rates = random_rates(steps, mix=mix)
@@ -141,7 +151,7 @@ def reference_loss(adapted):
 @pytest.mark.reference
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("steps", [1, 3, 5])
-@pytest.mark.parametrize("loss, mix", [(engine_loss, False), (explicit_loss, True)])
+@pytest.mark.parametrize("loss, mix", [(engine_loss, False), (shared_loss, False), (explicit_loss, True)])
 def test_meta_gradients_equal_learn2learn_with_learnt_rates(loss, mix, steps, second_order):
     head, *rest = problem(torch.float32)
     rates = random_rates(steps, torch.float32, mix)
@@ -166,6 +176,41 @@ def test_meta_gradients_equal_learn2learn_maml(steps, second_order):
     value = theirs(head, None, *rest, second_order)
     mine = meta_gradient(engine_loss, head, scalar_rates(rate, steps), *rest, second_order)
     assert_same((mine[0], mine[1][1:5]), (value, theirs.grads[1:]), 1e-5)
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_clips_that_episodes_share_get_the_gradients_of_all(second_order, monkeypatch):
+    """Support and query draw from the same seven clips; products are formed for one episode at a time."""
+    monkeypatch.setattr(kernels, "BLOCK", 1)
+    head, (near, _), targets, class_weights = problem()
+    clips, draw = near.flatten(0, 1)[:7], seeds.generator(2, "shared clips")
+    support, query = (torch.randint(7, (E, count), generator=draw) for count in (K, Q))
+
+    def shared(head, rates, *rest):
+        x = mixed(head, clips, torch.arange(7))
+        found = adapted_logits(head, rates, x, support, query, 7, targets[0], class_weights, second_order)
+        return cross_entropy(found, targets[1], class_weights).mean()
+
+    together = (clips[support], clips[query]), targets, class_weights, second_order
+    rates = random_rates(4)
+    assert_same(meta_gradient(shared, head, rates), meta_gradient(engine_loss, head, rates, *together), 1e-12)
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
+def test_layers_in_half_precision_are_mixed_to_its_rounding(dtype, error):
+    head, (near, _), _, _ = problem(torch.float32)
+    features, clips = near.flatten(0, 1), torch.tensor([3, 0, 3, 11])
+    slope = torch.randn(4, D, generator=seeds.generator(3, "slope")) * 1e-6
+    found = []
+    for stored in (features, features.to(dtype)):
+        trained = trainable(head)
+        x = mixed(trained, stored, clips)
+        x.backward(slope)
+        found.append((x.detach(), trained.mix.grad))
+    (x, grad), (rough, rough_grad) = found
+    assert torch.allclose(x, mixed(head, features[clips]), atol=1e-6)
+    assert 0 < (rough - x).abs().max() < 4 * error * features.abs().max()
+    assert 0 < (rough_grad - grad).abs().max() < 8 * error * slope.abs().sum() / D
 
 
 def test_personal_head_is_the_head_that_personal_logits_uses():

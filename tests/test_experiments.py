@@ -29,7 +29,7 @@ def study_of(experiment, **settings):
         levels = dict.fromkeys(STEPS, 0) | {"maml": 2, "meta-perser": 4}
         return made_study(levels, "steps", (20,), steps=STEPS, **settings)
     if experiment == "recipe":
-        return made_study({"ssl-e": 0, "meta-perser": 3, "tuned": 5, "meta-perser-f1": 6}, "recipe", **settings)
+        return made_study({"ssl-e": 0, "meta-perser": 3, "tuned": 5, "meta-perser-x": 6}, "recipe", **settings)
     if experiment == "shots":
         levels = {"ssl-e": 0, "fine-tuning": 1, "prior-shift": 2, "maml": 3, "meta-perser": 5}
         frame = made_study(levels, "shots", (1, 5, 40), **settings)

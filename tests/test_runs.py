@@ -14,10 +14,10 @@ import torch
 from perser import checkpoints, head, records, runs
 from perser.adapt import scalar_rates
 from perser.baselines import choose, cross_fitted, train_base
-from perser.material import material
 from perser.config import Aggregated, Base, Experiment, Finetune, Maml
 from perser.errors import UserError
 from perser.evaluate import Learner, dev_score, draws_by_listener, evaluate
+from perser.material import material
 from perser.metatrain import metatrain
 from perser.splits import listener_groups, split
 
@@ -83,7 +83,7 @@ def test_only_what_is_missing_is_computed(small, tmp_path):
 
 
 def test_experiments_with_the_same_settings_share_their_parts(small, monkeypatch):
-    """Another experiment beside it, with two of its methods: nothing is computed, its records and models are its own."""
+    """Another experiment beside it, with two of its methods: nothing is computed, its records are its own."""
     out, frame = small
     methods = {name: SMALL.methods[name] for name in ("ssl-e", "meta-perser")}
     monkeypatch.setattr(runs, "_unit", lambda *_: pytest.fail("computed again"))
@@ -91,7 +91,8 @@ def test_experiments_with_the_same_settings_share_their_parts(small, monkeypatch
     expected = frame[frame["method"].isin(methods)].assign(experiment="other").reset_index(drop=True)
     pd.testing.assert_frame_equal(other, expected)
     assert checkpoints.load(out.parent / "other" / "checkpoints" / "fold1-group0-seed0" / "meta-perser")
-    assert plan(out, SMALL.model_copy(update={"draws": 3})).part((1, 0, 0), "ssl-e") != plan(out).part((1, 0, 0), "ssl-e")
+    more = SMALL.model_copy(update={"draws": 3})
+    assert plan(out, more).part((1, 0, 0), "ssl-e") != plan(out).part((1, 0, 0), "ssl-e")
 
 
 def test_what_is_learnt_is_beside_the_records(small):

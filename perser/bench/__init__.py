@@ -1,0 +1,94 @@
+"""Benchmarks: every one returns rows of plain numbers, which are written with where and how they were measured."""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from perser.bench import extraction, measure, meta, scale
+from perser.bench.measure import Turns
+from perser.errors import UserError
+
+STAGES = Path("out/log/stages.csv")
+ABOUT = {
+    "meta": "One second-order outer step against learn2learn, same loss and gradients.",
+    "adapt": "Listeners personalised in one batch, one by one, and by learn2learn.",
+    "features": "Features of WavLM-base's shape, random weights: the store's batches against one clip at a time.",
+    "scale": "An episode draw and an outer step at rising numbers of listeners, features on disk.",
+    "e2e": "Seconds of the last default ./reproduce.sh, stage by stage.",
+}
+
+
+def run(name: str, device: str | None = None, rounds: int = 5, threads: int | None = None, size: float = 1.0,
+        stages: Path = STAGES) -> dict:
+    """One benchmark: about, conditions, settings, rows. `size`: share of the full number of clips or listeners.
+
+    Raises UserError for a device that is not there and for stages that were never timed.
+    """
+    place = _device(device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    try:
+        conditions, turns = measure.conditions(place), Turns(rounds)
+        rows = {
+            "meta": lambda: meta.meta(place, turns),
+            "adapt": lambda: meta.adapt(place, turns, max(1, round(size * meta.LISTENERS))),
+            "features": lambda: extraction.features(place, turns, max(1, round(size * extraction.CLIPS))),
+            "scale": lambda: scale.scale(place, turns, tuple(max(1, round(size * n)) for n in scale.LISTENERS)),
+            "e2e": lambda: timed_stages(stages),
+        }[name]()
+    finally:
+        torch.set_num_threads(before)
+    return {"benchmark": name, "about": ABOUT[name], "conditions": conditions,
+            "settings": {"rounds": rounds, "size": size}, "rows": rows}
+
+
+def _device(name: str | None) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no such device here; use --device cpu")
+    return torch.device(name)
+
+
+def timed_stages(path: Path) -> list[dict]:
+    """The rows of a file with columns stage, seconds, outcome, as reproduce.sh leaves it."""
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        return [{"stage": row["stage"], "seconds": int(row["seconds"]), "outcome": row["outcome"]} for row in rows]
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; run ./reproduce.sh first, it times its stages") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: expected columns stage,seconds,outcome; run ./reproduce.sh again") from None
+
+
+def default_path(result: dict) -> Path:
+    """benchmarks/DEVICE-NAME.json."""
+    device = re.sub(r"[^a-z0-9]+", "-", result["conditions"]["device"].lower()).strip("-")
+    return Path("benchmarks") / f"{device}-{result['benchmark']}.json"
+
+
+def write(result: dict, path: Path) -> None:
+    """As JSON, floats to six significant digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_rounded(result), indent=1) + "\n")
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
+
+
+def table(result: dict) -> str:
+    """The rows for a terminal, one line per quantity, and where they were measured."""
+    where = result["conditions"]
+    place = (f"{where['device']}, {where['cpu']}, {where['threads']} threads, torch {where['packages']['torch']}, "
+             f"load {where['load_before']} before")
+    rows = pd.DataFrame(result["rows"]).T
+    return f"{result['benchmark']}: {result['about']}\n{place}\n{rows.to_markdown(floatfmt='.4g', headers=[])}"

@@ -1,0 +1,155 @@
+"""What the exact engine spends its time on, each with its backward pass written by hand.
+
+`mix` reads the layers once forward and once backward. `products` reduces clips to the inner products that the
+descent needs, one episode's clips beside each other but each clip mixed and projected once. `descend` is the inner
+loop on those: small matrices only, whatever the widths of features and hidden layer are.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+BLOCK = 1 << 20  # numbers gathered at a time when products are formed: what a processor's cache holds
+
+
+def mix(weights: Tensor, features: Tensor, clips: Tensor) -> Tensor:
+    """Weighted sums of the layers of chosen clips: weights (L,), features (N, L, D), clips (U,) -> (U, D).
+
+    Features may be stored in half precision; the sums are then rounded to it too. The power of two keeps their
+    gradients, of the order of one over the number of queries, above the smallest half.
+    """
+    _, layers, width = features.shape
+    rows = clips.unsqueeze(-1) * layers + torch.arange(layers, device=clips.device)
+    scale = 1 if features.dtype == weights.dtype else 256
+    each = (weights / scale).to(features.dtype).expand(len(clips), layers).contiguous()
+    table = features.reshape(-1, width)
+    found = functional.embedding_bag(rows, table, mode="sum", per_sample_weights=each)
+    return found if scale == 1 else found.to(weights.dtype) * scale
+
+
+def _take(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a matrix: (N, D), (E, R) -> (E, R, D)."""
+    return table.index_select(0, rows.flatten()).view(*rows.shape, table.shape[1])
+
+
+class _Products(Function):
+    """See `products`. With h = P x + b of the support and v = P^T h, every h_i . h_j = x_i . v_j + b . h_j.
+
+    So no query clip is projected, and what a pair of clips needs is one product against [x; v] of the support.
+    """
+
+    @staticmethod
+    def forward(context, x, P, b, A, support, query, count, second_order):
+        """The products; `count` rows of x belong to the support."""
+        h = torch.addmm(b, x[:count], P.T)
+        right = torch.cat([x[:count], h @ P])
+        rows, columns = torch.cat([support, query], 1), torch.cat([support, support + count], 1)
+        AP, block = A @ P, max(1, BLOCK // (rows.shape[1] * x.shape[1]))
+        pairs = torch.cat([_take(x, i) @ _take(right, j).mT for i, j in zip(rows.split(block), columns.split(block))])
+        gram, own = pairs.split(support.shape[1], -1)  # (E, K + Q, K) each
+        own = own + _take((h @ b).unsqueeze(-1), support).mT
+        classes = torch.cat([_take(h @ A.T, support), _take(torch.addmm(A @ b, x, AP.T), query)], 1)
+        context.save_for_backward(x, P, b, A, h, right, AP, rows, columns)
+        context.rest = support.shape[1], count, block, second_order
+        return gram, own, classes
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gram, own, classes):
+        """Gradients of x, P, b, A from those of the three products."""
+        x, P, b, A, h, right, AP, rows, columns = context.saved_tensors
+        shots, count, block, second_order = context.rest
+        support, query = rows[:, :shots], rows[:, shots:]
+        to_z = x.new_zeros(len(x), len(A)).index_add_(0, query.flatten(), classes[:, shots:].flatten(0, 1))
+        to_near = x.new_zeros(count, len(A)).index_add_(0, support.flatten(), classes[:, :shots].flatten(0, 1))
+        to_c = x.new_zeros(count).index_add_(0, support.flatten(), own.sum(1).flatten())
+        to_x, to_right, to_AP, to_Ab = to_z @ AP, torch.zeros_like(right), to_z.T @ x, to_z.sum(0)
+        for i, j, pairs in zip(rows.split(block), columns.split(block), torch.cat([gram, own], -1).split(block)):
+            to_x.index_add_(0, i.flatten(), (pairs @ _take(right, j)).flatten(0, 1))
+            to_right.index_add_(0, j.flatten(), (pairs.mT @ _take(x, i)).flatten(0, 1))
+        to_v = to_right[count:]
+        to_P = torch.addmm(A.T @ to_AP, h.T, to_v)
+        to_b = to_c @ h + to_Ab @ A
+        to_A = torch.addmm(torch.outer(to_Ab, b), to_AP, P.T) + to_near.T @ h
+        if second_order:
+            to_h = torch.addmm(torch.outer(to_c, b), to_v, P.T).addmm_(to_near, A)
+            to_x[:count].add_(to_right[:count]).addmm_(to_h, P)
+            to_P.addmm_(to_h.T, x[:count])
+            to_b += to_h.sum(0)
+        return to_x, to_P, to_b, to_A, None, None, None, None
+
+
+def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
+             second_order: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What clips of an episode, its support and then its query, give with the support and with the classes.
+
+    x (U, D): clips, the first `count` those of the support; support (E, K), query (E, Q): rows of x. Returns
+    x . x_support (E, K + Q, K), h . h_support (E, K + Q, K) and h . A (E, K + Q, C), where h = P x + b. In first
+    order the support's x and h are constants.
+    """
+    return _Products.apply(x, P, b, A, support, query, count, second_order)
+
+
+class _Descend(Function):
+    """See `descend`."""
+
+    @staticmethod
+    def forward(context, gram, inner, a, rates, mass, wanted, second_order):
+        """Gradient descent in coefficients: A, h start as the identity."""
+        episodes, shots, classes = wanted.shape
+        identity = torch.eye(classes + shots, dtype=a.dtype, device=a.device).expand(episodes, -1, -1)
+        A, h, a = identity[:, :classes], identity[:, classes:], a.expand(episodes, 1, -1)
+        d, b, steps = torch.zeros_like(h), torch.zeros_like(h[:, :1]), []
+        for _, rate_P, rate_b, rate_A, rate_a in rates.tolist():
+            against = inner @ A.mT
+            p = torch.baddbmm(a.expand(-1, shots, -1), h, against).softmax(-1)
+            error = torch.addcmul(-wanted, p, mass)
+            delta = error @ A
+            down_b = delta.sum(1, keepdim=True)
+            steps.append((A, h, against, p, error, delta, down_b))
+            d, b = d.add(delta, alpha=rate_P), b.sub(down_b, alpha=rate_b)
+            a = a.sub(error.sum(1, keepdim=True), alpha=rate_a)
+            A, h = (torch.baddbmm(A, error.mT, h, alpha=-rate_A),
+                    torch.baddbmm(h, gram, delta, alpha=-rate_P).sub_(down_b, alpha=rate_b))
+        context.steps, context.rates, context.second_order = steps, rates, second_order
+        context.save_for_backward(gram, inner, mass)
+        return d, b, A - identity[:, :classes], a
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, to_d, to_b, to_A, to_a):
+        """The same lines backwards; in first order only the rates and a are reached."""
+        gram, inner, mass = context.saved_tensors
+        to_gram, to_inner, to_rates = torch.zeros_like(gram), torch.zeros_like(inner), torch.zeros_like(context.rates)
+        to_h, each = torch.zeros_like(to_d), zip(context.rates.tolist(), context.steps)
+        for step, ((_, rate_P, rate_b, rate_A, rate_a), saved) in reversed(list(enumerate(each))):
+            A, h, against, p, error, delta, down_b = saved
+            from_P, from_b = torch.baddbmm(to_d, gram.mT, to_h, alpha=-1), to_b + to_h.sum(1, keepdim=True)
+            from_A = h @ to_A.mT  # (E, K, C)
+            to_rates[step, 1:] = torch.stack([(from_P * delta).sum(), -(from_b * down_b).sum(),
+                                              -(from_A * error).sum(), -(to_a * error).sum()])
+            if not context.second_order:
+                continue
+            to_delta = from_P.mul_(rate_P).sub_(from_b, alpha=rate_b)
+            to_error = torch.baddbmm(to_a * -rate_a + from_A * -rate_A, to_delta, A.mT).mul_(mass)
+            to_z = p * (to_error - (p * to_error).sum(-1, keepdim=True))
+            to_against = h.mT @ to_z  # (E, C + K, C)
+            to_gram.baddbmm_(to_h, delta.mT, alpha=-rate_P)
+            to_inner.baddbmm_(to_against, A)
+            to_h = torch.baddbmm(to_h, error, to_A, alpha=-rate_A).baddbmm_(to_z, against.mT)
+            to_A = torch.baddbmm(to_A, error.mT, to_delta).baddbmm_(to_against.mT, inner)
+            to_a = to_a + to_z.sum(1, keepdim=True)
+        return to_gram, to_inner, to_a.sum((0, 1)), to_rates, None, None, None
+
+
+def descend(gram: Tensor, inner: Tensor, a: Tensor, rates: Tensor, mass: Tensor, wanted: Tensor,
+            second_order: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All steps of gradient descent on the support loss from its inner products.
+
+    gram (E, K, K) of x, inner (E, C + K, C + K) of the basis [A; h], a (C,), rates (steps, tensors); mass (E, K, 1)
+    and wanted (E, K, C): what the softmax is multiplied with and what is taken from it in the loss' gradient.
+    Returns d, b, A and a after the last step, as in adapt.Adapted.
+    """
+    return _Descend.apply(gram, inner, a, rates, mass, wanted, second_order)
