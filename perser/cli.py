@@ -145,6 +145,7 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
         out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...], jobs: int) -> None:
     """Compute the records of EXPERIMENT that are missing and print its table."""
     from perser import config, corpora, features, records, runs, tables, upstreams
+    from perser.report import tables_of
 
     settings = usage(config.load, experiment_file(experiment), overrides)
     model = usage(upstreams.load, upstream, revision=revision)
@@ -154,8 +155,7 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
     matrix = features.extract(loaded, model, store, moments, progress=terminal())
     plan = usage(runs.Plan, settings, loaded, model, matrix, moments, out)
     frame = runs.run(plan, jobs, terminal())
-    table = tables.main_table(frame)
-    click.echo(tables.markdown(table, tables.main_caption(frame, records.manifest(out))))
+    click.echo(tables.markdown(*next(iter(tables_of(frame, records.manifest(out)).values()))))
 
 
 @main.command(epilog="Example: perser report results/synthetic/logmel/main --out out/report")

@@ -302,14 +302,12 @@ def clouds(points: pd.DataFrame, made: str) -> Figure:
 @styled
 def forest(records: pd.DataFrame, seed: int = 0) -> Figure:
     """Gain over SSL-E of every method at the largest number of shots, seen and unseen, in groups."""
-    scores = per_seed(records)
-    most = max(study.most_shots(scores, setting) for setting in SETTINGS)
-    found = study.gains(scores, seed)
-    found = found[(found["shots"] == most) | (found["method"] == captions.UPPER)]
+    scores, base = per_seed(records), captions.title(captions.BASELINE)
+    found = study.gains(scores, True, seed)
     levels = {
         setting: 100 * np.nanmean(select(scores, captions.BASELINE, setting, 0).to_numpy()) for setting in SETTINGS
     }
-    base = captions.title(captions.BASELINE)
+    most = sorted({study.most_shots(scores, setting) for setting in levels}, reverse=True)
     rows = found.assign(
         label=found["method"].map(captions.title).str.split(" (", regex=False).str[0],
         group=found["method"].map(captions.group),
@@ -318,7 +316,7 @@ def forest(records: pd.DataFrame, seed: int = 0) -> Figure:
     figure = _forest(
         rows,
         {setting: f"{setting.capitalize()}; {base}: {level:.1f}" for setting, level in levels.items()},
-        f"Gain over {base} (points), K = {most}",
+        f"Gain over {base} (points), K = {' and '.join(map(str, most))}",
         _fence(rows),
     )
     beyond = "Arrow: beyond the axis. " if np.isfinite(_fence(rows)) else ""
@@ -334,9 +332,8 @@ def forest(records: pd.DataFrame, seed: int = 0) -> Figure:
 def effects(records: pd.DataFrame, seed: int = 0) -> Figure:
     """What each part of the method adds at the largest number of shots, seen and unseen."""
     scores = per_seed(records)
-    found = study.effects(scores, seed)
-    most = int(found["shots"].max())
-    found = found[found["shots"] == most]
+    most = int(scores["shots"].max())
+    found = study.effects(scores[scores["shots"] == most], seed)
     names = captions.PARTS | {captions.READING: f"{captions.PARTS['csmt']}, {captions.READING}"}
     rows = found.assign(
         label=found["part"].map(names),
@@ -563,6 +560,51 @@ def layers(learnt: dict[str, pd.DataFrame], made: str) -> Figure:
     panels[-1].set_xlabel("Layer")
     _foot(figure, "Mean and standard deviation over folds, groups and seeds; dashed: all layers alike", made)
     return figure
+
+
+@styled
+def speed(rows: pd.DataFrame, words: str) -> Figure:
+    """Milliseconds of an outer step by way and shape, log scale, beside the machine's floors: the rows of the
+    benchmark `meta` that share clips; words: where it was measured.
+    """
+    ways = {
+        "learn2learn_ms": ("learn2learn", PALETTE["fine-tuning"]),
+        "engine_ms": ("here", PALETTE["meta-perser"]),
+        "arithmetic_floor_ms": ("floor: products", ("#5a5a5a", "|")),
+        "memory_floor_ms": ("floor: memory", ("#5a5a5a", "1")),
+    }
+    ways = {column: way for column, way in ways.items() if column in rows}
+    figure = Figure(figsize=(3.4, 0.95 + 0.3 * len(rows)))
+    axes = figure.subplots()
+    for place, row in enumerate(rows.to_dict("records")):
+        shown = [row[column] for column in ways]
+        axes.plot([min(shown), max(shown)], [-place] * 2, color="#c8c8c8", linewidth=0.7, zorder=1)
+        for column, (name, (colour, marker)) in ways.items():
+            axes.plot(row[column], -place, marker, color=colour, markersize=6, linestyle="none",
+                      label=name if not place else "")
+            if "floor" not in column:
+                axes.annotate(f"{row[column]:.0f}", (row[column], -place), (0, 4.5), textcoords="offset points",
+                              ha="center", fontsize=6, color=ink(colour))
+        if "learn2learn_ms" in ways:
+            _times(axes, row["engine_times_faster"], -place)
+    axes.set_xscale("log")
+    axes.set_yticks(
+        [-place for place in range(len(rows))],
+        [f"{row.episodes} x ({row.shots} + {row.query})" for row in rows.itertuples()],
+    )
+    axes.set_ylim(0.6 - len(rows), 0.6)
+    axes.grid(axis="x")
+    axes.grid(False, axis="y")
+    axes.set_xlabel("Milliseconds of one outer step")
+    axes.set_ylabel("Episodes x (K + query)")
+    figure.legend(frameon=False, fontsize=6, ncols=4, loc="outside upper left", handletextpad=0.1, columnspacing=0.8)
+    _foot(figure, words, "")
+    return figure
+
+
+def _times(axes: Axes, times: float, at: float) -> None:
+    axes.annotate(f"{times:.0f} times", (1.01, at), xycoords=("axes fraction", "data"), va="center", fontsize=6.5,
+                  fontweight="bold", annotation_clip=False)
 
 
 @styled

@@ -106,6 +106,6 @@ def _learnt(frame: pd.DataFrame, learnt: pd.DataFrame, place: Path) -> list[Path
     written = []
     if study.rates_that_differ(learnt):
         written += figures.save(figures.rates(learnt, made), place / "rates")
-    if learnt["tensor"].str.startswith("layer").any():
+    if study.layers(learnt) > 1:
         written += figures.save(figures.layers({names["upstream"]: learnt}, made), place / "layers")
     return written

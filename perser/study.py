@@ -12,6 +12,7 @@ from perser.scores import SETTINGS, per_seed
 
 OURS = ("meta-perser", "meta-perser-x")
 TRAITS = ("distance", "consistency")
+MODEL = ["method", "fold", "group", "seed"]  # what one trained model is known by in learnt.parquet
 
 
 def beside(run: Path, name: str) -> pd.DataFrame | None:
@@ -74,13 +75,13 @@ def against(scores: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
     return compare(scores, pairs, seed)
 
 
-def gains(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Gain over SSL-E of every other method, in points, at every number of shots: rows of method, setting,
-    shots, mean, low, high, listeners and between_seeds.
+def gains(scores: pd.DataFrame, largest: bool = False, seed: int = 0) -> pd.DataFrame:
+    """Gain over SSL-E of every other method, in points, at every number of shots, or at each setting's largest
+    (and at none): rows of method, setting, shots, mean, low, high, listeners and between_seeds.
     """
-    rows = []
+    rows, most = [], {setting: most_shots(scores, setting) for setting in set(scores["setting"])}
     for (method, setting, shots), _ in scores.groupby(["method", "setting", "shots"], sort=False):
-        if method != captions.BASELINE:
+        if method != captions.BASELINE and (not largest or shots in (0, most[setting])):
             values = 100 * paired(scores, method, captions.BASELINE, setting, shots)
             found = interval(values, seed)._asdict() | {"between_seeds": between_seeds(values)}
             rows.append({"method": method, "setting": setting, "shots": shots} | found)
@@ -202,9 +203,17 @@ def learnt_rates(learnt: pd.DataFrame, method: str, shots: int | None = None) ->
 
 
 def rates_that_differ(learnt: pd.DataFrame, shots: int | None = None) -> dict[str, pd.DataFrame]:
-    """`learnt_rates` of every method whose rates are not all alike: those that were learnt one by one."""
-    found = {method: learnt_rates(learnt, method, shots) for method in dict.fromkeys(learnt["method"])}
-    return {method: table for method, table in found.items() if len(table) and np.ptp(table.to_numpy()) > 0}
+    """`learnt_rates` of every method that in one and the same model has tensors or steps of different rates,
+    those at rest aside: methods whose rates were learnt, not chosen.
+    """
+    moving = learnt[(learnt["step"] >= 0) & (learnt["value"] != 0)]
+    spread = moving.groupby([*MODEL, "shots"], sort=False)["value"].agg(np.ptp).groupby("method", sort=False).max()
+    return {method: learnt_rates(learnt, method, shots) for method in spread.index[spread > 0]}
+
+
+def layers(learnt: pd.DataFrame) -> int:
+    """How many layers of an upstream were weighed."""
+    return learnt.loc[learnt["tensor"].str.startswith("layer"), "tensor"].nunique()
 
 
 def layer_weights(learnt: pd.DataFrame, method: str) -> pd.DataFrame:

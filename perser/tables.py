@@ -212,7 +212,9 @@ def _nothing(cells: pd.DataFrame) -> pd.DataFrame:
 
 def comparisons_caption(records: pd.DataFrame, manifest: dict, about: str = "") -> str:
     """What the paired comparisons are; about: what each row is held against, where that needs saying."""
-    return caption(records, manifest, about, _TESTED.format(_and_seed(records)))
+    number = records["listener"].nunique()
+    few = f"With {number} listeners no p is below {2 / 2**number:.2g} before the correction." if number < 10 else ""
+    return caption(records, manifest, about, _TESTED.format(_and_seed(records)), few)
 
 
 _TESTED = (

@@ -43,6 +43,13 @@ def listeners(frame):
                          "consistency": np.sin(np.arange(len(names)))})
 
 
+def timed():
+    """Rows as the benchmark of the outer step has them."""
+    names = ["episodes", "shots", "query", "engine_ms", "learn2learn_ms", "engine_times_faster", "arithmetic_floor_ms",
+             "memory_floor_ms"]
+    return pd.DataFrame([(64, 10, 10, 11.0, 560.0, 51.2, 3.3, 7.0), (8, 64, 64, 12.0, 120.0, 9.8, 3.4, 5.0)], columns=names)
+
+
 def kappas(number=8):
     draw = np.random.default_rng(0)
     rows = [(str(clip), f"E{who}", *(draw.random(3) < 0.5)) for clip in range(30) for who in range(number)]
@@ -99,6 +106,13 @@ def test_forest_draws_each_gain_or_an_arrow_beyond_the_axis():
     labels = [tick.get_text() for tick in left.get_yticklabels()]
     assert labels == ["No meta-learning", "Prior shift", "From scratch", "Fine-tuning", "Meta-learning", "MAML",
                       "Meta-PerSER", "Upper bound", "All data"]
+
+
+def test_speed_prints_times_and_ratios_of_the_rows():
+    figure = figures.speed(timed(), "cpu: Some CPU")
+    assert {"11", "560", "51 times", "12", "120", "10 times", "64 x (10 + 10)", "cpu: Some CPU"} <= set(texts(figure))
+    alone = figures.speed(timed().drop(columns=["learn2learn_ms", "engine_times_faster"]), "cuda")
+    assert not any("times" in text for text in texts(alone))
 
 
 def test_inner_steps_ring_what_was_trained():

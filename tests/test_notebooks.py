@@ -19,6 +19,11 @@ PARAMETERS = {
     "02_upstream_features": {"corpus", "root", "upstream"},
     "03_one_listener_step_by_step": {"corpus", "root", "upstream", "fold", "group", "seed", "shots"},
     "04_main_results": {"results"},
+    "05_baselines": {"first", "second"},
+    "06_maml_variants_and_ablation": {"first", "second"},
+    "07_shots_and_steps": {"first", "second"},
+    "08_who_gains": {"first", "second", "corpus", "root"},
+    "09_cost_and_speed": {"first", "second", "benchmarks"},
     "10_phase2_tasks_and_scores": {"phase2"},
     "11_phase2_listener_task": {"listener"},
 }
@@ -60,7 +65,7 @@ def test_defaults_are_paths_from_the_notebooks_own_folder(source):
     cell = next(cell for cell in code(source) if "parameters" in cell.metadata.get("tags", []))
     values = [node.value.value for node in ast.parse(cell.source).body]
     paths = [value for value in values if isinstance(value, str) and "/" in value]
-    assert all(path.startswith(("../results/", "../data/")) for path in paths)
+    assert all(path.startswith(("../results/", "../data/", "../benchmarks")) for path in paths)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)

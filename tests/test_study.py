@@ -68,6 +68,7 @@ def test_effects_come_for_every_number_of_shots_and_only_of_whole_designs():
 def test_gains_are_in_points_at_every_number_of_shots():
     table = pd.concat([scores({"ssl-e": 0.3, "maml": 0.4}, shots=20), scores({"maml": 0.35}, shots=5)])
     found = study.gains(table).set_index(["method", "setting", "shots"])["mean"]
+    assert set(study.gains(table, largest=True)["shots"]) == {20}
     assert found["maml", "seen", 20] == pytest.approx(10) and found["maml", "unseen", 5] == pytest.approx(5)
     assert "ssl-e" not in found.index.get_level_values("method")
 
@@ -117,6 +118,10 @@ def test_learnt_rates_are_means_by_tensor_and_step_without_tensors_at_rest():
     assert list(table.index) == ["P", "a"] and list(table.columns) == [1, 2, 3]
     np.testing.assert_allclose(table, [[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]])
     assert list(study.rates_that_differ(made_learnt())) == ["meta-perser"]
+    # A rate that was chosen per fold differs between models, not within one.
+    chosen = made_learnt().assign(value=lambda rows: rows["value"].where(rows["seed"] == 0, 2 * rows["value"]))
+    assert list(study.rates_that_differ(chosen)) == ["meta-perser"]
+    assert study.layers(made_learnt()) == 3
 
 
 def test_layer_weights_are_means_over_seeds():

@@ -41,6 +41,7 @@ def made_records(synthetic="listeners", listeners=8, better=1):
                             "seed": 0,
                             "listener": f"E{number}",
                             "shots": shots,
+                            "steps": 5 if shots else 0,
                             "draws": 5,
                             "queries": 100,
                             "top": hit,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("records.parquet", "manifest.json", "config.json")
+BESIDE = ("learnt.parquet", "listeners.parquet")  # not every version of the run wrote them
 TABLES = (".md", ".tex", ".csv")
 
 
@@ -28,7 +29,7 @@ def main() -> int:
         shutil.rmtree(target)
     target.mkdir(parents=True)
     for path in sorted(run.iterdir()):
-        if path.name in NEEDED or path.suffix in TABLES:
+        if path.name in NEEDED + BESIDE or path.suffix in TABLES:
             shutil.copy(path, target)
     print(f"promoted {run} to {target.relative_to(ROOT)}")
     if json.loads((target / "manifest.json").read_text()).get("dirty"):

@@ -1,0 +1,141 @@
+# %% [markdown]
+# # Who gains
+#
+# A mean gain hides who has it. A personal model should help the listener whom everybody's model serves
+# badly: one who hears unlike the others, and does so consistently. This page looks at how much listeners
+# agree, who gains, and what the method has learnt in order to serve them.
+#
+# On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus, **synthetic** speech and
+# listeners. Simulated listeners vary as their model lets them: what is found here is a test of the method, not
+# a finding about people.
+
+# %% tags=["parameters"]
+first = "../results/ravdess/logmel"
+second = "../results/synthetic/logmel"
+corpus = "synthetic"
+root = "../data/synthetic"
+
+# %%
+from pathlib import Path
+
+import numpy as np
+from IPython.display import Image, Markdown, display
+
+from perser import captions, corpora, figures, records, study, tables
+from perser.scores import per_seed
+from perser.traits import agreement, traits
+
+runs = [Path(place) / "methods" for place in (first, second)]
+frames = [records.read(run) for run in runs]
+for frame in frames:
+    print(captions.source(frame))
+    print("made up:", captions.labels(frame)["synthetic"] or "nothing")
+
+# %% [markdown]
+# ## How much listeners agree
+#
+# Cohen's kappa of every two listeners over the clips that both rated: 1 is always the same answer, 0 is what
+# chance gives.
+
+# %%
+loaded = corpora.load(corpus, root)
+kappas = agreement(loaded.ratings, loaded.classes)
+print(f"{loaded.name} ({captions.made_up(loaded.synthetic) or 'real listeners'}): {len(kappas)} listeners,")
+print(f"kappa of two: mean {np.nanmean(kappas):.2f}, from {np.nanmin(kappas):.2f} to {np.nanmax(kappas):.2f}")
+
+# %% tags=["nbval-ignore-output"]
+drawn = figures.agreement(kappas, captions.made_up(loaded.synthetic))
+pdf, png = figures.save(drawn, Path("../out/notebooks/figures/agreement"))
+display(Image(png, width=560))
+
+# %% [markdown]
+# ## Two traits of a listener
+#
+# *Distance*: how far a listener's ratings lie from those of the others of the same clips (total variation, 0
+# to 1). *Consistency*: how much two ratings of one listener overlap on clips that the others hear alike. A
+# listener may be far from the others and perfectly consistent: that is the one whom K ratings can teach.
+
+# %%
+print(traits(loaded.ratings, loaded.classes).head(12).round(2).to_string(index=False))
+
+# %% [markdown]
+# ## Gain against the traits
+#
+# One dot per listener. A correlation whose interval includes zero has not been shown.
+
+# %%
+for run, frame in zip(runs, frames):
+    scores = per_seed(frame)
+    for method in study.ours(scores):
+        found = study.correlations(study.gains_and_traits(scores, study.beside(run, "listeners"), method))
+        caption = tables.traits_caption(frame, records.manifest(run), method)
+        display(Markdown(tables.markdown(tables.traits_table(found), caption)))
+
+# %% tags=["nbval-ignore-output"]
+for run, frame in zip(runs, frames):
+    scores, name = per_seed(frame), captions.labels(frame)["corpus"]
+    for method in study.ours(scores):
+        found = study.gains_and_traits(scores, study.beside(run, "listeners"), method)
+        drawn = figures.who(found, method, captions.stamp(frame))
+        pdf, png = figures.save(drawn, Path(f"../out/notebooks/figures/who-{method}-{name}"))
+        display(Image(png, width=560))
+
+# %% [markdown]
+# ## Who loses
+#
+# The listeners for whom SSL-E alone would have been better. Where their number is large, a personal model
+# should be offered, not imposed.
+
+# %%
+for run, frame in zip(runs, frames):
+    scores = per_seed(frame)
+    for method in study.ours(scores):
+        found = study.gains_and_traits(scores, study.beside(run, "listeners"), method)
+        for setting, mine in found.groupby("setting", sort=False):
+            print(
+                f"{captions.labels(frame)['corpus']:10} {setting:7} {captions.title(method):15}",
+                f"lose {int((mine['gain'] < 0).sum())} of {len(mine)}, gain: median {mine['gain'].median():+.1f},",
+                f"least {mine['gain'].min():+.1f}, most {mine['gain'].max():+.1f}",
+            )
+
+# %% [markdown]
+# ## What the inner loop has learnt
+#
+# The learnt rates say which part of the head is personal: the output bias *a* and the output map *A* belong to
+# the listener, the projection *P* with its bias *b* to everybody. Notice their ratio in the first step.
+
+# %%
+for run, frame in zip(runs, frames):
+    for method, table in study.rates_that_differ(study.beside(run, "learnt")).items():
+        first_step = table.iloc[:, 0]
+        print(
+            f"{captions.labels(frame)['corpus']:10} {captions.title(method):15} first step:",
+            ", ".join(f"{tensor} {rate:.3f}" for tensor, rate in first_step.items()),
+        )
+
+# %% tags=["nbval-ignore-output"]
+for run, frame in zip(runs, frames):
+    name = captions.labels(frame)["corpus"]
+    drawn = figures.rates(study.beside(run, "learnt"), captions.stamp(frame))
+    pdf, png = figures.save(drawn, Path(f"../out/notebooks/figures/rates-{name}"))
+    display(Image(png, width=560))
+
+# %% [markdown]
+# ## Which layers are read
+#
+# The weight of each layer of an upstream in what the head reads, for every upstream that has a finished run
+# of the first corpus. `logmel` has a single layer, and so nothing to weigh; pre-trained models have 13 or 25.
+
+# %%
+layered = {}
+for run in sorted(Path(first).parent.glob(f"*/{runs[0].name}")):
+    learnt = study.beside(run, "learnt")
+    print(f"{run.parent.name}: {captions.count(study.layers(learnt), 'layer')}")
+    if study.layers(learnt) > 1:
+        layered[run.parent.name] = learnt
+
+# %% tags=["nbval-ignore-output"]
+if layered:
+    drawn = figures.layers(layered, captions.stamp(frames[0]))
+    pdf, png = figures.save(drawn, Path("../out/notebooks/figures/layers"))
+    display(Image(png, width=560))
