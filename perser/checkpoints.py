@@ -33,6 +33,7 @@ def save(model: Model, directory: Path) -> None:
                **{f"rates.{k}": rates for k, rates in model.learner.settings.items() if isinstance(rates, Tensor)},
                **{f"rates.{k}.{name}": tensor for k, rates in model.learner.settings.items()
                   if isinstance(rates, Head) for name, tensor in rates._asdict().items()}}
+    tensors |= {} if model.learner.prior is None else {"prior": model.learner.prior}
     half = directory / f".model.safetensors.{getpid()}"
     save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
     half.replace(directory / "model.safetensors")
@@ -49,7 +50,7 @@ def load(directory: Path) -> Model:
         keys = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("rates.")})
         rates = {k: tensors[f"rates.{k}"] if f"rates.{k}" in tensors
                  else Head(*(tensors[f"rates.{k}.{name}"] for name in Head._fields)) for k in keys}
-        return Model(Learner(head, rates), tensors["mean"], tensors["scale"],
+        return Model(Learner(head, rates, tensors.get("prior")), tensors["mean"], tensors["scale"],
                      tensors["class_weights"], about)
     except OSError as error:
         raise UserError(f"{error.filename or directory}: no model there; `perser run` writes models under "

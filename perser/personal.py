@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perser import checkpoints, features, upstreams
-from perser.adapt import adapt, adapt_explicit, personal_head
+from perser.adapt import adapt, adapt_explicit, personal_head, prior_shift
 from perser.corpora.base import nearest
 from perser.episodes import rating_targets
 from perser.errors import UserError
@@ -81,7 +81,7 @@ def personalise(directory: Path, ratings: Path, audio: Path, store: Path) -> dic
     files, ticks = read_ratings(ratings, audio, tuple(model.about["classes"]))
     near = embed(files, model.about, model.mean, model.scale, store).unsqueeze(0)
     targets = rating_targets(ticks, model.about["smoothing"]).unsqueeze(0)
-    head, by_shots = model.learner
+    head, by_shots, prior = model.learner
     rates = by_shots[min(by_shots, key=lambda shots: abs(shots - len(files)))]
     with torch.no_grad():
         if isinstance(rates, Head) or rates[:, 0].any():
@@ -90,7 +90,8 @@ def personalise(directory: Path, ratings: Path, audio: Path, store: Path) -> dic
             personal = Head(*(tensor[0] for tensor in heads))
         else:
             x = mixed(head, near)
-            state = adapt(head, rates, x, x @ head.P.T + head.b, targets, model.class_weights, False)[-1]
+            shift = None if prior is None else prior_shift(logits(head, near), targets, prior[0].exp(), prior[1])
+            state = adapt(head, rates, x, x @ head.P.T + head.b, targets, model.class_weights, False, shift)[-1]
             personal = personal_head(head, state, x, 0)
     return {**personal._asdict(), "mean": model.mean, "scale": model.scale,
             "about": model.about | {"shots": len(files), "method": f"{model.about['method']}, personal"}}

@@ -16,7 +16,7 @@ from perser.adapt import scalar_rates
 from perser.baselines import choose, cross_fitted, train_base
 from perser.config import Aggregated, Base, Experiment, Finetune, Maml
 from perser.errors import UserError
-from perser.evaluate import Learner, dev_score, draws_by_listener, evaluate
+from perser.evaluate import Learner, answer, dev_score, draws_by_listener, evaluate
 from perser.material import material
 from perser.metatrain import metatrain
 from perser.splits import listener_groups, split
@@ -152,6 +152,20 @@ def test_models_come_back_as_they_were(small):
     assert again.about == model.about and list(again.learner.settings) == [3, 5]
     for one, other in zip(model.learner.head, again.learner.head, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("change", [{"prior": 0.5, "lslr": True}, {"element_rates": True}])
+def test_models_with_a_prior_or_element_rates_come_back_and_answer_the_same(tmp_path, change):
+    here = ready()
+    learner, _ = learn_meta(here, **change)
+    place = tmp_path / "model"
+    checkpoints.save(checkpoints.Model(learner, here.mean, here.scale, here.class_weights, {}), place)
+    asked = draws_by_listener(here.data, here.split.unseen, (3, 5), 2, 5, 0, "test draws")[0, 5]
+    again = checkpoints.load(place).learner
+    assert torch.equal(answer(again, here, 5, asked), answer(learner, here, 5, asked))
+    without = again._replace(settings={5: head.Head(*(0 * t for t in again.settings[5]))
+                                       if isinstance(again.settings[5], head.Head) else 0 * again.settings[5]}, prior=None)
+    assert not torch.equal(answer(again, here, 5, asked), answer(without, here, 5, asked))
 
 
 @pytest.mark.parametrize("damage, words", [
