@@ -97,8 +97,9 @@ for number, run in enumerate(ablation):
 # %% [markdown]
 # ## Beyond the recipe
 #
-# The published recipe keeps its own row. Beside it stands what differs in the better one, one change at a
-# time, then all together, each against the published recipe.
+# The published recipe keeps its own row. Beside it stands one that goes further, **Meta-PerSER-X**, and the
+# same with one of its parts taken away at a time. Every difference is against Meta-PerSER-X: a part that helps
+# shows as a loss without it.
 
 # %%
 for run in recipe:
