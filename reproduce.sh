@@ -86,6 +86,17 @@ together=()
 command -v setpriv >/dev/null && together=(setpriv --pdeathsig KILL)
 
 passed=0 failed=0 skipped=0
+timed=out/log/stages.csv # what `perser bench e2e` reads
+
+# began: a new list of stages; timed_stage NAME SECONDS OUTCOME: one more.
+began() {
+    mkdir -p out/log
+    printf 'stage,seconds,outcome\n' >"$timed"
+}
+
+timed_stage() {
+    [[ ! -f $timed ]] || printf '%s,%d,%s\n' "$@" >>"$timed"
+}
 
 # stage NAME COMMAND...: run it, its output in out/log/NAME.log, one line with its seconds on the screen.
 stage() {
@@ -107,16 +118,19 @@ stage() {
         printf '%-20s FAILED after %d s, log: %s\n' "$name" $((SECONDS - start)) "$log"
         tail -n 20 "$log" | sed 's/^/    /'
         failed=$((failed + 1))
+        timed_stage "$name" $((SECONDS - start)) failed
     else
         printf '%-20s %d s\n' "$name" $((SECONDS - start))
+        timed_stage "$name" $((SECONDS - start)) passed
         passed=$((passed + 1))
     fi
 }
 
 set_up() {
-    local python
+    local python start=$SECONDS
     if python=$(find_python) && "${together[@]}" "$python" tools/setup_env.py; then
         export PATH=$PWD/.venv/bin:$PATH
+        timed_stage set-up $((SECONDS - start)) passed
     else
         failed=1
         return 1
@@ -154,6 +168,7 @@ Everything from nothing on the embedded corpus (synthetic speech, simulated list
   tables, notebooks    2 min, only what changed           the same folder
 TEXT
     only_one
+    began
     if set_up; then
         corpus
         stage "main experiment" perser run main --corpus synthetic --root "$CORPUS" --upstream logmel \

@@ -102,7 +102,7 @@ def adapted_logits(head: Head, rates: Tensor, x: Tensor, support: Tensor, query:
     d, b, change, a = descend(near, inner, head.a, rates, weight * targets.sum(-1, keepdim=True), weight * targets,
                               second_order)
     own = torch.cat([(A @ head.A.T).expand(len(support), -1, -1), shared[:, :shots]], 1) + inner @ change.mT
-    return shared[:, shots:] + basis[:, shots:] @ change.mT + (b - gram[:, shots:] @ d) @ own + a
+    return shared[:, shots:] + basis[:, shots:] @ change.mT + b @ own + a - gram[:, shots:] @ (d @ own)
 
 
 def personal_head(head: Head, state: Adapted, support: Tensor, episode: int) -> Head:

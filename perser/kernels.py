@@ -21,12 +21,14 @@ def mix(weights: Tensor, features: Tensor, clips: Tensor) -> Tensor:
     gradients, of the order of one over the number of queries, above the smallest half.
     """
     _, layers, width = features.shape
-    rows = clips.unsqueeze(-1) * layers + torch.arange(layers, device=clips.device)
-    scale = 1 if features.dtype == weights.dtype else 256
+    table, scale = features.reshape(-1, width), 1 if features.dtype == weights.dtype else 256
     each = (weights / scale).to(features.dtype).expand(len(clips), layers).contiguous()
-    table = features.reshape(-1, width)
-    found = functional.embedding_bag(rows, table, mode="sum", per_sample_weights=each)
-    return found if scale == 1 else found.to(weights.dtype) * scale
+    rows = clips.unsqueeze(-1) * layers + torch.arange(layers, device=clips.device)
+    if scale == 1:
+        return functional.embedding_bag(rows, table, mode="sum", per_sample_weights=each)
+    parts = zip(rows.split(BLOCK // width), each.split(BLOCK // width), strict=True)
+    return torch.cat([functional.embedding_bag(row, table, mode="sum", per_sample_weights=one).to(weights.dtype) * scale
+                      for row, one in parts])
 
 
 def _take(table: Tensor, rows: Tensor) -> Tensor:
