@@ -368,8 +368,9 @@ def main_caption(records: pd.DataFrame, manifest: dict, *more: str) -> str:
 
 def methods_caption(records: pd.DataFrame, manifest: dict) -> str:
     """The main caption, and what the upper bound is."""
-    bound = f"{captions.title(captions.UPPER)}: tuned on all the listener's other ratings, cross-validated; no method to beat."
-    return main_caption(records, manifest, *([bound] if captions.UPPER in set(records["method"]) else []))
+    bound = "tuned on all the listener's other ratings, cross-validated; no method to beat."
+    there = captions.UPPER in set(records["method"])
+    return main_caption(records, manifest, *([f"{captions.title(captions.UPPER)}: {bound}"] if there else []))
 
 
 def caption(records: pd.DataFrame, manifest: dict, *says: str) -> str:
