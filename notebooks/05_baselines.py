@@ -6,13 +6,14 @@
 # listeners:
 #
 # - **SSL-E**: one model for everybody; it ignores the K ratings.
-# - **Prior shift**: SSL-E with its class frequencies moved to those of the K ratings. No gradient is taken.
+# - **Prior shift**: SSL-E with one log-bias per class, so that its mean answer moves to that of the K ratings.
 # - **Last layer**, **Fine-tuning**: gradient steps from SSL-E, on the last layer or on both.
 # - **From scratch**: the same head with nothing but the K ratings.
-# - **Prototypes**: the nearest class mean of the K clips, in the space that SSL-E has learnt.
-# - **Nearest listener**: the model of the known listener who answers the K clips most alike.
+# - **Prototypes**: the nearest class mean in SSL-E's hidden layer, moved from everybody's towards the K clips'.
+# - **Nearest listener**: the models of the known listeners who answer the K clips most alike.
 # - **Listener embedding**: a vector per listener trained along with SSL-E; a new listener's is fitted to the K.
-# - **All data**: adapted to every other rating of the listener. Nobody has these; it bounds what K can bring.
+# - **All data**: tuned on every other rating of the listener, cross-validated. Nobody has these ratings at the
+#   start; it shows what more of them could bring.
 #
 # Two corpora: RAVDESS, real speech with **synthetic** listeners, and the embedded corpus, with **synthetic**
 # speech and listeners. No number here is the paper's.
@@ -60,8 +61,8 @@ for number, frame in enumerate(simple):
 # ## The one to beat
 #
 # Per corpus, setting and K the method with the highest mean. It is picked on the test listeners, which
-# favours it; whoever beats it has beaten them all. The last column is the share of the bound's gain that it
-# reaches with K ratings.
+# favours it; whoever beats it has beaten them all. The last column is the share of the gain of all data that
+# it reaches with K ratings.
 
 # %%
 best = []

@@ -101,8 +101,9 @@ for run, frame in zip(runs, frames):
 # %% [markdown]
 # ## What the inner loop has learnt
 #
-# The learnt rates say which part of the head is personal: the output bias *a* and the output map *A* belong to
-# the listener, the projection *P* with its bias *b* to everybody. Notice their ratio in the first step.
+# The learnt rates say which part of the head is personal: what has a large rate belongs to the listener, what
+# has none to everybody. The head is two linear maps, z = A(Px + b) + a. Notice the two biases *b* and *a*
+# beside the two maps *P* and *A*. A rate below zero moves its tensor against the listener's own gradient.
 
 # %%
 for run, frame in zip(runs, frames):

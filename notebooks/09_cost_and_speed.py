@@ -26,8 +26,8 @@ from perser import captions, figures, records
 # %% [markdown]
 # ## Minutes of each experiment
 #
-# As the manifests say. A run that was stopped and resumed counts its last part alone, with the units that
-# were computed in it.
+# As the manifests say. Experiments with the same settings share what they have computed, and a run that was
+# stopped goes on: the minutes are those of the last start, for the units that were still missing in it.
 
 # %%
 rows = []

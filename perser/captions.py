@@ -26,6 +26,11 @@ TITLES = {
     "maml++": "MAML++",
     "meta-perser": "Meta-PerSER",
     "meta-perser-x": "Meta-PerSER-X",
+    "x-without-msl": "X without multi-step loss",
+    "x-without-average": "X without averaging",
+    "x-without-crossfit": "X without cross-fitting",
+    "x-without-prior": "X without prior shift",
+    "x-f1-loss": "X with soft F1 loss",
     UPPER: "All data (upper bound)",
 }
 # The parts that the ablation switches on and off; `shared` stands in the place of csmt.

@@ -68,6 +68,7 @@ def of_run(frame: pd.DataFrame, run: Path, seed: int = 0) -> list[dict]:
 def _pairs(scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:
     """(method, baseline, setting, shots) of the comparisons made in every run that has both."""
     wanted = [(method, captions.BASELINE) for method in ADAPTS] + [("meta-perser", rival) for rival in RIVALS]
+    wanted += [(method, study.OURS[0]) for method in study.OURS[1:]]
     there = set(scores["method"])
     pairs = [(*pair, setting, study.most_shots(scores, setting)) for pair in wanted for setting in SETTINGS]
     return [pair for pair in pairs if pair[3] and set(pair[:2]) <= there]

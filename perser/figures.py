@@ -522,7 +522,7 @@ def rates(learnt: pd.DataFrame, made: str, shots: int | None = None) -> Figure:
     top = max(float(np.abs(table.to_numpy()).max()) for table in found.values())
     for axes, (method, table) in zip(panels, found.items()):
         seaborn.heatmap(table.abs().clip(lower=top / 1000), norm=LogNorm(top / 1000, 2 * top), cmap="Greys", cbar=False,
-                        annot=table, fmt=".2g", annot_kws={"fontsize": 6}, yticklabels=True, ax=axes)
+                        annot=table, fmt=".3f", annot_kws={"fontsize": 6}, yticklabels=True, ax=axes)
         axes.grid(False)
         axes.set(xlabel="", ylabel="")
         axes.set_title(captions.title(method))

@@ -43,7 +43,7 @@ def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
 
     methods: rows in groups, and each meta-learning method against the best other one. ablation: rows with
     check marks, and the parts' main effects. steps: one row per inner step. recipe: rows, and each against
-    the published recipe. Any other experiment: the main table under the experiment's name.
+    the last of ours. Any other experiment: the main table under the experiment's name.
     """
     experiment = captions.labels(frame)["experiment"]
     if experiment == "steps":
@@ -64,8 +64,8 @@ def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
             ),
         }
     main = {experiment: (tables.main_table(frame), tables.main_caption(frame, manifest))}
-    if experiment == "recipe":
-        found = study.against(per_seed(frame), study.OURS[0])
+    if experiment == "recipe" and (ours := study.ours(scores := per_seed(frame))):
+        found = study.against(scores, ours[-1])
         main["comparisons"] = (tables.comparisons_table(found), tables.comparisons_caption(frame, manifest))
     return main
 

@@ -368,8 +368,9 @@ def main_caption(records: pd.DataFrame, manifest: dict, *more: str) -> str:
 
 def methods_caption(records: pd.DataFrame, manifest: dict) -> str:
     """The main caption, and what the upper bound is."""
-    bound = f"{captions.title(captions.UPPER)}: adapted to all the listener's other ratings; no method to beat."
-    return main_caption(records, manifest, *([bound] if captions.UPPER in set(records["method"]) else []))
+    bound = "tuned on all the listener's other ratings, cross-validated; no method to beat."
+    there = captions.UPPER in set(records["method"])
+    return main_caption(records, manifest, *([f"{captions.title(captions.UPPER)}: {bound}"] if there else []))
 
 
 def caption(records: pd.DataFrame, manifest: dict, *says: str) -> str:
@@ -381,6 +382,7 @@ def caption(records: pd.DataFrame, manifest: dict, *says: str) -> str:
         f"Macro F1 in points, mean over listeners{seeds} with the {captions.resampled(records)}: "
         f"{captions.source(records)}.",
         "So few listeners make the interval narrower than it should be." if few else "",
+        "" if seeds else "One seed: the interval says nothing of what other seeds would give.",
         "The listener is held out in both settings; seen: clips that were trained on with other listeners' "
         "ratings, unseen: clips of sessions that were not.",
         *says,

@@ -47,7 +47,8 @@ def timed():
     """Rows as the benchmark of the outer step has them."""
     names = ["episodes", "shots", "query", "engine_ms", "learn2learn_ms", "engine_times_faster", "arithmetic_floor_ms",
              "memory_floor_ms"]
-    return pd.DataFrame([(64, 10, 10, 11.0, 560.0, 51.2, 3.3, 7.0), (8, 64, 64, 12.0, 120.0, 9.8, 3.4, 5.0)], columns=names)
+    rows = [(64, 10, 10, 11.0, 560.0, 51.2, 3.3, 7.0), (8, 64, 64, 12.0, 120.0, 9.8, 3.4, 5.0)]
+    return pd.DataFrame(rows, columns=names)
 
 
 def kappas(number=8):

@@ -142,6 +142,10 @@ def test_caption_counts_what_the_records_hold():
     ):
         assert part in caption
     assert "uncommitted" in tables.main_caption(made_records(), MANIFEST | {"dirty": True})
+    assert "One seed" in caption
+    more = pd.concat([made_records(), made_records().assign(seed=1)])
+    assert "One seed" not in tables.main_caption(more, MANIFEST)
+    assert "over listeners and seeds" in tables.main_caption(more, MANIFEST)
     assert "So few" not in tables.main_caption(made_records(listeners=12), MANIFEST)
 
 
