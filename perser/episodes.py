@@ -99,32 +99,45 @@ def placed(data: Data, episodes: Episodes, device: torch.device | str = "cpu") -
     return *(torch.from_numpy(part).to(device) for part in (clips, rows[support], rows[query])), len(near)
 
 
-def train_episodes(pools: list[tuple[np.ndarray, np.ndarray]], csmt: str, shots: int, query: int, count: int,
-                   rng: np.random.Generator) -> Episodes:
-    """Episodes of listeners drawn with replacement; pools: per listener, support pool and query pool.
+class Pools(NamedTuple):
+    """Ratings that training episodes are drawn from, one listener's after the other's in flat arrays.
 
-    `split` draws from the two pools, `combined` disjointly from one (both pools are the same array), `shared`
-    uses the very same clips in both loops. These are the readings of Combined-Set Meta-Training (abstract of
-    arXiv 2505.16220), which the paper's abstract leaves open.
+    Those of listener i are ratings[starts[i]:starts[i + 1]], so that a draw costs the same for any number of them.
+    """
+
+    ratings: np.ndarray
+    starts: np.ndarray
+
+
+def train_episodes(pools: Pools, csmt: str, shots: int, query: int, count: int, rng: np.random.Generator) -> Episodes:
+    """Episodes of listeners drawn with replacement.
+
+    `split` draws the support from the first half of a listener's ratings and the query from the second, `combined`
+    disjointly from all of them, `shared` uses the very same clips in both loops. These are the readings of
+    Combined-Set Meta-Training (abstract of arXiv 2505.16220), which the paper's abstract leaves open.
     """
     support, queries = [], []
-    for listener in rng.integers(len(pools), size=count):
-        first, second = pools[listener]
+    for listener in rng.integers(len(pools.starts) - 1, size=count):
+        mine = pools.ratings[pools.starts[listener]:pools.starts[listener + 1]]
         if csmt == "split":
-            support.append(rng.permutation(first)[:shots])
-            queries.append(rng.permutation(second)[:query])
+            support.append(rng.permutation(mine[:len(mine) // 2])[:shots])
+            queries.append(rng.permutation(mine[len(mine) // 2:])[:query])
         else:
-            order = rng.permutation(first)
+            order = rng.permutation(mine)
             support.append(order[:shots])
             queries.append(order[:shots] if csmt == "shared" else order[shots:shots + query])
     return Episodes(np.stack(support), np.stack(queries))
 
 
-def training_pools(data: Data, pool: np.ndarray, csmt: str, shots: int, query: int,
-                   seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per training listener with enough ratings, the pools that `train_episodes` draws from."""
-    parts = by_listener(data, pool, 2 * max(shots, query) if csmt == "split" else shots + query)
-    if csmt != "split":
-        return [(part, part) for part in parts.values()]
-    orders = [seeds.rng(seed, "csmt split", data.listeners[i]).permutation(part) for i, part in parts.items()]
-    return [(order[:len(order) // 2], order[len(order) // 2:]) for order in orders]
+def training_pools(data: Data, pool: np.ndarray, csmt: str, shots: int, query: int, seed: int) -> Pools:
+    """The pool by listener, those with too few ratings for an episode left out; `split` shuffles each one's once."""
+    least = 2 * max(shots, query) if csmt == "split" else shots + query
+    whose = data.listener[pool]
+    counts = np.bincount(whose, minlength=len(data.listeners))
+    able = counts >= least
+    order = np.argsort(whose, kind="stable")
+    found = Pools(pool[order[able[whose[order]]]], np.concatenate([[0], np.cumsum(counts[able])]))
+    for place, listener in enumerate(np.flatnonzero(able) if csmt == "split" else ()):
+        mine = found.ratings[found.starts[place]:found.starts[place + 1]]
+        mine[:] = seeds.rng(seed, "csmt split", data.listeners[listener]).permutation(mine)
+    return found

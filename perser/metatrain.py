@@ -9,7 +9,7 @@ from torch import Tensor
 from perser import seeds
 from perser.adapt import adapt_explicit
 from perser.config import Maml
-from perser.episodes import Episodes, train_episodes, training_pools
+from perser.episodes import Episodes, Pools, train_episodes, training_pools
 from perser.evaluate import Learner, dev_score, query_logits
 from perser.head import TENSORS, Head
 from perser.losses import cross_entropy, soft_f1
@@ -93,7 +93,7 @@ def metatrain(material: Material, start: Head, rates: Tensor, method: Maml, shot
 
 
 def _held_out_pools(material: Material, start: Head, others: dict[int, Head], method: Maml, shots: int,
-                    seed: int) -> list[tuple[Head, list, int]]:
+                    seed: int) -> list[tuple[Head, Pools, int]]:
     """Per session: how its head differs from the start, its pools, and as many queries as the median listener has."""
     data, train, found = material.data, material.split.train, []
     for session, head in others.items():
@@ -101,7 +101,7 @@ def _held_out_pools(material: Material, start: Head, others: dict[int, Head], me
         counts = np.unique(data.listener[part], return_counts=True)[1]
         query = min(method.query, max(1, int(np.median(counts)) // (2 if method.csmt == "split" else 1) - shots))
         pools = training_pools(data, part, method.csmt, shots, query, seed)
-        if pools:
+        if len(pools.starts) > 1:
             found.append((Head(*(own - first for own, first in zip(head, start))), pools, query))
     return found
 

@@ -184,7 +184,7 @@ def test_a_cross_fitted_outer_step_uses_that_sessions_clips_and_head(here, start
     found = metatrain._held_out_pools(here, start, others, Maml(query=5), 5, 0)
     for (session, other), (moved, pools, query) in zip(others.items(), found, strict=True):
         assert torch.allclose(start.P + moved.P, other.P) and query == 5
-        clips = here.data.clip[np.concatenate([pool for pool, _ in pools])]
+        clips = here.data.clip[pools.ratings]
         assert set(here.data.session[clips]) == {session}
 
 

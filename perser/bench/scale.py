@@ -40,8 +40,8 @@ def _row(folder: Path, device: torch.device, turns: Turns, listeners: int, clips
     data, targets = _data(folder, listeners, clips, size)
     data = data if device.type == "cpu" else data._replace(features=data.features.to(device))
     episodes, shots, query = shape
-    pools, draw = [], seeds.rng(0, "bench draw")
-    setup = measure.once(lambda: pools.extend(training_pools(data, np.arange(len(data.clip)), "combined", shots, query,
+    held, draw = [], seeds.rng(0, "bench draw")
+    setup = measure.once(lambda: held.append(training_pools(data, np.arange(len(data.clip)), "combined", shots, query,
                                                              0)), device)
     g = seeds.generator(0, "bench")
     head = heads.trainable(heads.Head(*(t.to(device) for t in heads.init(
@@ -52,7 +52,7 @@ def _row(folder: Path, device: torch.device, turns: Turns, listeners: int, clips
     weights = torch.ones(size.classes, device=device)
 
     def drawn():
-        return train_episodes(pools, "combined", shots, query, episodes, draw)
+        return train_episodes(held[0], "combined", shots, query, episodes, draw)
 
     def step():
         chosen = drawn()
