@@ -45,7 +45,7 @@ def of_run(frame: pd.DataFrame, run: Path, seed: int = 0) -> list[dict]:
         return []
     scores = per_seed(frame)
     made = f", {captions.stamp(frame)}" if captions.stamp(frame) else ""
-    where = f"{names['corpus']} ({names['upstream']}{made})"
+    where = f"{names['corpus']} ({names['upstream']}, {names['experiment']}{made})"
     found = [_above_chance(scores, setting, seed) for setting in SETTINGS if captions.BASELINE in set(scores["method"])]
     found += [_sentence(row) for row in compare(scores, _pairs(scores), seed).to_dict("records")]
     if names["experiment"] == "methods":

@@ -192,7 +192,7 @@ def test_report_of_no_run_is_one_line(tmp_path):
 def test_claims_hold_only_when_the_interval_is_above_zero(run):
     found = {claim["claim"]: claim for claim in claims(run.parents[2])}
     sentence = (
-        "toy_corpus (logmel, synthetic listeners): "
+        "toy_corpus (logmel, main, synthetic listeners): "
         "Meta-PerSER with 20 shots is better than Fine-tuning, {} clips"
     )
     for setting in ("seen", "unseen"):
