@@ -68,7 +68,7 @@ display(Image(png, width=560))
 
 # %%
 shown = scores.groupby(["method", "shots", "setting"], sort=False)["accuracy"].mean().unstack()
-print((100 * shown).round(1).rename(index=captions.title).to_string())
+print((100 * shown).round(1).rename(index=captions.title, level="method").to_string())
 
 # %% [markdown]
 # ## What may be claimed
