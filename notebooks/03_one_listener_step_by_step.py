@@ -18,6 +18,7 @@ seed = 0
 shots = 20
 
 # %%
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -115,7 +116,7 @@ dev = evaluate.draws_by_listener(
 )
 grid = [scalar_rates(rate, method.inner_steps) for rate in method.rates]
 rates = baselines.choose(
-    ready, lambda rates: evaluate.Learner(everybody, rates), grid, dev, per_shots=False
+    ready, partial(evaluate.Learner, everybody), grid, dev, per_shots=False
 )[shots]
 learner, history = metatrain(ready, everybody, rates, method, experiment.shots, dev, seed)
 history = pd.DataFrame(history).set_index("epoch")
