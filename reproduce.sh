@@ -154,9 +154,12 @@ corpus() {
     stage "embedded corpus" perser synth "$CORPUS"
 }
 
-# notebooks FOLDER [-p NAME=VALUE]...: executed with the parameters, as .ipynb and .html.
+# The pages of one run; the others show the committed study, whatever was run.
+pages=(00 01 02 03 04)
+
+# notebooks FOLDER [-p NAME=VALUE]...: the pages executed with the parameters, as .ipynb and .html.
 notebooks() {
-    stage "notebooks" python tools/notebooks.py execute --out "$@"
+    stage "notebooks" python tools/notebooks.py execute "${pages[@]}" --out "$@"
 }
 
 default_job() {
@@ -186,12 +189,14 @@ TEXT
 committed_report() {
     printf 'Tables, figures and notebooks from the committed records: 1 min after the set-up (4 min, once)\n'
     local runs
-    runs=(results/*/*/*/)
+    runs=(results/*/*/*/records.parquet)
+    runs=("${runs[@]%/records.parquet}")
     [[ -d ${runs[0]} ]] || { printf 'results/ holds no committed records\n' >&2; exit 1; }
     only_one
     if set_up; then
         corpus
         stage "tables and figures" perser report "${runs[@]}" --out out/committed
+        pages=() # all of them
         notebooks out/committed/notebooks
     fi
     summary
