@@ -130,7 +130,7 @@ class Prototypes(NamedTuple):
 def prototypes(material: Material, head: Head, base: Base) -> Prototypes:
     """Population means on the training part of the split, without settings."""
     features, targets = _labelled(material, material.split.train, base)
-    hidden = heads.mixed(head, features) @ head.P.T + head.b
+    hidden = heads.hidden(head, features)
     means = targets.T @ hidden / targets.sum(0).unsqueeze(-1)
     spread = (hidden - targets @ means).square().sum(-1).mean()
     return Prototypes(head, means, spread, {})
@@ -140,7 +140,7 @@ def prototypes(material: Material, head: Head, base: Base) -> Prototypes:
 def _(learner: Prototypes, material: Material, shots: int, episodes: Episodes) -> Tensor:
     mass, temperature = learner.settings[shots]
     clips, near, far, _ = placed(material.data, episodes)
-    hidden = heads.mixed(learner.head, material.data.features[clips]) @ learner.head.P.T + learner.head.b
+    hidden = heads.hidden(learner.head, material.data.features[clips])
     targets = material.targets[torch.from_numpy(episodes.support)]
     means = (mass * learner.means + targets.mT @ hidden[near]) / (mass + targets.sum(1).unsqueeze(-1))
     return -torch.cdist(hidden[far], means).square() / (temperature * learner.spread)
@@ -227,7 +227,7 @@ def listener_embedding(material: Material, head: Head, method: ListenerEmbedding
 
     def loss(ratings: np.ndarray) -> Tensor:
         model = built()
-        hidden = heads.mixed(model.head, data.features[data.clip[ratings]]) @ model.head.P.T + model.head.b
+        hidden = heads.hidden(model.head, data.features[data.clip[ratings]])
         logits = model.logits(hidden.unsqueeze(-2), tensors[7][data.listener[ratings]]).squeeze(-2)
         return cross_entropy(logits, material.targets[torch.from_numpy(ratings)], material.class_weights)
 
@@ -250,7 +250,7 @@ def listener_embedding(material: Material, head: Head, method: ListenerEmbedding
 def _(learner: Embedding, material: Material, shots: int, episodes: Episodes) -> Tensor:
     rate, steps = learner.settings[shots]
     clips, near, far, _ = placed(material.data, episodes)
-    hidden = heads.mixed(learner.head, material.data.features[clips]) @ learner.head.P.T + learner.head.b
+    hidden = heads.hidden(learner.head, material.data.features[clips])
     targets = material.targets[torch.from_numpy(episodes.support)]
 
     def loss(embedding: Tensor, clips: Tensor, wanted: Tensor) -> Tensor:

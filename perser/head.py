@@ -48,9 +48,14 @@ def mixed(head: Head, features: Tensor, clips: Tensor | None = None) -> Tensor:
     return mix(head.mix.softmax(0), features, clips)
 
 
+def hidden(head: Head, features: Tensor) -> Tensor:
+    """Values between the two linear maps: (..., L, D) -> (..., H)."""
+    return mixed(head, features) @ head.P.T + head.b
+
+
 def logits(head: Head, features: Tensor) -> Tensor:
     """Class logits of pooled features: (..., L, D) -> (..., C). Source: EMO-SUPERB downstream model."""
-    return (mixed(head, features) @ head.P.T + head.b) @ head.A.T + head.a
+    return hidden(head, features) @ head.A.T + head.a
 
 
 def predict(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-import notebooks as tool  # noqa: E402
+import notebooks as tool  # noqa: E402 - tools/ is no package
 
 SOURCES = tool.sources()
 PARAMETERS = {

@@ -124,7 +124,7 @@ def predictions(path, labels, answers):
 class Grader(ModelAPI):
     """Repeats what it was shown, then judges; fails or rambles where it is told to; writes down what it was asked."""
 
-    seen: list[dict] = []  # noqa: RUF012
+    seen: list[dict] = []  # noqa: RUF012 - shared on purpose: inspect makes its own instances
     fail = ramble = ""
 
     async def generate(self, input, tools, tool_choice, config):

@@ -17,8 +17,8 @@ from perser.phase2 import aggregate, runner, tasks
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
-import listener_task  # noqa: E402
-import ravdess_phase2  # noqa: E402
+import listener_task  # noqa: E402 - tools/ is no package
+import ravdess_phase2  # noqa: E402 - tools/ is no package
 
 pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
               pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),

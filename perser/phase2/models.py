@@ -56,7 +56,7 @@ class Provider(ModelAPI):
     """
 
     def __init__(self, model_name: str, base_url: str | None = None, api_key: str | None = None,
-                 config: GenerateConfig = GenerateConfig(), batch_size: int = 8, **_: Any) -> None:  # noqa: B008
+                 config: GenerateConfig = GenerateConfig(), batch_size: int = 8, **_: Any) -> None:  # noqa: B008 - inspect's own signature, never changed
         """batch_size: questions per call of `answers`."""
         super().__init__(model_name, base_url, api_key, [], config)
         self.batch_size = int(batch_size)
