@@ -91,7 +91,21 @@ def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query:
     x . x_support (E, K + Q, K), h . h_support (E, K + Q, K) and h . A (E, K + Q, C), where h = P x + b. In first
     order the support's x and h are constants.
     """
-    return _Products.apply(x, P, b, A, support, query, count, second_order)
+    few = len(x) > 2 * count  # else to form v costs as much as to project the support once more
+    return (_Products.apply if few else _projected)(x, P, b, A, support, query, count, second_order)
+
+
+def _projected(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
+               second_order: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """See `products`. Every clip is projected, queries too."""
+    found, shots, rows = [], support.shape[1], torch.cat([support, query], 1)
+    h = torch.addmm(b, x, P.T)
+    for i in rows.split(max(1, BLOCK // (rows.shape[1] * (x.shape[1] + h.shape[1])))):
+        each = _take(x, i), _take(h, i)
+        near = [clips[:, :shots] if second_order else clips[:, :shots].detach() for clips in each]
+        classes = each[1] @ A.T if second_order else torch.cat([near[1], each[1][:, shots:]], 1) @ A.T
+        found.append((*(clips @ own.mT for clips, own in zip(each, near)), classes))
+    return tuple(map(torch.cat, zip(*found)))
 
 
 class _Descend(Function):
