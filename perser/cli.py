@@ -144,18 +144,56 @@ def experiment_file(name: str) -> Path:
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
         out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...], jobs: int) -> None:
     """Compute the records of EXPERIMENT that are missing and print its table."""
-    from perser import config, corpora, features, records, runs, tables, upstreams
+    from perser import config, records, runs, tables
     from perser.report import tables_of
 
     settings = usage(config.load, experiment_file(experiment), overrides)
+    plan = planned(settings, corpus, root, corpus_options(options), upstream, revision, out, store, normalise)
+    frame = runs.run(plan, jobs, terminal())
+    click.echo(tables.markdown(*next(iter(tables_of(frame, records.manifest(out)).values()))))
+
+
+def planned(settings, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
+            store: Path | None = None, normalise: str = "corpus"):
+    """The plan of an experiment on a corpus, its features extracted."""
+    from perser import corpora, features, runs, upstreams
+
     model = usage(upstreams.load, upstream, revision=revision)
-    loaded = usage(corpora.load, corpus, root, **corpus_options(options))
+    loaded = usage(corpora.load, corpus, root, **options)
     store = store or out.parent / "features"
     moments = features.moments(loaded, store, terminal()) if normalise == "corpus" else normalise
     matrix = features.extract(loaded, model, store, moments, progress=terminal())
-    plan = usage(runs.Plan, settings, loaded, model, matrix, moments, out)
-    frame = runs.run(plan, jobs, terminal())
-    click.echo(tables.markdown(*next(iter(tables_of(frame, records.manifest(out)).values()))))
+    return usage(runs.Plan, settings, loaded, model, matrix, moments, out)
+
+
+@main.command(epilog="Example: perser search --root synthetic=data/development --root ravdess=/path/to/RAVDESS")
+@click.argument("file", default=Path("experiments/search.toml"), type=FILE)
+@click.option("--root", "roots", multiple=True, metavar="CORPUS=DIR", help="Folder of each corpus of the search.")
+@click.option("--method", "methods", multiple=True, help="Only these methods. Repeatable.")
+@click.option("--upstream", default="logmel", show_default=True, help="A name, a hub id or a local folder.")
+@click.option("--out", default=Path("out/search"), show_default=True, type=DIRECTORY, help="Parts, features, trials.")
+@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstream: str, out: Path, jobs: int) -> None:
+    """Look for every method's settings on the development corpora of FILE; one line per trial, the best at the end.
+
+    A killed search goes on where it stopped. Nothing is changed: what is found is entered into the experiments by hand
+    and a test holds the two together.
+    """
+    from perser import search as searching
+
+    plan, experiment = usage(searching.read, file)
+    given = dict(root.partition("=")[::2] for root in roots)
+    for name in [*(plan.corpora.keys() ^ given.keys()), *(set(methods) - plan.methods.keys())][:1]:
+        raise click.UsageError(f"{name}: give --root CORPUS=DIR for each of {', '.join(plan.corpora)}; methods: "
+                               f"{', '.join(plan.methods)}", click.get_current_context())
+    plans = {name: planned(experiment, name, Path(given[name]), options, upstream, None, out / name / "trials")
+             for name, options in plan.corpora.items()}
+    for name in methods or plan.methods:
+        found = searching.trials(plans, name, experiment.methods[name], plan.methods[name], plan.seed, jobs,
+                                 lambda row: click.echo(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}  "
+                                                        f"{row['settings']}"))
+        found.to_csv(out / f"{name}.csv", index=False, float_format="%.4f")
+        click.echo(f"best: {searching.outcome(found).iloc[0].to_dict()}")
 
 
 @main.command(epilog="Example: perser report results/synthetic/logmel/main --out out/report")

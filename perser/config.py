@@ -181,7 +181,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Experiment:
     try:
         return Experiment.model_validate({"name": path.stem, **settings})
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error.errors()[0])}") from None
+        raise UserError(f"{path}: {explain(error.errors()[0])}") from None
 
 
 def digest(*settings: Any) -> str:
@@ -206,7 +206,8 @@ def _override(settings: dict, override: str) -> None:
     settings[last] = value
 
 
-def _explain(error: dict) -> str:
+def explain(error: dict) -> str:
+    """One of pydantic's errors in a line: the key, what is wrong and, for an unknown key, the nearest valid one."""
     place = [str(part) for part in error["loc"]]
     if error["type"] != "extra_forbidden":
         given = repr(error.get("input"))

@@ -189,6 +189,10 @@ class Plan:
         key = self.digest(method, self.experiment.methods[method]) if method else self.digest()
         return self.out.parent / "parts" / f"{_words(unit)}-{method or 'start'}-{key}"
 
+    def parts(self) -> list[Path]:
+        """All of them, by unit and method."""
+        return [self.part(unit, method) for unit, method in product(self.units, self.experiment.methods)]
+
     def link(self) -> None:
         """Show the models under OUT/checkpoints by unit and method."""
         for unit, method in product(self.units, self.experiment.methods):
@@ -281,6 +285,18 @@ def learnt(learner: Learner, **labels) -> pd.DataFrame:
     return pd.DataFrame([labels | row for row in found])
 
 
+def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
+    """All records of a plan, the missing ones computed in `jobs` processes; only parts are written."""
+    todo = [unit for unit in plan.units if plan.missing(unit)]
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c")
+    for _ in tqdm(work(delayed(_unit)(plan, unit) for unit in todo), total=len(todo), desc=plan.experiment.name,
+                  unit="unit", disable=not progress):
+        pass
+    frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in plan.parts()], ignore_index=True)
+    frame.insert(3, "experiment", plan.experiment.name)
+    return frame
+
+
 def run(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     """All records of a plan, computing the missing ones in `jobs` processes; the directory ends with DONE.
 
@@ -295,14 +311,9 @@ def run(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
         return records.read(plan.out)
     done.unlink(missing_ok=True)
     start = time.perf_counter()
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c")
-    for _ in tqdm(work(delayed(_unit)(plan, unit) for unit in todo), total=len(todo), desc=plan.experiment.name,
-                  unit="unit", disable=not progress):
-        pass
-    parts = [plan.part(unit, method) for unit in plan.units for method in plan.experiment.methods]
-    frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in parts], ignore_index=True)
-    frame.insert(3, "experiment", plan.experiment.name)
+    frame = compute(plan, jobs, progress)
     records.write(frame, plan.out / "records.parquet")
+    parts = plan.parts()
     records.write(pd.concat([pd.read_parquet(part / "learnt.parquet") for part in parts
                              if (part / "learnt.parquet").exists()], ignore_index=True), plan.out / "learnt.parquet")
     records.write(plan.traits, plan.out / "listeners.parquet")
