@@ -75,8 +75,9 @@ def metatrain(material: Material, start: Head, rates: Tensor, method: Maml, shot
         learner = _learner({name: tensor.clone() for name, tensor in mean.items()}, rates, shots)
         f1, loss = dev_score(material, learner, dev)
         history.append({"epoch": epoch, "dev_f1": f1, "dev_loss": loss})
-        if kept is None or (f1 if method.stop == "f1" else -loss) > best:
-            best, kept = (f1 if method.stop == "f1" else -loss), learner
+        worth = {"loss": -loss, "f1": f1, "last": epoch}[method.stop]
+        if kept is None or worth > best:
+            best, kept = worth, learner
         for step in range(method.steps if epoch < method.epochs else 0):
             draw = seeds.rng(seed, "episodes", material.split.fold, material.split.group, epoch, step)
             moved, chosen, query = (others[draw.integers(len(others))] if draw.random() < method.crossfit

@@ -27,7 +27,7 @@ class Space(Strict):
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: tuple[Any, ...] | None = None
+    choices: tuple[bool | int | float | str, ...] | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> "Space":
@@ -75,7 +75,7 @@ def read(path: Path) -> tuple[Search, Experiment]:
     return search, experiment
 
 
-def score(plan: Plan, method: Any, jobs: int) -> dict[str, float]:
+def score(plan: Plan, method: Method, jobs: int) -> dict[str, float]:
     """Points of macro F1 in each setting: mean over its numbers of shots of the mean over listeners and seeds."""
     tried = copy.copy(plan)
     tried.experiment = plan.experiment.model_copy(update={"methods": {"trial": method}})
@@ -84,7 +84,7 @@ def score(plan: Plan, method: Any, jobs: int) -> dict[str, float]:
     return means.groupby("setting").mean().to_dict()
 
 
-def trials(plans: dict[str, Plan], name: str, method: Any, wanted: Wanted, seed: int, jobs: int,
+def trials(plans: dict[str, Plan], name: str, method: Method, wanted: Wanted, seed: int, jobs: int,
            told: Callable[[dict], None] = lambda row: None) -> pd.DataFrame:
     """Every trial of one method: its settings and points, by corpus and setting and on average.
 
@@ -94,7 +94,7 @@ def trials(plans: dict[str, Plan], name: str, method: Any, wanted: Wanted, seed:
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6))
     first = json.loads(method.model_dump_json())
-    study.enqueue_trial({key: _plain(first[key]) for key in wanted.space})
+    study.enqueue_trial({key: first[key] for key in wanted.space})
     found = []
 
     def objective(trial: optuna.Trial) -> float:
@@ -108,10 +108,6 @@ def trials(plans: dict[str, Plan], name: str, method: Any, wanted: Wanted, seed:
 
     study.optimize(objective, n_trials=wanted.trials)
     return pd.DataFrame(found)
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _drawn(trial: optuna.Trial, key: str, space: Space) -> Any:

@@ -267,7 +267,7 @@ def test_the_kept_epoch_is_the_best_in_what_it_is_stopped_on():
     """The history is the same; what is kept scores as the best epoch of its own criterion."""
     here, dev = ready(), None
     for stop, best in (("loss", lambda rows: min(rows, key=lambda row: row["dev_loss"])),
-                       ("f1", lambda rows: max(rows, key=lambda row: row["dev_f1"]))):
+                       ("f1", lambda rows: max(rows, key=lambda row: row["dev_f1"])), ("last", lambda rows: rows[-1])):
         learner, history = learn_meta(here, stop=stop, epochs=4, outer_rate=0.05)
         dev = draws_by_listener(here.data, here.split.dev, (3, 5), 2, 5, 0, "dev draws")
         f1, loss = dev_score(here, learner, dev)

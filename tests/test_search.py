@@ -1,0 +1,90 @@
+"""The search: what a trial is worth, that it repeats and goes on, that the experiments hold what it found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_runs import SMALL, plan
+
+from perser import config, runs, search
+from perser.errors import UserError
+from perser.scores import macro_f1
+
+ROOT = Path(__file__).resolve().parent.parent
+WANTED = search.Wanted.model_validate({"trials": 3, "space": {
+    "outer_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "inner_steps": {"choices": [2, 5]}}})
+METHOD = SMALL.methods["meta-perser"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    out = tmp_path_factory.mktemp("search")
+    plans = {name: plan(out / name / "trials", seed=seed) for seed, name in enumerate(("one", "two"))}
+    return out, plans, search.trials(plans, "meta-perser", METHOD, WANTED, 0, 1)
+
+
+def test_the_first_trial_is_the_experiment_itself_and_its_points_are_the_held_out_listeners(found):
+    out, _, frame = found
+    first = json.loads(frame["settings"][0])
+    assert first == {"outer_rate": METHOD.outer_rate, "inner_steps": 5}
+    records = runs.run(plan(out / "again" / "run", SMALL.model_copy(update={"methods": {"m": METHOD}})), 1)
+    by_hand = {}
+    for (setting, shots), part in records.groupby(["setting", "shots"]):
+        summed = part.groupby("listener").sum(numeric_only=True)
+        counts = [summed[[name for name in summed if name.startswith(kind)]].to_numpy() for kind in ("tp_", "fp_", "fn_")]
+        by_hand.setdefault(setting, []).append(100 * macro_f1(*counts).mean())
+    for setting in ("seen", "unseen"):
+        assert frame[f"one {setting}"][0] == pytest.approx(np.mean(by_hand[setting]))
+    each = [f"{corpus} {setting}" for corpus in ("one", "two") for setting in ("seen", "unseen")]
+    np.testing.assert_allclose(frame["points"], frame[each].mean(axis=1))
+
+
+def test_a_trial_draws_from_its_space_and_differs(found):
+    settings = [json.loads(text) for text in found[2]["settings"]]
+    assert len({json.dumps(each) for each in settings}) == 3
+    assert all(1e-4 <= each["outer_rate"] <= 1e-1 for each in settings)
+    assert found[2]["points"].nunique() > 1
+
+
+def test_the_same_seed_repeats_without_computing_anything(found, monkeypatch):
+    _, plans, frame = found
+    monkeypatch.setattr(runs, "_unit", lambda *_: pytest.fail("computed again"))
+    pd.testing.assert_frame_equal(search.trials(plans, "meta-perser", METHOD, WANTED, 0, 1), frame)
+
+
+def test_the_outcome_is_the_best_trial_beside_the_first():
+    frame = pd.DataFrame({"method": ["a", "a", "a", "b"], "trial": [0, 1, 2, 0], "points": [1.0, 3.0, 3.0, 2.0],
+                          "settings": list("wxyz")})
+    best = search.outcome(frame)
+    assert best["settings"].tolist() == ["x", "z"]
+    assert best["first"].tolist() == [1.0, 2.0] and best["trials"].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("experiment = 'methods'\n[corpora.a]\n[methods.mam]\ntrials=1\n[methods.mam.space]\nclip={low=1,high=2}",
+     "methods.mam: methods has no such method"),
+    ("experiment = 'methods'\n[corpora.a]\n[methods.maml]\ntrials=1\n[methods.maml.space]\nclips={low=1,high=2}",
+     "methods.maml.space.clips: a maml method has no such setting"),
+    ("experiment = 'methods'\n[corpora.a]\n[methods.maml]\ntrials=1\n[methods.maml.space]\nclip={low=1}",
+     "give either low and high or choices"),
+    ("experiment = ", "not a readable search file"),
+])
+def test_a_wrong_file_is_one_line(tmp_path, text, message):
+    (tmp_path / "methods.toml").write_text((ROOT / "experiments" / "methods.toml").read_text())
+    (tmp_path / "search.toml").write_text(text)
+    with pytest.raises(UserError) as error:
+        search.read(tmp_path / "search.toml")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_experiments_hold_what_the_committed_search_found():
+    best = search.outcome(pd.read_csv(ROOT / "results" / "search" / "trials.csv"))
+    wanted, _ = search.read(ROOT / "experiments" / "search.toml")
+    assert set(best["method"]) == set(wanted.methods)
+    for name in ("main", "methods", "ablation", "recipe", "shots", "steps"):
+        methods = config.load(ROOT / "experiments" / f"{name}.toml").methods
+        for row in best[best["method"].isin(methods)].to_dict("records"):
+            held = methods[row["method"]].model_dump()
+            assert {key: held[key] for key in json.loads(row["settings"])} == json.loads(row["settings"]), (name, row)
