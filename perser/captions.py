@@ -3,6 +3,7 @@
 import pandas as pd
 
 from perser.errors import UserError
+from perser.records import RANDOM
 
 BASELINE = "ssl-e"
 UPPER = "all-data"  # has seen every rating of the listener: a bound, never a method to beat
@@ -103,10 +104,10 @@ def stamp(records: pd.DataFrame) -> str:
 def made_up(what: str) -> str:
     """The words of the stamp.
 
-    >>> made_up("listeners"), made_up("")
-    ('synthetic listeners', '')
+    >>> made_up("listeners"), made_up("random upstream weights"), made_up("")
+    ('synthetic listeners', 'random upstream weights', '')
     """
-    return f"synthetic {what}" if what else ""
+    return f"synthetic {what}" if what and not what.startswith(RANDOM) else what
 
 
 def count(number: int, noun: str) -> str:
