@@ -162,12 +162,15 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=DIRECTORY, help="Tables and figures go under here.")
 def report(runs: tuple[Path, ...], out: Path) -> None:
-    """Write the tables and figures of finished runs from their records."""
+    """Write the tables and figures of finished runs from their records, and those that compare upstreams."""
+    from perser.report import compare
     from perser.report import report as write
 
     for directory in runs:
         for path in write(directory, out):
             click.echo(path)
+    for path in compare(runs, out):
+        click.echo(path)
 
 
 @main.command(epilog="Example: perser adapt --model out/synthetic/logmel/main/checkpoints/fold1-group0-seed0/"
