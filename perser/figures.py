@@ -546,8 +546,8 @@ def upstreams(runs: list[pd.DataFrame], seed: int = 0) -> Figure:
     methods = [method for method in dict.fromkeys(found["method"]) if method != study.CHANCE]
     figure = Figure(figsize=(3.4, 0.85 + 0.42 * len(names)))
     panels = figure.subplots(1, len(SETTINGS), sharey=True, sharex=True)
-    looks, apart_by = look(methods), 0.26
-    below = {method: apart_by * (place - (len(methods) - 1) / 2) for place, method in enumerate(methods)}
+    looks = look(methods)
+    below = {method: 0.26 * (place - (len(methods) - 1) / 2) for place, method in enumerate(methods)}
     for axes, setting in zip(panels, SETTINGS):
         mine = found[found["setting"] == setting]
         chance = mine.loc[mine["method"] == study.CHANCE, "mean"].iloc[0]
@@ -557,7 +557,7 @@ def upstreams(runs: list[pd.DataFrame], seed: int = 0) -> Figure:
             axes.errorbar(rows["mean"], -rows["upstream"].map(names.index) - below[method],
                           xerr=[rows["mean"] - rows["low"], rows["high"] - rows["mean"]], color=colour,
                           marker=marker or "D", markersize=3.2, elinewidth=1, linestyle="none")
-        axes.set_title(f"{setting.capitalize()} clips, K = {mine['shots'].max()}")
+        axes.set_title(f"{setting.capitalize()} clips")
         axes.set_xlabel("Macro F1 (points)")
         axes.grid(axis="x")
         axes.grid(False, axis="y")
@@ -566,7 +566,8 @@ def upstreams(runs: list[pd.DataFrame], seed: int = 0) -> Figure:
     panels[0].set_ylim(0.5 - len(names), 0.5)
     for method, (colour, _) in looks.items():
         _name(panels[-1], captions.title(method), 1 - (0.5 + below[method]) / len(names), ink(colour))
-    _foot(figure, f"Bars: {captions.resampled(records)}. Dotted: every class ticked.\n"
+    shots = " and ".join(map(str, sorted(set(found["shots"]) - {0})))
+    _foot(figure, f"K = {shots}; bars: {captions.resampled(records)}. Dotted: every class ticked.\n"
                   f"{captions.labels(records)['corpus']}; {captions.listeners(records)}", captions.stamp(records))
     return figure
 
@@ -575,7 +576,7 @@ def upstreams(runs: list[pd.DataFrame], seed: int = 0) -> Figure:
 def layers(learnt: dict[str, pd.DataFrame], made: str) -> Figure:
     """The weight of each layer of an upstream, per method: learnt.parquet of one run per upstream."""
     figure = Figure(figsize=(3.4, 0.5 + 1.3 * len(learnt)))
-    panels = figure.subplots(len(learnt), 1, squeeze=False)[:, 0]
+    panels = figure.subplots(len(learnt), 1, squeeze=False, sharey=True)[:, 0]
     for axes, (upstream, rows) in zip(panels, learnt.items()):
         shown = (captions.BASELINE, "maml", *study.OURS)
         methods = [method for method in shown if len(study.layer_weights(rows, method))]
@@ -589,7 +590,7 @@ def layers(learnt: dict[str, pd.DataFrame], made: str) -> Figure:
         axes.set_title(upstream)
         axes.set_xticks(found.index)
         axes.set_ylabel("Weight")
-        axes.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2)
+    panels[0].legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2)
     panels[-1].set_xlabel("Layer")
     _foot(figure, "Mean and standard deviation over folds, groups and seeds; dashed: all layers alike", made)
     return figure
