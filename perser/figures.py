@@ -567,7 +567,7 @@ def upstreams(runs: list[pd.DataFrame], seed: int = 0) -> Figure:
     for method, (colour, _) in looks.items():
         _name(panels[-1], captions.title(method), 1 - (0.5 + below[method]) / len(names), ink(colour))
     shots = " and ".join(map(str, sorted(set(found["shots"]) - {0})))
-    _foot(figure, f"K = {shots}; bars: {captions.resampled(records)}. Dotted: every class ticked.\n"
+    _foot(figure, f"K = {shots}; bars: {captions.resampled(records)}.\nDotted: every class ticked. "
                   f"{captions.labels(records)['corpus']}; {captions.listeners(records)}", captions.stamp(records))
     return figure
 
