@@ -122,21 +122,4 @@ for run, frame in zip(runs, frames):
     display(Image(png, width=560))
 
 # %% [markdown]
-# ## Which layers are read
-#
-# The weight of each layer of an upstream in what the head reads, for every upstream that has a finished run
-# of the first corpus. `logmel` has a single layer, and so nothing to weigh; pre-trained models have 13 or 25.
-
-# %%
-layered = {}
-for run in sorted(Path(first).parent.glob(f"*/{runs[0].name}")):
-    learnt = study.beside(run, "learnt")
-    print(f"{run.parent.name}: {captions.count(study.layers(learnt), 'layer')}")
-    if study.layers(learnt) > 1:
-        layered[run.parent.name] = learnt
-
-# %% tags=["nbval-ignore-output"]
-if layered:
-    drawn = figures.layers(layered, captions.stamp(frames[0]))
-    pdf, png = figures.save(drawn, Path("../out/notebooks/figures/layers"))
-    display(Image(png, width=560))
+# Which layers of an upstream are read is on page 12, beside the comparison of upstreams.

@@ -19,7 +19,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Image, display
+from IPython.display import Image, Markdown, display
 
 from perser import captions, figures, records
 
@@ -42,8 +42,9 @@ print(pd.DataFrame(rows, columns=names).to_string(index=False))
 # %% [markdown]
 # ## The benchmarks
 #
-# Every row of every committed file. Times are medians of calls that took turns in one process; `cpu` is
-# processor time over all threads. A benchmark on a busy machine says so in its load.
+# Every row of every committed file, but those of `cost`, which are below. Times are medians of calls that took
+# turns in one process; `cpu` is processor time over all threads. A benchmark on a busy machine says so in its
+# load.
 
 # %%
 found = {path: json.loads(path.read_text()) for path in sorted(Path(benchmarks).glob("*.json"))}
@@ -54,8 +55,36 @@ for path, result in found.items():
         f"{where['device']}, {where['cpu']}, {where['threads']} threads, load {where['load_before']},",
         f"torch {where['packages']['torch']}",
     )
-    print(pd.DataFrame(result["rows"]).T.to_string(header=False, float_format="{:.4g}".format))
+    if result["benchmark"] != "cost":
+        print(pd.DataFrame(result["rows"]).T.to_string(header=False, float_format="{:.4g}".format))
     print()
+
+# %% [markdown]
+# ## What each method costs
+#
+# Learnt by the functions of the experiments from random ratings of one fold: time does not depend on what is
+# said. *Numbers learnt*: what training has set. *Numbers per listener*: what is kept for one listener beside
+# them. *Seconds to learn*: beyond those of SSL-E, where all but "From scratch" begin, choosing rates and steps
+# on the dev listeners included. *Memory*: the highest rise while it learns. *Milliseconds per listener*: from
+# the largest K of the study to the answer to one clip, on the processor, with as many steps as the method may
+# choose; the upper bound takes all of a listener's ratings, cross-validated.
+
+# %%
+heads = {
+    "method": "Method",
+    "learnt_numbers": "Numbers learnt",
+    "listener_numbers": "Numbers per listener",
+    "learn_seconds": "Seconds to learn",
+    "learn_memory_mib": "Memory (MiB)",
+    "personalise_ms": "Milliseconds per listener",
+}
+for path, result in found.items():
+    if result["benchmark"] == "cost":
+        shape = {key: value for key, value in result["settings"].items() if key not in ("rounds", "size")}
+        print(path.name, "random ratings:", ", ".join(f"{key} {value}" for key, value in shape.items()))
+        rows = pd.DataFrame(result["rows"])[list(heads)].rename(columns=heads)
+        rows["Method"] = rows["Method"].map(captions.title)
+        display(Markdown(rows.to_markdown(index=False, floatfmt=("", "d", "d", ".1f", ".0f", ".1f"))))
 
 # %% [markdown]
 # ## One outer step against learn2learn

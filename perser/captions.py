@@ -3,6 +3,7 @@
 import pandas as pd
 
 from perser.errors import UserError
+from perser.records import RANDOM
 
 BASELINE = "ssl-e"
 UPPER = "all-data"  # has seen every rating of the listener: a bound, never a method to beat
@@ -103,10 +104,24 @@ def stamp(records: pd.DataFrame) -> str:
 def made_up(what: str) -> str:
     """The words of the stamp.
 
-    >>> made_up("listeners"), made_up("")
-    ('synthetic listeners', '')
+    >>> made_up("listeners"), made_up("random upstream weights"), made_up("")
+    ('synthetic listeners', 'random upstream weights', '')
     """
-    return f"synthetic {what}" if what else ""
+    return f"synthetic {what}" if what and not what.startswith(RANDOM) else what
+
+
+def upstream(records: pd.DataFrame) -> str:
+    """The upstream of one run in print: random weights are named wherever it is."""
+    names = labels(records)
+    return names["upstream"] + (" (random weights)" if RANDOM in names["synthetic"] else "")
+
+
+def together(runs: list[pd.DataFrame]) -> pd.DataFrame:
+    """The records of several upstreams as if of one run, all of them named, with the stamp of any of them."""
+    made = [labels(frame)["synthetic"] for frame in runs]
+    stamped = next((what for what in made if RANDOM in what), made[0])
+    names = ", ".join(labels(frame)["upstream"] for frame in runs)
+    return pd.concat(runs, ignore_index=True).assign(upstream=names, synthetic=stamped)
 
 
 def count(number: int, noun: str) -> str:

@@ -200,12 +200,15 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=DIRECTORY, help="Tables and figures go under here.")
 def report(runs: tuple[Path, ...], out: Path) -> None:
-    """Write the tables and figures of finished runs from their records."""
+    """Write the tables and figures of finished runs from their records, and those that compare upstreams."""
+    from perser.report import compare
     from perser.report import report as write
 
     for directory in runs:
         for path in write(directory, out):
             click.echo(path)
+    for path in compare(runs, out):
+        click.echo(path)
 
 
 @main.command(epilog="Example: perser adapt --model out/synthetic/logmel/main/checkpoints/fold1-group0-seed0/"
@@ -251,12 +254,12 @@ def claims(results: Path, as_json: bool) -> None:
 
 
 @main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")
-@click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "e2e"]))
+@click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "cost", "e2e"]))
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns each way takes.")
 @click.option("--threads", type=click.IntRange(1), help="Of the processor.  [default: cores]")
 @click.option("--size", default=1.0, show_default=True, type=click.FloatRange(0, 1, min_open=True),
-              help="Share of the full number of clips (features) or listeners (adapt, scale).")
+              help="Share of the full number of clips (features, cost) or listeners (adapt, scale).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="JSON, of one benchmark.  [default: benchmarks/DEVICE-NAME.json]")
 def bench(name: str | None, device: str | None, rounds: int, threads: int | None, size: float,

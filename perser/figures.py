@@ -539,10 +539,44 @@ def rates(learnt: pd.DataFrame, made: str, shots: int | None = None) -> Figure:
 
 
 @styled
+def upstreams(runs: list[pd.DataFrame], seed: int = 0) -> Figure:
+    """Macro F1 on every upstream: one line each, one mark per method; runs: one upstream's records each."""
+    found, records = study.by_upstream(runs, seed), captions.together(runs)
+    names = list(dict.fromkeys(found["upstream"]))
+    methods = [method for method in dict.fromkeys(found["method"]) if method != study.CHANCE]
+    figure = Figure(figsize=(3.4, 0.85 + 0.42 * len(names)))
+    panels = figure.subplots(1, len(SETTINGS), sharey=True, sharex=True)
+    looks = look(methods)
+    below = {method: 0.26 * (place - (len(methods) - 1) / 2) for place, method in enumerate(methods)}
+    for axes, setting in zip(panels, SETTINGS):
+        mine = found[found["setting"] == setting]
+        chance = mine.loc[mine["method"] == study.CHANCE, "mean"].iloc[0]
+        axes.axvline(chance, color="#5a5a5a", linewidth=0.9, linestyle=(0, (1, 1.5)))
+        for method, (colour, marker) in looks.items():
+            rows = mine[mine["method"] == method]
+            axes.errorbar(rows["mean"], -rows["upstream"].map(names.index) - below[method],
+                          xerr=[rows["mean"] - rows["low"], rows["high"] - rows["mean"]], color=colour,
+                          marker=marker or "D", markersize=3.2, elinewidth=1, linestyle="none")
+        axes.set_title(f"{setting.capitalize()} clips")
+        axes.set_xlabel("Macro F1 (points)")
+        axes.grid(axis="x")
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(0, -len(names), -1), [name.replace(" (", "\n(") for name in names])
+    panels[0].set_ylim(0.5 - len(names), 0.5)
+    for method, (colour, _) in looks.items():
+        _name(panels[-1], captions.title(method), 1 - (0.5 + below[method]) / len(names), ink(colour))
+    shots = " and ".join(map(str, sorted(set(found["shots"]) - {0})))
+    _foot(figure, f"K = {shots}; bars: {captions.resampled(records)}.\nDotted: every class ticked. "
+                  f"{captions.labels(records)['corpus']}; {captions.listeners(records)}", captions.stamp(records))
+    return figure
+
+
+@styled
 def layers(learnt: dict[str, pd.DataFrame], made: str) -> Figure:
     """The weight of each layer of an upstream, per method: learnt.parquet of one run per upstream."""
     figure = Figure(figsize=(3.4, 0.5 + 1.3 * len(learnt)))
-    panels = figure.subplots(len(learnt), 1, squeeze=False)[:, 0]
+    panels = figure.subplots(len(learnt), 1, squeeze=False, sharey=True)[:, 0]
     for axes, (upstream, rows) in zip(panels, learnt.items()):
         shown = (captions.BASELINE, "maml", *study.OURS)
         methods = [method for method in shown if len(study.layer_weights(rows, method))]
@@ -556,7 +590,7 @@ def layers(learnt: dict[str, pd.DataFrame], made: str) -> Figure:
         axes.set_title(upstream)
         axes.set_xticks(found.index)
         axes.set_ylabel("Weight")
-        axes.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2)
+    panels[0].legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2)
     panels[-1].set_xlabel("Layer")
     _foot(figure, "Mean and standard deviation over folds, groups and seeds; dashed: all layers alike", made)
     return figure

@@ -12,7 +12,7 @@ from perser.errors import UserError
 COLUMNS = {
     "corpus": "name of the corpus",
     "upstream": "name of the upstream",
-    "synthetic": "what of the data is made up; empty for real speech with real listeners",
+    "synthetic": "what of the data is made up; empty for real speech with real listeners and a trained upstream",
     "experiment": "name of the experiment",
     "method": "name of the method in the experiment",
     "setting": "seen or unseen: whether the clips occur in training with other listeners' ratings",
@@ -25,7 +25,17 @@ COLUMNS = {
     "queries": "predictions over all draws",
     "top": "predictions whose most probable class the listener had ticked",
 }
+RANDOM = "random upstream weights"  # part of `synthetic` where the upstream was never trained
 KEYS = ["method", "setting", "fold", "seed", "listener", "shots", "steps"]
+
+
+def made_up(corpus: str, random: bool) -> str:
+    """The column `synthetic`, from what of the corpus is made up and whether the upstream's weights are random.
+
+    >>> made_up("listeners", True), made_up("", True), made_up("listeners", False)
+    ('listeners, random upstream weights', 'random upstream weights', 'listeners')
+    """
+    return ", ".join(part for part in (corpus, RANDOM if random else "") if part)
 
 
 def row(counts, classes: tuple[str, ...], **columns) -> dict:

@@ -1,6 +1,6 @@
 """From a finished run's records to its tables and figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +10,7 @@ from perser import captions, figures, records, study, tables
 from perser.scores import per_seed
 from perser.tables import Table
 
+UPSTREAMS = "upstreams"  # the experiment that is run once per upstream
 Captioned = tuple[Table, str]
 
 
@@ -35,6 +36,24 @@ def report(run: Path, out: Path) -> list[Path]:
         written += _traits(frame, manifest, listeners, place)
     if learnt is not None:
         written += _learnt(frame, learnt, place)
+    return written
+
+
+def compare(runs: Iterable[Path], out: Path) -> list[Path]:
+    """Write the upstream comparison of each corpus of which two runs or more of that experiment are given, to
+    OUT/corpus; returns the paths.
+    """
+    found = {run: records.read(run) for run in runs}
+    found = {run: frame for run, frame in found.items() if captions.labels(frame)["experiment"] == UPSTREAMS}
+    written = []
+    for corpus in dict.fromkeys(captions.labels(frame)["corpus"] for frame in found.values()):
+        mine = {run: frame for run, frame in found.items() if captions.labels(frame)["corpus"] == corpus}
+        if len(mine) > 1:
+            frames, place = list(mine.values()), Path(out) / corpus
+            caption = tables.upstreams_caption(frames, list(map(records.manifest, mine)))
+            written += tables.write(tables.upstreams_table(frames), caption, place / UPSTREAMS)
+            written += figures.save(figures.upstreams(frames), place / UPSTREAMS)
+            written += _layers(mine, place)
     return written
 
 
@@ -73,7 +92,7 @@ def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
 def figures_of(frame: pd.DataFrame, manifest: dict) -> Iterator[tuple[str, Figure]]:
     """The figures of a run's records by name."""
     experiment = captions.labels(frame)["experiment"]
-    if experiment in ("methods", "recipe"):
+    if experiment in ("methods", "recipe", UPSTREAMS):
         yield experiment, figures.forest(frame)
     elif experiment == "ablation":
         yield "effects", figures.effects(frame)
@@ -102,10 +121,16 @@ def _traits(frame: pd.DataFrame, manifest: dict, listeners: pd.DataFrame, place:
 
 
 def _learnt(frame: pd.DataFrame, learnt: pd.DataFrame, place: Path) -> list[Path]:
-    names, made = captions.labels(frame), captions.stamp(frame)
-    written = []
+    made, written = captions.stamp(frame), []
     if study.rates_that_differ(learnt):
         written += figures.save(figures.rates(learnt, made), place / "rates")
     if study.layers(learnt) > 1:
-        written += figures.save(figures.layers({names["upstream"]: learnt}, made), place / "layers")
+        written += figures.save(figures.layers({captions.upstream(frame): learnt}, made), place / "layers")
     return written
+
+
+def _layers(runs: dict[Path, pd.DataFrame], place: Path) -> list[Path]:
+    learnt = {captions.upstream(frame): study.beside(run, "learnt") for run, frame in runs.items()}
+    learnt = {name: rows for name, rows in learnt.items() if rows is not None and study.layers(rows) > 1}
+    made = captions.stamp(captions.together(list(runs.values())))
+    return figures.save(figures.layers(learnt, made), place / "layers") if learnt else []

@@ -148,7 +148,8 @@ class Plan:
         # Worker processes map the array instead of copying it; see `_unit`.
         self.features = features.numpy()
         self.data = as_data(corpus, features)._replace(features=None)
-        self.labels = {"corpus": corpus.name, "upstream": upstream.name, "synthetic": corpus.synthetic}
+        self.labels = {"corpus": corpus.name, "upstream": upstream.name,
+                       "synthetic": records.made_up(corpus.synthetic, upstream.random)}
         self.about = self.labels | {"experiment": experiment.name, "classes": list(corpus.classes), "moments": moments,
                                     "identity": upstream.identity, "smoothing": experiment.base.smoothing}
         self.traits = traits(corpus.ratings, corpus.classes)

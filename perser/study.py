@@ -11,6 +11,7 @@ from perser.intervals import between_seeds, compare, corrected, correlation, eff
 from perser.scores import SETTINGS, per_seed
 
 OURS = ("meta-perser", "meta-perser-x")
+CHANCE = "chance"
 TRAITS = ("distance", "consistency")
 MODEL = ["method", "fold", "group", "seed"]  # what one trained model is known by in learnt.parquet
 
@@ -156,6 +157,21 @@ def by_step(records: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     order = {method: place for place, method in enumerate(dict.fromkeys(records["method"]))}
     frame = pd.DataFrame(rows).sort_values("method", key=lambda names: names.map(order), kind="stable")
     return frame.reset_index(drop=True)
+
+
+def by_upstream(runs: list[pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+    """Macro F1 in points on every upstream, each method at its largest number of shots, and of ticking every class:
+    rows of upstream, method, setting, shots, mean, low, high, listeners. runs: one upstream's records each.
+    """
+    rows = []
+    for frame in runs:
+        scores, name = per_seed(frame), captions.upstream(frame)
+        for method, setting in product([CHANCE, *methods(scores)], SETTINGS):
+            of, score = (methods(scores)[0], "chance") if method == CHANCE else (method, "f1")
+            shots = most_shots(scores[scores["method"] == of], setting)
+            found = interval(100 * select(scores, of, setting, shots, score=score), seed)
+            rows.append({"upstream": name, "method": method, "setting": setting, "shots": shots} | found._asdict())
+    return pd.DataFrame(rows)
 
 
 def trained_steps(manifest: dict) -> dict[str, int]:

@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 
 from perser import captions, study
+from perser.errors import UserError
 from perser.intervals import Interval, interval, paired, select
+from perser.records import RANDOM
 from perser.scores import SETTINGS, per_seed
 
 CHANCE = "Chance"
 TICK = "✓"
-WORDS = ("Group", "Method", "Against", "Part", "Trait", "Clips", "K", *captions.PARTS.values())  # set flush left
+WORDS = ("Group", "Upstream", "Method", "Against", "Part", "Trait", "Clips", "K", *captions.PARTS.values())  # set flush left
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -70,6 +72,45 @@ def methods_table(records: pd.DataFrame, seed: int = 0) -> Table:
     block = numbers["group"] + numbers["shots"].astype(str)
     breaks = tuple(int(row) for row in np.flatnonzero(block != block.shift()) if row)
     return _scored(numbers, captions.BASELINE)._replace(breaks=breaks)
+
+
+def upstreams_table(runs: list[pd.DataFrame], seed: int = 0) -> Table:
+    """The main table at the largest number of shots for every upstream; runs: one upstream's records each."""
+    parts = []
+    for frame in runs:
+        numbers = main_table(frame[frame["shots"].isin([0, frame["shots"].max()])], seed).numbers
+        chance = numbers["method"] == CHANCE
+        parts.append(numbers.assign(group=np.where(chance, "", captions.upstream(frame))))
+    numbers = pd.concat(parts).drop_duplicates(ignore_index=True)  # chance is the same on every upstream
+    breaks = tuple(int(row) for row in np.flatnonzero(numbers["group"] != numbers["group"].shift()) if row)
+    table = _scored(numbers, captions.BASELINE)
+    named = (part.rename(columns={"Group": "Upstream"}) for part in table[:2])
+    return Table(*named, numbers.rename(columns={"group": "upstream"}), breaks)
+
+
+def upstreams_caption(runs: list[pd.DataFrame], manifests: list[dict]) -> str:
+    """What is compared, and that random weights are no result of the models whose form they have.
+
+    Raises UserError for runs of different settings.
+    """
+    settings, commits = ({manifest[key] for manifest in manifests} for key in ("config_digest", "commit"))
+    if len(settings) > 1:
+        raise UserError(f"upstreams with different settings ({', '.join(sorted(settings))}): run them all again")
+    data = ", ".join(manifest["data"] for manifest in manifests)
+    run = manifests[0] | {"data": data, "commit": commits.pop() if len(commits) == 1 else None}
+    records = captions.together(runs)
+    random = [captions.labels(frame)["upstream"] for frame in runs if RANDOM in captions.labels(frame)["synthetic"]]
+    return caption(
+        records,
+        run,
+        f"Random weights: {', '.join(random)} have a model's form and have learnt nothing; no number of theirs is "
+        "that model's." if random else "",
+        f"Gain: over {captions.title(captions.BASELINE)} on the same upstream, paired by listener"
+        f"{_and_seed(records)}.",
+        "Bold: best printed mean for the same K.",
+        f"{CHANCE}: every class ticked for every clip.",
+        "Records: rows of records.parquet behind the line.",
+    )
 
 
 def _scored(numbers: pd.DataFrame, baseline: str) -> Table:

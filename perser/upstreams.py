@@ -48,7 +48,8 @@ class Upstream:
 
     `identity` changes whenever the same clip could get other features. `standardise`: dimensions differ in
     scale, so centre and scale them on the training clips. `levels`: its own recipe scales every clip to zero
-    mean and unit variance (what `normalise="clip"` in perser.features then does).
+    mean and unit variance (what `normalise="clip"` in perser.features then does). `random`: its weights were
+    drawn, not trained, as its config.json says with `random_weights`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Upstream:
     standardise: bool
     levels: bool
     embed: Callable[[list[torch.Tensor]], torch.Tensor] = field(repr=False, compare=False)
+    random: bool = False
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
         """List of float32 (samples,) at 16 kHz -> float32 (clips, layers, width), in the order given."""
@@ -170,9 +172,12 @@ def _transformer(folder: Path, name: str, identity: str | None, device: str | No
             "revision that has it (often ORG/MODEL@refs/pr/1) or convert it with safetensors.torch.save_file")
     own = folder / "preprocessor_config.json"
     levels = bool(_json(own, name).get("do_normalize", True)) if own.exists() else True
+    random = bool(config.get("random_weights", False))
+    # Whatever the folder is called, what it holds must not pass for the trained model.
+    name = f"{name}-random" if random and "random" not in name else name
     model = _Transformer(folder, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     return Upstream(name, identity or _content(weights + [folder / "config.json"]),
-                    config["num_hidden_layers"] + 1, config["hidden_size"], False, levels, model.embed)
+                    config["num_hidden_layers"] + 1, config["hidden_size"], False, levels, model.embed, random)
 
 
 def _json(path: Path, name: str) -> dict:

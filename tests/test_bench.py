@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from perser import bench, cli
-from perser.bench import extraction, measure, meta, scale
+from perser import bench, cli, config
+from perser.bench import cost, extraction, measure, meta, scale
 from perser.bench.measure import Time, Turns
 from perser.bench.meta import Shape, Size
+from perser.errors import UserError
 
 ONCE = Turns(1, 0.0)
 CPU = torch.device("cpu")
@@ -85,6 +86,59 @@ def test_scale_has_a_row_for_each_number_of_listeners():
     for row in rows:
         assert {"setup_seconds", "draw_ms", "step_ms", "step_memory_mib"} <= set(row)
         assert row["step_ms_to_first"] == pytest.approx(row["step_ms"] / rows[0]["step_ms"])
+
+
+BRIEF = {"kind": "maml", "inner_steps": 2, "rates": [0.1], "epochs": 1, "steps": 1, "episodes": 2, "query": 3}
+METHODS = {
+    "ssl-e": {"kind": "aggregated"},
+    "last-layer": {"kind": "finetune", "adapts": ["A", "a"], "steps": [1, 2]},
+    "scratch": {"kind": "finetune", "start": "scratch", "steps": [1]},
+    "prior-shift": {"kind": "prior-shift"},
+    "prototypes": {"kind": "prototypes"},
+    "nearest-listener": {"kind": "nearest-listener", "ratings": 4, "rates": [0.1, 0.2], "steps": 1},
+    "listener-embedding": {"kind": "listener-embedding", "size": 2, "epochs": 1, "rates": [0.1], "steps": [1]},
+    "all-data": {"kind": "all-data", "rates": [0.1], "steps": 1},
+    "maml": BRIEF,
+    "meta-sgd": BRIEF | {"element_rates": True},
+    "meta-perser": BRIEF | {"lslr": True},
+    "with-prior": BRIEF | {"lslr": True, "prior": 0.5},
+}
+# Two layers, width 8, hidden 6, three classes: mix 2, P 48, b 6, A 18, a 3. Six listeners, two of them held out.
+PAPER = {
+    "ssl-e": (77, 0),
+    "last-layer": (77, 21),
+    "scratch": (0, 75),
+    "prior-shift": (77, 3),
+    "prototypes": (77 + 3 * 6 + 1, 18),
+    "nearest-listener": (77 + 2 * 4 * (3 * 8 + 3), 4),
+    "listener-embedding": (77 + 2 * 2 * 6 + 2, 2),
+    "all-data": (77, 75),
+    "maml": (77, 75),
+    "meta-sgd": (77 + 75, 75),
+    "meta-perser": (77 + 2 * 4, 75),
+    "with-prior": (77 + 2 * 4 + 2, 75),
+}
+
+
+def test_cost_counts_numbers_as_on_paper_and_times_every_method():
+    experiment = config.Experiment.model_validate({
+        "name": "tiny", "shots": [2, 3], "groups": 3, "dev_draws": 1, "min_queries": 2,
+        "base": {"hidden": 6, "epochs": 1}, "methods": METHODS})
+    rows = cost.cost(CPU, ONCE, cost.Shape(clips=80, listeners=6, layers=2, width=8, classes=3), experiment)
+    assert {row["method"]: (row["learnt_numbers"], row["listener_numbers"]) for row in rows} == PAPER
+    for row in rows:
+        assert row["learn_seconds"] > 0 and row["personalise_ms"] > 0 and row["learn_memory_mib"] >= 0
+    text = bench.table({"benchmark": "cost", "about": "", "rows": rows, "conditions": measure.conditions(CPU)})
+    assert len(text.splitlines()) == 2 + 2 + len(METHODS), "a line per method"
+
+
+def test_cost_states_its_shape_and_refuses_what_it_cannot_measure():
+    told = cost.about()
+    assert told["ratings"] == 3 * told["clips"] and {"layers", "width", "hidden", "classes", "shots"} <= set(told)
+    with pytest.raises(UserError, match="--device cpu"):
+        cost.cost(torch.device("meta"), ONCE)
+    with pytest.raises(UserError, match="larger --size"):
+        cost.cost(CPU, ONCE, cost.SHAPE._replace(clips=100))
 
 
 def test_stages_are_read_and_written_with_where_they_were_timed(tmp_path):

@@ -13,6 +13,7 @@ from test_tables import MANIFEST
 
 from perser import captions, figures, records, report, study, tables
 from perser.claims import of_run
+from perser.errors import UserError
 from perser.scores import per_seed
 from perser.traits import agreement, traits
 
@@ -30,11 +31,21 @@ def study_of(experiment, **settings):
         return made_study(levels, "steps", (20,), steps=STEPS, **settings)
     if experiment == "recipe":
         return made_study({"ssl-e": 0, "meta-perser": 3, "tuned": 5, "meta-perser-x": 6}, "recipe", **settings)
+    if experiment == "upstreams":
+        return by_upstream("listeners")[1]
     if experiment == "shots":
         levels = {"ssl-e": 0, "fine-tuning": 1, "prior-shift": 2, "maml": 3, "meta-perser": 5}
         frame = made_study(levels, "shots", (1, 5, 40), **settings)
         return frame[(frame["shots"] < 40) | (frame["setting"] == "seen")]
     return made_study(METHODS if experiment == "methods" else ABLATION, experiment, **settings)
+
+
+def by_upstream(synthetic="", random=True, **settings):
+    """Records of one run per upstream: a real one, and beside it one of random weights."""
+    levels = {"ssl-e": 0, "fine-tuning": 2, "meta-perser": 6}
+    made = {"logmel": synthetic, "wavlm-random": records.made_up(synthetic, random)}
+    return [made_study({method: level // (place + 1) for method, level in levels.items()}, "upstreams",
+                       synthetic=made[name], **settings).assign(upstream=name) for place, name in enumerate(made)]
 
 
 def listeners(frame):
@@ -68,6 +79,7 @@ DRAWN = {
         "meta-perser", captions.stamp(frame)),
     "rates": lambda synthetic="": figures.rates(made_learnt(), captions.made_up(synthetic)),
     "layers": lambda synthetic="": figures.layers({"logmel": made_learnt()}, captions.made_up(synthetic)),
+    "upstreams": lambda synthetic="": figures.upstreams(by_upstream(synthetic, bool(synthetic))),
     "agreement": lambda synthetic="": figures.agreement(kappas(), captions.made_up(synthetic)),
 }
 
@@ -76,7 +88,7 @@ DRAWN = {
 def test_figures_are_stamped_legible_and_one_column_wide(name):
     assert not any("synthetic" in text for text in texts(DRAWN[name](synthetic="")))
     figure = DRAWN[name](synthetic="speech and listeners")
-    assert "synthetic speech and listeners" in texts(figure)
+    assert any(text.startswith("synthetic speech and listeners") for text in texts(figure))
     assert figure.get_figwidth() == 3.4
     found, page = boxes(figure), figure.bbox
     for (one, a), (two, b) in itertools.combinations(found, 2):
@@ -86,7 +98,7 @@ def test_figures_are_stamped_legible_and_one_column_wide(name):
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text
 
 
-@pytest.mark.parametrize("name", ["forest", "inner_steps", "shots_gained", "effects"])
+@pytest.mark.parametrize("name", ["forest", "inner_steps", "shots_gained", "effects", "upstreams"])
 def test_figures_name_their_interval_and_leave_settings_alone(name):
     before = dict(mpl.rcParams)
     assert any("95 % bootstrap interval over listeners and seeds" in text for text in texts(DRAWN[name]()))
@@ -187,6 +199,55 @@ def test_traits_table_prints_rho_with_its_interval():
     assert "Gain of Meta-PerSER over SSL-E" in tables.traits_caption(frame, MANIFEST, "meta-perser")
 
 
+def test_upstreams_are_compared_in_one_table_with_chance_once():
+    table = tables.upstreams_table(by_upstream("listeners", noise=0))
+    assert list(zip(table.cells["Upstream"], table.cells["Method"], table.cells["K"])) == [
+        ("", "Chance", "-"),
+        ("logmel", "SSL-E", "-"), ("", "Fine-tuning", "20"), ("", "Meta-PerSER", "20"),
+        ("wavlm-random (random weights)", "SSL-E", "-"), ("", "Fine-tuning", "20"), ("", "Meta-PerSER", "20"),
+    ]
+    # Level 6, on the second upstream 3, and 20 / 5; every listener alike.
+    gains = table.cells["Gain unseen"]
+    assert (gains[3], gains[6]) == ("+10.0 [+10.0, +10.0]", "+7.0 [+7.0, +7.0]")
+    assert table.bold["Seen"].tolist() == [False] * 3 + [True] + [False] * 3 and table.breaks == (1, 4)
+    assert table.numbers["upstream"].nunique() == 3
+
+
+def test_random_weights_are_named_in_caption_stamp_and_labels():
+    runs, manifests = by_upstream("listeners"), [MANIFEST, MANIFEST | {"data": "07e4"}]
+    caption = tables.upstreams_caption(runs, manifests)
+    assert caption.startswith("Synthetic listeners, random upstream weights. ")
+    assert "Random weights: wavlm-random have a model's form and have learnt nothing" in caption
+    assert "upstream logmel, wavlm-random;" in caption and "data da7a, 07e4, commit 0123456789," in caption
+    shown = texts(figures.upstreams(runs))
+    assert {"synthetic listeners, random upstream weights", "wavlm-random\n(random weights)"} <= set(shown)
+    assert "andom" not in tables.upstreams_caption(by_upstream("listeners", False), manifests).replace("-random", "")
+    with pytest.raises(UserError, match="different settings"):
+        tables.upstreams_caption(runs, [MANIFEST, MANIFEST | {"config_digest": "0"}])
+
+
+def test_the_figure_of_upstreams_shows_the_means_of_the_table():
+    runs = by_upstream()
+    left = figures.upstreams(runs).axes[0]
+    numbers = tables.upstreams_table(runs).numbers
+    drawn = sorted(x for bar in left.containers for x in bar[0].get_xdata())
+    assert drawn == pytest.approx(sorted(numbers["seen"].iloc[1:]))
+    assert left.lines[0].get_xdata()[0] == pytest.approx(numbers["seen"].iloc[0])
+
+
+def test_runs_of_several_upstreams_are_reported_side_by_side(tmp_path):
+    runs = [tmp_path / name for name in ("logmel", "wavlm-random", "main")]
+    for run, frame in zip(runs, [*by_upstream(), study_of("methods")]):
+        run.mkdir()
+        records.write(frame, run / "records.parquet")
+        (run / "manifest.json").write_text(json.dumps(MANIFEST))
+        made_learnt().to_parquet(run / "learnt.parquet")
+    written = {path.relative_to(tmp_path).as_posix() for path in report.compare(runs, tmp_path)}
+    ends = ("upstreams.md", "upstreams.tex", "upstreams.csv", "upstreams.pdf", "upstreams.png", "layers.pdf", "layers.png")
+    assert written == {f"toy_corpus/{name}" for name in ends}
+    assert report.compare(runs[1:], tmp_path) == []
+
+
 WRITTEN = {
     "methods": {"methods.md", "comparisons.tex", "methods.pdf", "who-meta-perser.csv", "who-meta-perser.png",
                 "rates.png", "layers.pdf"},
@@ -194,6 +255,7 @@ WRITTEN = {
     "shots": {"shots.md", "shots.png", "shots-gained.png"},
     "steps": {"steps.tex", "steps.png"},
     "recipe": {"recipe.md", "comparisons.md", "recipe.pdf"},
+    "upstreams": {"upstreams.md", "upstreams.pdf", "layers.pdf"},
 }
 
 
@@ -208,7 +270,7 @@ def test_report_writes_what_the_experiment_needs(experiment, tmp_path):
     listeners(frame).to_parquet(run / "listeners.parquet")
     written = {path.name for path in report.report(run, tmp_path / "out")}
     assert written >= WRITTEN[experiment]
-    assert written == {path.name for path in (tmp_path / "out" / "toy_corpus" / "logmel" / experiment).iterdir()}
+    assert written == {path.name for path in (tmp_path / "out").glob(f"toy_corpus/*/{experiment}/*")}
 
 
 def claim_of(found, *words):

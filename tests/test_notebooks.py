@@ -26,6 +26,7 @@ PARAMETERS = {
     "09_cost_and_speed": {"first", "second", "benchmarks"},
     "10_phase2_tasks_and_scores": {"phase2"},
     "11_phase2_listener_task": {"listener"},
+    "12_upstreams": {"results"},
 }
 SEEN_BY_EYE = "nbval-ignore-output"
 

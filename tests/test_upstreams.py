@@ -70,6 +70,19 @@ def test_layers_are_those_of_the_model_alone_and_in_any_batch(folders, form):
         torch.testing.assert_close(together[index], upstream([wave])[0], atol=1e-5, rtol=1e-4)
 
 
+def test_random_weights_name_themselves_whatever_their_folder_is_called(tmp_path):
+    written = subprocess.run([sys.executable, "tools/random_upstreams.py", tmp_path], capture_output=True, text=True,
+                             check=True, cwd=Path(__file__).parents[1]).stdout.split()
+    assert [Path(path).name for path in written] == ["wav2vec2-random", "hubert-random", "wavlm-random"]
+    passing = Path(written[2]).rename(tmp_path / "wavlm-base-plus")
+    for folder in (*written[:2], passing):
+        upstream = upstreams.load(str(folder), device="cpu")
+        assert upstream.random and (upstream.layers, upstream.width) == (5, 64)
+        assert upstream.name.endswith("-random") and not upstream.name.endswith("random-random")
+        assert upstream(noise(9_000)).isfinite().all()
+    assert not upstreams.load(str(save(build("WavLM", "group"), tmp_path / "trained")), device="cpu").random
+
+
 @pytest.mark.parametrize("form", [("WavLM", "group"), ("WavLM", "layer")], ids="-".join)
 def test_batch_independence_for_any_lengths_and_order(folders, form):
     upstream = upstreams.load(str(folders[form]), device="cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from perser.bench import extraction, measure, meta, scale
+from perser.bench import cost, extraction, measure, meta, scale
 from perser.bench.measure import Turns
 from perser.errors import UserError
 
@@ -19,6 +19,7 @@ ABOUT = {
     "adapt": "Listeners personalised in one batch, one by one, and by learn2learn.",
     "features": "Features of WavLM-base's shape, random weights: the store's batches against one clip at a time.",
     "scale": "An episode draw and an outer step at rising numbers of listeners, features on disk.",
+    "cost": "Every method of experiments/methods.toml, learnt from random ratings and asked for one listener.",
     "e2e": "Seconds of the last default ./reproduce.sh, stage by stage.",
 }
 
@@ -29,7 +30,8 @@ def run(name: str, device: str | None = None, rounds: int = 5, threads: int | No
 
     Raises UserError for a device that is not there and for stages that were never timed.
     """
-    place = _device(device)
+    place, settings = _device(device), {"rounds": rounds, "size": size}
+    shape = cost.SHAPE._replace(clips=max(1, round(size * cost.SHAPE.clips)))
     before = torch.get_num_threads()
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     try:
@@ -39,12 +41,13 @@ def run(name: str, device: str | None = None, rounds: int = 5, threads: int | No
             "adapt": lambda: meta.adapt(place, turns, max(1, round(size * meta.LISTENERS))),
             "features": lambda: extraction.features(place, turns, max(1, round(size * extraction.CLIPS))),
             "scale": lambda: scale.scale(place, turns, tuple(max(1, round(size * n)) for n in scale.LISTENERS)),
+            "cost": lambda: cost.cost(place, turns, shape),
             "e2e": lambda: timed_stages(stages),
         }[name]()
     finally:
         torch.set_num_threads(before)
     return {"benchmark": name, "about": ABOUT[name], "conditions": conditions,
-            "settings": {"rounds": rounds, "size": size}, "rows": rows}
+            "settings": settings | (cost.about(shape) if name == "cost" else {}), "rows": rows}
 
 
 def _device(name: str | None) -> torch.device:
@@ -86,9 +89,11 @@ def _rounded(value: object) -> object:
 
 
 def table(result: dict) -> str:
-    """The rows for a terminal, one line per quantity, and where they were measured."""
+    """The rows for a terminal, one line per method or per quantity, and where they were measured."""
     where = result["conditions"]
     place = (f"{where['device']}, {where['cpu']}, {where['threads']} threads, torch {where['packages']['torch']}, "
              f"load {where['load_before']} before")
-    rows = pd.DataFrame(result["rows"]).T
-    return f"{result['benchmark']}: {result['about']}\n{place}\n{rows.to_markdown(floatfmt='.4g', headers=[])}"
+    rows = pd.DataFrame(result["rows"])
+    shown = (rows.to_markdown(floatfmt=".4g", index=False) if "method" in rows
+             else rows.T.to_markdown(floatfmt=".4g", headers=[]))
+    return f"{result['benchmark']}: {result['about']}\n{place}\n{shown}"
