@@ -29,9 +29,12 @@ TITLES = {
     "meta-perser-x": "Meta-PerSER-X",
     "x-without-msl": "X without multi-step loss",
     "x-without-average": "X without averaging",
-    "x-without-crossfit": "X without cross-fitting",
-    "x-without-prior": "X without prior shift",
-    "x-f1-loss": "X with soft F1 loss",
+    "x-without-dropout": "X without dropout",
+    "x-without-f1": "X without soft F1 loss",
+    "x-without-stop": "X stopped on loss",
+    "x-with-annealing": "X with DA",
+    "x-with-prior": "X with prior shift",
+    "x-with-crossfit": "X with cross-fitting",
     UPPER: "All data (upper bound)",
 }
 # The parts that the ablation switches on and off; `shared` stands in the place of csmt.

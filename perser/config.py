@@ -136,6 +136,8 @@ class Maml(Strict):
         if self.rule == "reptile" and (self.lslr or self.element_rates or self.msl or self.f1 or self.dropout
                                         or self.prior):
             raise ValueError("reptile has no outer loss: it excludes lslr, element_rates, msl, f1, dropout and prior")
+        if self.rule == "reptile" and "mix" in self.adapts:
+            raise ValueError("reptile excludes the layer weights, mix, from adapts")
         return self
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perser import head as heads
 from perser import seeds
-from perser.adapt import adapt_explicit
+from perser.adapt import adapt, personal_head
 from perser.config import Maml
-from perser.episodes import Episodes, Pools, train_episodes, training_pools
+from perser.episodes import Episodes, Pools, placed, train_episodes, training_pools
 from perser.evaluate import Learner, dev_score, query_logits
 from perser.head import TENSORS, Head
 from perser.losses import cross_entropy, soft_f1
@@ -42,11 +43,14 @@ def reptile_gradient(material: Material, learner: Learner, episodes: Episodes) -
     Source: Reptile (arXiv 1803.02999), algorithm 2.
     """
     ratings = np.concatenate(episodes, 1)
-    rates = Head(*learner.settings[episodes.support.shape[1]].unbind(1))
+    clips, rows, _, _ = placed(material.data, Episodes(ratings, ratings[:, :0]))
     with torch.no_grad():
-        personal = adapt_explicit(learner.head, rates, material.data.features[material.data.clip[ratings]],
-                                  material.targets[torch.from_numpy(ratings)], material.class_weights, False)
-        return Head(*(own - adapted.mean(0) for own, adapted in zip(learner.head, personal)))
+        x = heads.mixed(learner.head, material.data.features, clips)
+        hidden, x = (x @ learner.head.P.T + learner.head.b)[rows], x[rows]
+        state = adapt(learner.head, learner.settings[episodes.support.shape[1]], x, hidden,
+                      material.targets[torch.from_numpy(ratings)], material.class_weights, False)[-1]
+        personal = zip(*(personal_head(learner.head, state, x, i) for i in range(len(ratings))))
+        return Head(*(own - torch.stack(adapted).mean(0) for own, adapted in zip(learner.head, personal)))
 
 
 def metatrain(material: Material, start: Head, rates: Tensor, method: Maml, shots: tuple[int, ...],

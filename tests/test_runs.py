@@ -21,7 +21,7 @@ from perser.material import material
 from perser.metatrain import metatrain
 from perser.splits import listener_groups, split
 
-UPSTREAM = SimpleNamespace(name="made", identity="made 1", standardise=True)
+UPSTREAM = SimpleNamespace(name="made", identity="made 1", standardise=True, random=False)
 SMALL = Experiment(
     name="small", seeds=(0,), shots=(3, 5), draws=2, dev_draws=2, folds=(1, 2),
     base=Base(hidden=8, epochs=2, rate=1e-2),
@@ -274,7 +274,8 @@ def test_the_kept_epoch_is_the_best_in_what_it_is_stopped_on():
         assert (f1, loss) == (best(history)["dev_f1"], best(history)["dev_loss"])
 
 
-@pytest.mark.parametrize("settings", [{"element_rates": True, "lslr": True}, {"rule": "reptile", "f1": 0.5}])
+@pytest.mark.parametrize("settings", [{"element_rates": True, "lslr": True}, {"rule": "reptile", "f1": 0.5},
+                                      {"rule": "reptile", "adapts": ("mix", "a")}])
 def test_options_that_exclude_each_other_are_refused(settings):
     with pytest.raises(ValueError, match="excludes"):
         Maml(**settings)
