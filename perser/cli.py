@@ -180,6 +180,7 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
     and a test holds the two together.
     """
     from perser import search as searching
+    from perser import study
 
     plan, experiment = usage(searching.read, file)
     given = dict(root.partition("=")[::2] for root in roots)
@@ -192,8 +193,8 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
         found = searching.trials(plans, name, experiment.methods[name], plan.methods[name], plan.seed, jobs,
                                  lambda row: click.echo(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}  "
                                                         f"{row['settings']}"))
-        found.to_csv(out / f"{name}.csv", index=False, float_format="%.4f")
-        click.echo(f"best: {searching.outcome(found).iloc[0].to_dict()}")
+        found = searching.write(out, name, found, plan, plans)
+    click.echo(study.found(found, plan.margin).to_string(index=False))
 
 
 @main.command(epilog="Example: perser report results/synthetic/logmel/main --out out/report")

@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from perser import runs
+from perser import provenance, records, runs
 from perser.config import Experiment, Method, Strict, explain, load
 from perser.errors import UserError
 from perser.runs import Plan
@@ -48,6 +48,7 @@ class Search(Strict):
 
     experiment: str
     seed: int = 0
+    margin: float = Field(0.0, ge=0, description="points by which a trial must be ahead of the experiment's settings")
     set: tuple[str, ...] = Field((), description="changes to the experiment for the trials, as key=value")
     corpora: dict[str, dict[str, int | str]] = Field(min_length=1, description="corpus -> its options")
     methods: dict[str, Wanted] = Field(min_length=1)
@@ -116,9 +117,17 @@ def _drawn(trial: optuna.Trial, key: str, space: Space) -> Any:
     return trial.suggest_categorical(key, space.choices)
 
 
-def outcome(found: pd.DataFrame) -> pd.DataFrame:
-    """Each method's best trial beside the points of its first; ties: the earlier."""
-    best = found.loc[found.groupby("method", sort=False)["points"].idxmax()]
-    start = found[found["trial"] == 0].set_index("method")["points"]
-    counted = found.groupby("method", sort=False)["trial"].size()
-    return best.assign(first=best["method"].map(start), trials=best["method"].map(counted)).reset_index(drop=True)
+def write(out: Path, name: str, found: pd.DataFrame, search: Search, plans: dict[str, Plan]) -> pd.DataFrame:
+    """Enter one method's trials into OUT/trials.csv, with OUT/manifest.json beside it; returns all trials."""
+    path = Path(out) / "trials.csv"
+    if path.exists():
+        kept = pd.read_csv(path)
+        found = pd.concat([kept[kept["method"] != name], found], ignore_index=True)
+    half = path.with_name(f".{path.name}")
+    found.to_csv(half, index=False, float_format="%.4f")
+    half.replace(path)
+    about = {"search": json.loads(search.model_dump_json()), **provenance.git(), "machine": provenance.machine()}
+    about |= {"data": {corpus: plan.fingerprint for corpus, plan in plans.items()},
+              "code": next(iter(plans.values())).code}
+    records.write_json(about, Path(out) / "manifest.json")
+    return found

@@ -237,3 +237,16 @@ def layer_weights(learnt: pd.DataFrame, method: str) -> pd.DataFrame:
     mine = learnt[(learnt["method"] == method) & learnt["tensor"].str.startswith("layer")]
     number = mine["tensor"].str.removeprefix("layer").astype(int).rename("layer")
     return mine.groupby(number)["value"].agg(["mean", "std"]).fillna({"std": 0.0})
+
+
+def found(trials: pd.DataFrame, margin: float = 0.0) -> pd.DataFrame:
+    """What a search came to: each method's best trial beside the points of its first, the experiment's own settings.
+
+    The first is kept unless another is ahead by more than `margin` points; ties: the earlier. Columns of the trials,
+    `first` and the number of `trials`.
+    """
+    first = trials[trials["trial"] == 0].set_index("method")["points"]
+    worth = trials["points"].where(trials["trial"] == 0, trials["points"] - margin)
+    best = trials.loc[worth.groupby(trials["method"], sort=False).idxmax()]
+    count = trials.groupby("method", sort=False)["trial"].size()
+    return best.assign(first=best["method"].map(first), trials=best["method"].map(count)).reset_index(drop=True)

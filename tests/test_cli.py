@@ -184,13 +184,14 @@ def test_a_file_that_is_no_personal_model_is_one_line(perser, tmp_path):
 
 
 def test_a_search_tells_every_trial_and_keeps_them(perser, root, tmp_path):
-    (tmp_path / "methods.toml").write_text('shots = [3]\ngroups = 3\n[methods.maml]\nkind = "maml"\nepochs = 1\nsteps = 1')
+    (tmp_path / "methods.toml").write_text(
+        'shots = [3]\ngroups = 3\n[methods.maml]\nkind = "maml"\nepochs = 1\nsteps = 1')
     (tmp_path / "search.toml").write_text(
         'experiment = "methods"\nset = ["seeds=[0]", "draws=1", "folds=[1]", "base.epochs=1", "base.hidden=4"]\n'
         "[corpora.synthetic]\n[methods.maml]\ntrials = 2\n[methods.maml.space]\nouter_rate = {low = 1e-3, high = 1e-1}")
     code, out, _ = perser("search", tmp_path / "search.toml", "--root", f"synthetic={root}", "--out", tmp_path / "out",
                           "--jobs", 1)
-    kept = pd.read_csv(tmp_path / "out" / "maml.csv")
+    kept = pd.read_csv(tmp_path / "out" / "trials.csv")
     assert code == 0 and kept["trial"].tolist() == [0, 1]
     assert all(f"maml {row.trial:>3} {row.points:6.2f}  {row.settings}" in out for row in kept.itertuples())
     code, _, complaint = perser("search", tmp_path / "search.toml", "--out", tmp_path / "out")

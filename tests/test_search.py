@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_runs import SMALL, plan
 
-from perser import config, runs, search
+from perser import config, runs, search, study
 from perser.errors import UserError
 from perser.scores import macro_f1
 
@@ -31,9 +31,9 @@ def test_the_first_trial_is_the_experiment_itself_and_its_points_are_the_held_ou
     assert first == {"outer_rate": METHOD.outer_rate, "inner_steps": 5}
     records = runs.run(plan(out / "again" / "run", SMALL.model_copy(update={"methods": {"m": METHOD}})), 1)
     by_hand = {}
-    for (setting, shots), part in records.groupby(["setting", "shots"]):
+    for (setting, _), part in records.groupby(["setting", "shots"]):
         summed = part.groupby("listener").sum(numeric_only=True)
-        counts = [summed[[name for name in summed if name.startswith(kind)]].to_numpy() for kind in ("tp_", "fp_", "fn_")]
+        counts = [summed.filter(regex=f"^{kind}_").to_numpy() for kind in ("tp", "fp", "fn")]
         by_hand.setdefault(setting, []).append(100 * macro_f1(*counts).mean())
     for setting in ("seen", "unseen"):
         assert frame[f"one {setting}"][0] == pytest.approx(np.mean(by_hand[setting]))
@@ -57,8 +57,10 @@ def test_the_same_seed_repeats_without_computing_anything(found, monkeypatch):
 def test_the_outcome_is_the_best_trial_beside_the_first():
     frame = pd.DataFrame({"method": ["a", "a", "a", "b"], "trial": [0, 1, 2, 0], "points": [1.0, 3.0, 3.0, 2.0],
                           "settings": list("wxyz")})
-    best = search.outcome(frame)
+    best = study.found(frame)
     assert best["settings"].tolist() == ["x", "z"]
+    assert study.found(frame, margin=1.9)["settings"].tolist() == ["x", "z"]
+    assert study.found(frame, margin=2.1)["settings"].tolist() == ["w", "z"]
     assert best["first"].tolist() == [1.0, 2.0] and best["trials"].tolist() == [3, 1]
 
 
@@ -80,8 +82,8 @@ def test_a_wrong_file_is_one_line(tmp_path, text, message):
 
 
 def test_the_experiments_hold_what_the_committed_search_found():
-    best = search.outcome(pd.read_csv(ROOT / "results" / "search" / "trials.csv"))
     wanted, _ = search.read(ROOT / "experiments" / "search.toml")
+    best = study.found(pd.read_csv(ROOT / "results" / "search" / "trials.csv"), wanted.margin)
     assert set(best["method"]) == set(wanted.methods)
     for name in ("main", "methods", "ablation", "recipe", "shots", "steps"):
         methods = config.load(ROOT / "experiments" / f"{name}.toml").methods

@@ -126,6 +126,12 @@ def test_promote_copies_a_finished_run_only(tmp_path):
     assert run("bash", tmp_path / "reproduce.sh", "promote", "out/toy/logmel/main/").returncode == 0
     promoted = {path.name for path in (tmp_path / "results/toy/logmel/main").iterdir()}
     assert promoted == {"records.parquet", "manifest.json", "config.json", "table.md"}
+    search = tmp_path / "out/search"
+    search.mkdir()
+    for name in ("trials.csv", "manifest.json"):
+        (search / name).write_text("{}")
+    assert run("bash", tmp_path / "reproduce.sh", "promote", "out/search").returncode == 0
+    assert {path.name for path in (tmp_path / "results/search").iterdir()} == {"trials.csv", "manifest.json"}
 
 
 REPORT = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}"/></testsuites>'

@@ -1,6 +1,6 @@
 """Copy a finished run into the committed results/: the only way in.
 
-A run is out/CORPUS/UPSTREAM/EXPERIMENT; it becomes results/CORPUS/UPSTREAM/EXPERIMENT.
+A run is out/CORPUS/UPSTREAM/EXPERIMENT; it becomes results/CORPUS/UPSTREAM/EXPERIMENT. A search becomes results/search.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("records.parquet", "manifest.json", "config.json")
 BESIDE = ("learnt.parquet", "listeners.parquet")  # not every version of the run wrote them
-TABLES = (".md", ".tex", ".csv")
+TABLES = (".md", ".tex", ".csv")  # and the trials of a search
 
 
 def main() -> int:
@@ -20,11 +20,12 @@ def main() -> int:
         print("promote needs one finished run, such as out/synthetic/logmel/main", file=sys.stderr)
         return 2
     run = Path(sys.argv[1])
-    missing = [name for name in ("DONE", *NEEDED) if not (run / name).is_file()]
+    searched = (run / "trials.csv").is_file()
+    missing = [name for name in (() if searched else ("DONE", *NEEDED)) if not (run / name).is_file()]
     if missing:
         print(f"{run / missing[0]} is not there: only a finished run is promoted", file=sys.stderr)
         return 1
-    target = ROOT.joinpath("results", *run.resolve().parts[-3:])
+    target = ROOT.joinpath("results", *(("search",) if searched else run.resolve().parts[-3:]))
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
