@@ -19,7 +19,7 @@ PARAMETERS = {
     "02_upstream_features": {"corpus", "root", "upstream"},
     "03_one_listener_step_by_step": {"corpus", "root", "upstream", "fold", "group", "seed", "shots"},
     "04_main_results": {"results"},
-    "05_baselines": {"first", "second"},
+    "05_baselines": {"first", "second", "search"},
     "06_maml_variants_and_ablation": {"first", "second"},
     "07_shots_and_steps": {"first", "second"},
     "08_who_gains": {"first", "second", "corpus", "root"},
