@@ -246,6 +246,8 @@ def test_runs_of_several_upstreams_are_reported_side_by_side(tmp_path):
     ends = ("upstreams.md", "upstreams.tex", "upstreams.csv", "upstreams.pdf", "upstreams.png", "layers.pdf", "layers.png")
     assert written == {f"toy_corpus/{name}" for name in ends}
     assert report.compare(runs[1:], tmp_path) == []
+    found = {run: records.read(run) for run in reversed(runs[:2])}
+    assert list(study.real_first(found)) == runs[:2]
 
 
 WRITTEN = {
