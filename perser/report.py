@@ -43,7 +43,7 @@ def compare(runs: Iterable[Path], out: Path) -> list[Path]:
     """Write the upstream comparison of each corpus of which two runs or more of that experiment are given, to
     OUT/corpus; returns the paths.
     """
-    found = {run: records.read(run) for run in runs}
+    found = study.real_first({run: records.read(run) for run in runs})
     found = {run: frame for run, frame in found.items() if captions.labels(frame)["experiment"] == UPSTREAMS}
     written = []
     for corpus in dict.fromkeys(captions.labels(frame)["corpus"] for frame in found.values()):

@@ -8,6 +8,7 @@ import pandas as pd
 
 from perser import captions
 from perser.intervals import between_seeds, compare, corrected, correlation, effect, interval, paired, select
+from perser.records import RANDOM
 from perser.scores import SETTINGS, per_seed
 
 OURS = ("meta-perser", "meta-perser-x")
@@ -157,6 +158,13 @@ def by_step(records: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     order = {method: place for place, method in enumerate(dict.fromkeys(records["method"]))}
     frame = pd.DataFrame(rows).sort_values("method", key=lambda names: names.map(order), kind="stable")
     return frame.reset_index(drop=True)
+
+
+def real_first(runs: dict[Path, pd.DataFrame]) -> dict[Path, pd.DataFrame]:
+    """Runs and their records by the upstream's name, those of random weights last."""
+    names = {run: captions.labels(frame) for run, frame in runs.items()}
+    order = sorted(runs, key=lambda run: (RANDOM in names[run]["synthetic"], names[run]["upstream"]))
+    return {run: runs[run] for run in order}
 
 
 def by_upstream(runs: list[pd.DataFrame], seed: int = 0) -> pd.DataFrame:

@@ -15,7 +15,8 @@ from perser.scores import SETTINGS, per_seed
 
 CHANCE = "Chance"
 TICK = "✓"
-WORDS = ("Group", "Upstream", "Method", "Against", "Part", "Trait", "Clips", "K", *captions.PARTS.values())  # set flush left
+# Set flush left.
+WORDS = ("Group", "Upstream", "Method", "Against", "Part", "Trait", "Clips", "K", *captions.PARTS.values())
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",

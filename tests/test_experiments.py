@@ -243,9 +243,12 @@ def test_runs_of_several_upstreams_are_reported_side_by_side(tmp_path):
         (run / "manifest.json").write_text(json.dumps(MANIFEST))
         made_learnt().to_parquet(run / "learnt.parquet")
     written = {path.relative_to(tmp_path).as_posix() for path in report.compare(runs, tmp_path)}
-    ends = ("upstreams.md", "upstreams.tex", "upstreams.csv", "upstreams.pdf", "upstreams.png", "layers.pdf", "layers.png")
-    assert written == {f"toy_corpus/{name}" for name in ends}
+    ends = ("md", "tex", "csv", "pdf", "png")
+    assert written == {f"toy_corpus/{name}" for name in (*(f"upstreams.{end}" for end in ends), "layers.pdf",
+                                                         "layers.png")}
     assert report.compare(runs[1:], tmp_path) == []
+    found = {run: records.read(run) for run in reversed(runs[:2])}
+    assert list(study.real_first(found)) == runs[:2]
 
 
 WRITTEN = {
