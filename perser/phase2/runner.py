@@ -26,7 +26,7 @@ from perser.phase2.tasks import Phase2Task, load
 
 CONTROLS = {"majority", "random", "oracle"}
 QUIET = {"display": "none", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
-         "log_model_api": False}
+         "log_model_api": False, "log_realtime": False, "log_buffer": 1}
 UNREAD = {"events", "messages", "store", "attachments", "timelines"}  # parsing them takes longer than asking did
 COLUMNS = {
     "model": "name of the model", "task": "upstream task", "group": "data set without its fold",
