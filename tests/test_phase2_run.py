@@ -1,6 +1,5 @@
 """Phase-2 from end to end: controls, replay, resume after a kill, graders, and answers that mean harm."""
 
-import gc
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ import pytest
 import soundfile as sf
 from click.testing import CliRunner
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
+from made_phase2 import INSPECT, source
 
 from perser.errors import UserError
 from perser.phase2 import aggregate, export, report, runner, suite, tasks
@@ -22,22 +22,7 @@ from perser.phase2.cli import phase2
 from perser.phase2.scorers import SHOWN, question, verdict
 
 HERE = Path(__file__).parent
-# inspect leaves its own event streams to the collector, which says so, and calls tenacity in an old way.
-# inspect leaves its clients' connections to the garbage collector, which may meet them in a later test.
-pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Have that happen inside the test whose streams they are."""
-    yield
-    gc.collect()
-
-
-def source(root):
-    return {"tasks": str(root), "data": None, "cache_dir": None, "limit": None}
+pytestmark = INSPECT
 
 
 def choice_task(root, labels, name="X"):
@@ -370,6 +355,16 @@ def test_a_model_or_grader_that_is_not_there_is_one_line_and_asks_nothing(tmp_pa
             runner.run(tasks.load(root)[0], out=tmp_path / "o", source=source(root), **who)
         assert "\n" not in str(error.value) and len(str(error.value)) < 400
     assert not list(tmp_path.rglob("*.eval"))
+
+
+@pytest.mark.parametrize("who", [["--model", "openai/gpt-4o"], ["--model", "oracle", "--grader", "openai/gpt-4o"]])
+def test_without_a_key_nothing_is_made_or_asked(tmp_path, monkeypatch, who):
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "AZURE"))]:
+        monkeypatch.delenv(name)
+    result = CliRunner().invoke(phase2, ["--suite", *who, "--out", str(tmp_path / "o")])
+    assert isinstance(result.exception, UserError) and result.exit_code
+    assert "OPENAI_API_KEY" in str(result.exception) and "\n" not in str(result.exception)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_limited_run_is_resumed_without_its_limit(tmp_path):

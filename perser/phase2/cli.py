@@ -43,6 +43,7 @@ def phase2(tasks: str | None, suite: bool, names: tuple[str, ...], out: str | No
     if listing:
         _list(tasks or (_suite(out) if suite else None), data, out)
     else:
+        _check(names, grader)
         _evaluate(tasks or _suite(out), names, Path(out), data, grader, reference, limit, batch, resume)
 
 
@@ -50,6 +51,13 @@ def _suite(out: str) -> str:
     from perser.phase2.suite import build
 
     return str(build(Path(out) / "suite", progress=click.get_text_stream("stderr").isatty()))
+
+
+def _check(names: tuple[str, ...], grader: str | None) -> None:
+    """Find out that a key is missing before the suite is made and anything is asked."""
+    from perser.phase2 import runner
+
+    runner.check([*names, *([grader] if grader else [])])
 
 
 def _list(tasks: str | None, data: str | None, out: str | None) -> None:

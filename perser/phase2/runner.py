@@ -25,8 +25,10 @@ from perser.phase2.scorers import graded, strict
 from perser.phase2.tasks import Phase2Task, load
 
 CONTROLS = {"majority", "random", "oracle"}
+LOCAL = {"perser", "cascade", "hf-audio", "replay"}
 QUIET = {"display": "none", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
          "log_model_api": False, "log_realtime": False, "log_buffer": 1}
+FACTS = ("task", "group", "domain", "kind", "commit", "synthetic")
 UNREAD = {"events", "messages", "store", "attachments", "timelines"}  # parsing them takes longer than asking did
 COLUMNS = {
     "model": "name of the model", "task": "upstream task", "group": "data set without its fold",
@@ -56,10 +58,8 @@ def samples(task: Phase2Task) -> list[Sample]:
                                   metadata={"instance": task.instance, "file": row.id})
         out.append(Sample(id=f"{task.instance}/{row.id}", input=[message], target=list(row.labels), metadata={
             "instance": task.instance, "mode": METRICS[task.metrics[0]].mode, "metrics": list(task.metrics),
-            "options": list(options), "labels": list(row.labels), "instruction": row.instruction,
-            "about": {"task": task.task, "group": task.group, "domain": task.domain, "kind": task.kind,
-                      "commit": task.commit, "synthetic": task.synthetic, "sample": row.id,
-                      "cluster": _digest(row.audios[-1]) if row.audios else row.id}}))
+            "options": list(options), "labels": list(row.labels), "instruction": row.instruction, "sample": row.id,
+            "cluster": _digest(row.audios[-1]) if row.audios else row.id}))
     return out
 
 
@@ -69,9 +69,13 @@ def _digest(path: str) -> str:
 
 
 def as_task(tasks: Sequence[Phase2Task], name: str, scorers: Sequence) -> Task:
-    """An inspect task over the rows of one or more data sets; greedy, at most 256 new tokens."""
+    """An inspect task over the rows of one or more data sets; greedy, at most 256 new tokens.
+
+    What holds for a whole data set stands once in the task's metadata: inspect copies a sample's many times.
+    """
+    facts = {t.instance: {name: getattr(t, name) for name in FACTS} for t in tasks}
     return Task(name=name, dataset=MemoryDataset([s for t in tasks for s in samples(t)], name=name),
-                solver=generate(), scorer=list(scorers),
+                solver=generate(), scorer=list(scorers), metadata={"data sets": facts},
                 config=GenerateConfig(temperature=0.0, max_tokens=models.NEW_TOKENS))
 
 
@@ -145,7 +149,18 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     return frame
 
 
+def check(names: Sequence[str]) -> None:
+    """Raise UserError for a model of inspect's own that cannot be had: no key, no package, no such provider.
+
+    Ours are left to `run`: the controls need the labels, and the others are large.
+    """
+    for name in names:
+        if name not in CONTROLS and name.split("/")[0] not in LOCAL:
+            _model(name, {})
+
+
 def _model(name: str, args: dict[str, Any]) -> Model:
+    """A model by name; whatever goes wrong is said in one line."""
     try:
         model = get_model(name, memoize=False, **args)
     except UserError:
@@ -160,9 +175,7 @@ def _model(name: str, args: dict[str, Any]) -> Model:
 
 def _grade(log: EvalLog, grader: str, verdicts: Path) -> EvalLog:
     """Add the grader's scores to a log; verdicts that are in the cache are not asked for again."""
-    before = [s for s in log.eval.scorers or [] if s.name == "strict"]
     log = score(log, [strict(), graded(grader, str(verdicts))], action="overwrite", display="none")
-    assert before
     write_eval_log(log)
     return log
 
@@ -174,10 +187,11 @@ def rows(log: EvalLog, model: str, grader: str | None = None) -> Iterator[dict[s
             value = found.metadata or {}
             if "outcome" not in value or sample.error:
                 continue
-            about = sample.metadata["about"]
-            yield {"model": model, **about, "instance": value["instance"], "metrics": "|".join(value["metrics"]),
+            about, instance = sample.metadata, sample.metadata["instance"]
+            yield {"model": model, **log.eval.metadata["data sets"][instance], "instance": instance,
+                   "sample": about["sample"], "cluster": about["cluster"], "metrics": "|".join(about["metrics"]),
                    "scorer": "strict" if scorer == "strict" else str(grader),
-                   "labels": json.dumps(value["labels"]), "said": json.dumps(value["said"]),
+                   "labels": json.dumps(about["labels"]), "said": json.dumps(value["said"]),
                    "outcome": value["outcome"],
                    "correct": float("nan") if value["correct"] is None else float(value["correct"])}
 
@@ -198,7 +212,7 @@ def predictions(logs: str | Path, original: dict[str, dict] | None = None) -> di
         for sample in log.samples or []:
             if sample.error:
                 continue
-            file, instance = sample.metadata["about"]["sample"], sample.metadata["instance"]
+            file, instance = sample.metadata["sample"], sample.metadata["instance"]
             kept = (original or {}).get(f"{instance}/{file}") or (original or {}).get(file) or {
                 "instruction": sample.metadata["instruction"], "label": ", ".join(sample.metadata["labels"])}
             out.setdefault(instance, {})[file] = {
