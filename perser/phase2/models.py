@@ -156,8 +156,9 @@ class HfAudio(Provider):
         config = AutoConfig.from_pretrained(model_name, revision=revision)
         kind, named = config.model_type, config.architectures or [""]
         if kind in AUDIO_AS_BASE64 and not is_mistral_common_available():  # else every question would fail instead
-            raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common; install that "
-                            "beside this project, or serve the model with vLLM and name it openai-api/NAME/MODEL")
+            raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common, which asks for an "
+                            "older numpy than it needs: pip install --no-deps mistral-common pydantic-extra-types "
+                            "pycountry; or have vLLM serve the model and name it openai-api/NAME/MODEL")
         self.processor = AutoProcessor.from_pretrained(model_name, revision=revision)
         self.processor.tokenizer.padding_side = "left"
         # the automatic class does not know all
