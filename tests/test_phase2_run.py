@@ -241,12 +241,16 @@ def test_an_organisers_prediction_file_comes_out_unchanged(tmp_path):
     file = predictions(tmp_path / "p.json", labels, ["a\n", "  <b>é</b>\u200b", "third"])
     entries = json.loads(file.read_text())
     entries["001"] |= {"evaluation_response": "x", "audio": "k.wav", "extra": [1, 2]}
-    file.write_text(json.dumps(entries))
+    turned = dict(reversed(entries.items()))
+    file.write_text(json.dumps(turned))
     runner.run(tasks.load(root)[0], f"replay/{file}", tmp_path / "o", source=source(root))
-    logs = tmp_path / "o" / runner.slug(f"replay/{file}") / "logs"
-    written = runner.predictions(logs, entries)["Choice_X"]
-    assert {name: written[name] for name in entries} == entries
-    assert [list(written[name]) for name in entries] == [list(entry) for entry in entries.values()]
+    folder = tmp_path / "o" / runner.slug(f"replay/{file}") / "predictions"
+    assert [path.name for path in folder.iterdir()] == ["Choice_X.json"]
+    assert json.dumps(json.loads((folder / "Choice_X.json").read_text())) == json.dumps(turned)
+    again = runner.run(tasks.load(root)[0], f"replay/{folder}", tmp_path / "o", source=source(root))
+    assert len(again) == len(labels)
+    folder = tmp_path / "o" / runner.slug(f"replay/{folder}") / "predictions"
+    assert json.dumps(json.loads((folder / "Choice_X.json").read_text())) == json.dumps(turned)
 
 
 def test_a_missing_response_is_reported_not_dropped(tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 from inspect_ai import Task, eval_set, score, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
+from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, Model, get_model
 from inspect_ai.solver import generate
 
@@ -113,8 +114,9 @@ def slug(name: str) -> str:
 
 def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dict[str, Any], grader: str | None = None,
         resume: bool = False, batch_size: int | None = None) -> pd.DataFrame:
-    """Evaluate one model on the tasks; gives and writes `out/<model>/records.parquet` and `manifest.json`.
+    """Evaluate one model on the tasks; gives and writes `out/<model>/records.parquet`, with its manifest beside it.
 
+    The answers go into `predictions/<data set>.json` there, in the organisers' form, which `replay` takes.
     source: how `tasks` were loaded (tasks, data, cache_dir, limit), which the controls need to know the labels.
     With `resume`, samples that are in the logs of an earlier run are not asked for again.
     Raises UserError when `out` holds a run already and `resume` is not set, or when the model does not exist.
@@ -131,22 +133,29 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
         args["batch_size"] = batch_size
     name = f"{model}/labels" if model in CONTROLS else model
     with _own_folders(folder):
-        api = _model(name, args)
-        _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=api,
-                           fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
-                           max_tasks=1, log_dir_allow_dirty=True, **QUIET)
-        if grader:
-            evaluated = [_grade(read_eval_log(log.location), grader, Path(out).absolute() / "verdicts") for log in done]
-        else:
-            evaluated = [read_eval_log(log.location, exclude_fields=UNREAD) for log in done]
-    frame = pd.DataFrame([row for log in evaluated for row in rows(log, model, grader)], columns=list(COLUMNS))
+        asked = _model(name, args)
+        done = _ask(tasks, asked, logs, grader, Path(out).absolute() / "verdicts")
+    frame = pd.DataFrame([row for log in done for row in rows(log, model, grader)], columns=list(COLUMNS))
     missing = sum(len(t.rows) for t in tasks) - frame["sample"][frame["scorer"] == "strict"].count()
     records.write(frame, folder / "records.parquet")
     records.write_json({
         "model": model, "grader": grader, "limit": source["limit"], "seconds": round(monotonic() - start, 1),
         "missing": int(missing), "columns": COLUMNS, "commits": {t.instance: t.commit for t in tasks},
         "git": provenance.git(), "machine": provenance.machine()}, folder / "manifest.json")
+    (folder / "predictions").mkdir(exist_ok=True)
+    for instance, entries in predictions(done, getattr(asked.api, "entries", {})).items():
+        (folder / "predictions" / f"{instance}.json").write_text(json.dumps(entries, indent=1) + "\n")
     return frame
+
+
+def _ask(tasks: Sequence[Phase2Task], model: Model, logs: Path, grader: str | None, verdicts: Path) -> list[EvalLog]:
+    """The logs of all tasks, one each, after asking for what they lack."""
+    _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=model,
+                       fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
+                       max_tasks=1, log_dir_allow_dirty=True, **QUIET)
+    if grader:
+        return [_grade(read_eval_log(log.location), grader, verdicts) for log in done]
+    return [read_eval_log(log.location, exclude_fields=UNREAD) for log in done]
 
 
 def check(names: Sequence[str]) -> None:
@@ -201,20 +210,22 @@ def manifest(out: str | Path, model: str) -> dict[str, Any]:
     return records.manifest(Path(out) / slug(model))
 
 
-def predictions(logs: str | Path, original: dict[str, dict] | None = None) -> dict[str, dict[str, dict]]:
-    """The answers in a folder of logs as organisers' prediction files: {data set: {file: entry}}.
+def predictions(logs: Sequence[EvalLog], original: dict[str, dict]) -> dict[str, dict[str, dict]]:
+    """The answers in logs as organisers' prediction files: {data set: {file: entry}}.
 
-    `original` entries (of `replay`) keep every key they had, and their order.
+    `original` entries (of `replay`) keep their order, every key they had, and the order of those.
     """
-    out: dict[str, dict[str, dict]] = {}
-    for info in reversed(list_eval_logs(str(logs))):
-        log = read_eval_log(info)
+    place, out = {name: number for number, name in enumerate(original)}, {}
+    for log in logs:
         for sample in log.samples or []:
             if sample.error:
                 continue
             file, instance = sample.metadata["sample"], sample.metadata["instance"]
-            kept = (original or {}).get(f"{instance}/{file}") or (original or {}).get(file) or {
+            name = file if f"{instance}/{file}" not in original else f"{instance}/{file}"
+            kept = original.get(name) or {
                 "instruction": sample.metadata["instruction"], "label": ", ".join(sample.metadata["labels"])}
-            out.setdefault(instance, {})[file] = {
-                **kept, "sllm_name": kept.get("sllm_name", log.eval.model), "sllm_response": sample.output.completion}
-    return out
+            entry = {**kept, "sllm_name": kept.get("sllm_name", log.eval.model),
+                     "sllm_response": sample.output.completion}
+            out.setdefault(instance, []).append((place.get(name, len(place)), file, entry))
+    return {instance: {file: entry for _, file, entry in sorted(found, key=itemgetter(0))}
+            for instance, found in out.items()}
