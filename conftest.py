@@ -1,8 +1,17 @@
 """What all tests share: the reference checks are counted as skipped where learn2learn could not be built."""
 
+import gc
 import importlib.util
+from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """Have what a test leaves to the garbage collector met inside that test, not in a later one."""
+    yield
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

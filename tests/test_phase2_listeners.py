@@ -1,7 +1,6 @@
 """The listener task: the main table's episodes, in upstream's format, answered by our own model."""
 
 import csv
-import gc
 import json
 
 import numpy as np
@@ -9,6 +8,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from made_phase2 import INSPECT, source
 
 from perser import checkpoints, features, upstreams
 from perser.corpora import Corpus
@@ -23,15 +23,7 @@ from perser.splits import listener_groups, split
 CLASSES = ("neutral", "happy", "sad", "angry")
 SETTINGS = {"fold": 1, "group": 0, "setting": "unseen", "shots": (3,), "at": 3, "draws": 2, "min_queries": 3,
             "groups": 3, "seed": 0}
-pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    yield
-    gc.collect()
+pytestmark = INSPECT
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +105,7 @@ def model(corpus, tmp_path_factory):
 def test_our_model_answers_as_the_main_evaluation_does(built, corpus, model, tmp_path):
     path, found, head, rates = model
     loaded = tasks.load(built)[0]
-    frame = runner.run(loaded, f"perser/{path}", tmp_path / "o", source={
-        "tasks": str(built), "data": None, "cache_dir": None, "limit": None})
+    frame = runner.run(loaded, f"perser/{path}", tmp_path / "o", source=source(built))
     data = as_data(corpus, found)
     targets = rating_targets(data.labels, 0.05)
     held = split(data, 1, 0, listener_groups(data, 3, 6), True)

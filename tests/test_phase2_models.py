@@ -1,6 +1,5 @@
 """Phase-2 providers on tiny randomly initialised models of the real classes, and a real server process."""
 
-import gc
 import io
 import json
 import socket
@@ -15,6 +14,8 @@ import pytest
 import soundfile as sf
 import torch
 import transformers
+from made_phase2 import INSPECT, source
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AudioFlamingo3Config,
@@ -27,15 +28,22 @@ from transformers import (
     GraniteSpeechForConditionalGeneration,
     GraniteSpeechProcessor,
     PreTrainedTokenizerFast,
+    Qwen2_5OmniConfig,
+    Qwen2_5OmniForConditionalGeneration,
+    Qwen2_5OmniProcessor,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    VoxtralConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperProcessor,
 )
 
+from perser.errors import UserError
 from perser.phase2 import export, runner, tasks
 from perser.phase2.listeners import examples
 from perser.phase2.models import (
@@ -49,17 +57,7 @@ from perser.phase2.models import (
     waveform,
 )
 
-# inspect leaves its clients' connections to the garbage collector, which may meet them in a later test.
-pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
-              pytest.mark.filterwarnings("ignore::FutureWarning:transformers")]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    yield
-    gc.collect()
+pytestmark = [*INSPECT, pytest.mark.filterwarnings("ignore::FutureWarning:transformers")]
 
 
 def wav(seconds=1.0, hertz=220.0, rate=RATE):
@@ -73,14 +71,13 @@ def question(text="What is it?", audios=(), file="f", instance="i"):
 
 
 def tokenizer(specials):
-    """A byte-level tokenizer over single bytes and the special tokens."""
+    """A byte-level tokenizer over single bytes and the special tokens: a list, or a dictionary by attribute."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    fast.add_special_tokens({"additional_special_tokens": specials})
-    return fast
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>",
+                                   extra_special_tokens=specials)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +175,31 @@ def flamingo(tmp_path_factory):
     return saved(AudioFlamingo3ForConditionalGeneration, config, folder)
 
 
+@pytest.fixture(scope="module")
+def omni(tmp_path_factory):
+    """Qwen2.5-Omni of the real class, whole as it is published: the thinker that answers in text, and a voice."""
+    folder = tmp_path_factory.mktemp("omni")
+    names = ("audio", "image", "video", "audio_bos", "audio_eos", "vision_bos", "vision_eos")
+    words = tokenizer({f"{name}_token": f"<|{name}|>" for name in names})
+    marks = dict(zip(names, words.convert_tokens_to_ids([f"<|{name}|>" for name in names]), strict=True))
+    extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
+    Qwen2_5OmniProcessor(Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(), extractor, words,
+                         chat_template=PARTS.replace("<sound>", "<|audio_bos|><|audio|><|audio_eos|>")
+                         ).save_pretrained(folder)
+    thinker = {
+        "audio_config": {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+                         "num_mel_bins": 16, "output_dim": 32},
+        "vision_config": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                          "out_hidden_size": 32, "fullatt_block_indexes": [0]},
+        "text_config": small(words) | {"rope_parameters": {
+            "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}},
+        **{f"{name}_token_index": marks[name] for name in names[:3]}, "pad_token_id": 0,
+        "audio_start_token_id": marks["audio_bos"], "audio_end_token_id": marks["audio_eos"],
+        "vision_start_token_id": marks["vision_bos"], "vision_end_token_id": marks["vision_eos"], "user_token_id": 1}
+    return saved(Qwen2_5OmniForConditionalGeneration, Qwen2_5OmniConfig(thinker_config=thinker,
+                                                                        enable_audio_output=False), folder)
+
+
 def saved(kind, config, folder):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -200,6 +222,27 @@ def test_a_model_of_one_audio_gets_several_joined_and_answers_mixed_batches(name
     together = provider.answers(batch)
     assert len(together) == 3 and all(isinstance(text, str) for text in together)
     assert provider.answers(batch[2:]) == together[2:] and provider.answers(batch) == together
+
+
+def test_of_a_model_that_speaks_only_the_part_that_answers_in_text_is_loaded(omni):
+    provider = HfAudio(str(omni), device="cpu")
+    assert type(provider.model).__name__ == "Qwen2_5OmniThinkerForConditionalGeneration" and not provider.joins
+    whole = load_file(omni / "model.safetensors")
+    for name, tensor in provider.model.state_dict().items():
+        assert torch.equal(tensor, whole[f"thinker.{name}"]), name
+    batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
+    read = provider.processor.batch_decode(provider._inputs(batch[:2])["input_ids"])
+    assert [text.count("<|audio_bos|>") for text in read] == [1, 2]
+    together = provider.answers(batch)
+    assert len(set(together)) > 1 and [provider.answers([one])[0] for one in batch] == together
+
+
+def test_voxtral_without_the_package_that_holds_its_template_is_one_line(tmp_path, monkeypatch):
+    VoxtralConfig().save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers.utils, "is_mistral_common_available", lambda: False)
+    with pytest.raises(UserError, match="mistral-common") as error:
+        HfAudio(str(tmp_path), device="cpu")
+    assert "\n" not in str(error.value)
 
 
 def test_joined_audios_have_half_a_second_between_and_end_at_thirty():
@@ -368,7 +411,8 @@ def test_an_openai_compatible_server_gets_the_audios_and_is_scored(server, tmp_p
         sf.write(folder / "data" / f"{i}.wav", (0.9, 0.1)[i % 2] * np.sin(np.arange(1600) / 5), RATE)
     loaded = tasks.load(tmp_path / "t")[0]
     frame = runner.run(loaded, "openai-api/local/tiny", tmp_path / "o",
-                       source={"tasks": str(tmp_path / "t"), "data": None, "cache_dir": None, "limit": None})
+                       source=source(tmp_path / "t"))
     assert frame["said"].tolist() == frame["labels"].tolist() and len(frame) == 4
-    written = runner.predictions(tmp_path / "o" / runner.slug("openai-api/local/tiny") / "logs")["Level_X"]
+    folder = tmp_path / "o" / runner.slug("openai-api/local/tiny") / "predictions"
+    written = json.loads((folder / "Level_X.json").read_text())
     assert written["0"]["sllm_response"] == "loud 2 0 256"

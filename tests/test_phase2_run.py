@@ -1,6 +1,5 @@
 """Phase-2 from end to end: controls, replay, resume after a kill, graders, and answers that mean harm."""
 
-import gc
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ import pytest
 import soundfile as sf
 from click.testing import CliRunner
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
+from made_phase2 import INSPECT, source
 
 from perser.errors import UserError
 from perser.phase2 import aggregate, export, report, runner, suite, tasks
@@ -22,22 +22,7 @@ from perser.phase2.cli import phase2
 from perser.phase2.scorers import SHOWN, question, verdict
 
 HERE = Path(__file__).parent
-# inspect leaves its own event streams to the collector, which says so, and calls tenacity in an old way.
-# inspect leaves its clients' connections to the garbage collector, which may meet them in a later test.
-pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Have that happen inside the test whose streams they are."""
-    yield
-    gc.collect()
-
-
-def source(root):
-    return {"tasks": str(root), "data": None, "cache_dir": None, "limit": None}
+pytestmark = INSPECT
 
 
 def choice_task(root, labels, name="X"):
@@ -77,13 +62,13 @@ def test_oracle_is_perfect_on_every_task_by_every_metric(evaluated):
 
 def test_majority_is_the_majority_share_exactly(evaluated):
     loaded, out = evaluated
-    table = aggregate.tasks(aggregate.read(out), resamples=0)
-    for task in loaded:
-        if task.metrics[0] == "accuracy":
-            sets = [frozenset(row.labels) for row in task.rows]
-            share = max(map(sets.count, sets)) / len(sets)
-            row = table[(table["model"] == "majority") & (table["instance"] == task.instance) & table["main"]]
-            assert row["value"].item() == share
+    table = aggregate.tasks(aggregate.read(out), resamples=0).set_index(["model", "metric", "instance"])["value"]
+    choices = [task for task in loaded if task.kind == "classification"]
+    assert {task.group for task in choices} == {
+        f"{name}_Embedded" for name, recipe in suite.RECIPES.items() if recipe.kind == "classification"}
+    for task in choices:
+        sets = [frozenset(row.labels) for row in task.rows]
+        assert table["majority", "accuracy", task.instance] == max(map(sets.count, sets)) / len(sets)
 
 
 def test_random_is_the_same_twice_and_not_the_oracle(evaluated, small_suite, tmp_path):
@@ -256,12 +241,16 @@ def test_an_organisers_prediction_file_comes_out_unchanged(tmp_path):
     file = predictions(tmp_path / "p.json", labels, ["a\n", "  <b>é</b>\u200b", "third"])
     entries = json.loads(file.read_text())
     entries["001"] |= {"evaluation_response": "x", "audio": "k.wav", "extra": [1, 2]}
-    file.write_text(json.dumps(entries))
+    turned = dict(reversed(entries.items()))
+    file.write_text(json.dumps(turned))
     runner.run(tasks.load(root)[0], f"replay/{file}", tmp_path / "o", source=source(root))
-    logs = tmp_path / "o" / runner.slug(f"replay/{file}") / "logs"
-    written = runner.predictions(logs, entries)["Choice_X"]
-    assert {name: written[name] for name in entries} == entries
-    assert [list(written[name]) for name in entries] == [list(entry) for entry in entries.values()]
+    folder = tmp_path / "o" / runner.slug(f"replay/{file}") / "predictions"
+    assert [path.name for path in folder.iterdir()] == ["Choice_X.json"]
+    assert json.dumps(json.loads((folder / "Choice_X.json").read_text())) == json.dumps(turned)
+    again = runner.run(tasks.load(root)[0], f"replay/{folder}", tmp_path / "o", source=source(root))
+    assert len(again) == len(labels)
+    folder = tmp_path / "o" / runner.slug(f"replay/{folder}") / "predictions"
+    assert json.dumps(json.loads((folder / "Choice_X.json").read_text())) == json.dumps(turned)
 
 
 def test_a_missing_response_is_reported_not_dropped(tmp_path):
@@ -370,6 +359,16 @@ def test_a_model_or_grader_that_is_not_there_is_one_line_and_asks_nothing(tmp_pa
             runner.run(tasks.load(root)[0], out=tmp_path / "o", source=source(root), **who)
         assert "\n" not in str(error.value) and len(str(error.value)) < 400
     assert not list(tmp_path.rglob("*.eval"))
+
+
+@pytest.mark.parametrize("who", [["--model", "openai/gpt-4o"], ["--model", "oracle", "--grader", "openai/gpt-4o"]])
+def test_without_a_key_nothing_is_made_or_asked(tmp_path, monkeypatch, who):
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "AZURE"))]:
+        monkeypatch.delenv(name)
+    result = CliRunner().invoke(phase2, ["--suite", *who, "--out", str(tmp_path / "o")])
+    assert isinstance(result.exception, UserError) and result.exit_code
+    assert "OPENAI_API_KEY" in str(result.exception) and "\n" not in str(result.exception)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_limited_run_is_resumed_without_its_limit(tmp_path):

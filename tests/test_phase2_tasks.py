@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -227,6 +228,25 @@ def test_hub_cache_at_the_pinned_commit_and_one_line_for_what_is_missing(tmp_pat
     missing = [p for p in problems if "/Wrong" in p]
     assert len(missing) == 1
     assert f"hf download DynamicSuperb/Wrong --repo-type dataset --revision {'f' * 40}" in missing[0]
+
+
+LIST = "import sys; from perser.phase2.cli import phase2; phase2(['--list', '--tasks', sys.argv[1]])"
+
+
+def test_a_listing_asks_the_hub_for_nothing(tmp_path):
+    instance(tmp_path, "SarcasmDetection_Mustard")
+    data(instance(tmp_path, "StressDetection_MIRSD"), [ROW])
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        hub.settimeout(0.1)
+        env = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | {
+            "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}"}
+        done = subprocess.run([sys.executable, "-c", LIST, str(tmp_path)], env=env, cwd=tmp_path, check=True,
+                              capture_output=True, text=True, timeout=500)
+        with pytest.raises(TimeoutError):
+            hub.accept()
+    state = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines() if line.strip()}
+    assert (state["SarcasmDetection_Mustard"], state["StressDetection_MIRSD"]) == ("absent", "loaded")
+    assert "hf download DynamicSuperb/SarcasmDetection_Mustard" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_nothing_there_is_one_line(tmp_path):

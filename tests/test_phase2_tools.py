@@ -1,7 +1,6 @@
 """The scripts that make Phase-2 task folders out of corpora: RAVDESS as SuperbER_RAVDESS, and the listener task."""
 
 import csv
-import gc
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
+from made_phase2 import INSPECT, source
 
 from perser.phase2 import aggregate, runner, tasks
 
@@ -20,15 +20,7 @@ sys.path.insert(0, str(TOOLS))
 import listener_task  # noqa: E402 - tools/ is no package
 import ravdess_phase2  # noqa: E402 - tools/ is no package
 
-pytestmark = [pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
-              pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    yield
-    gc.collect()
+pytestmark = INSPECT
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +69,8 @@ def test_ravdess_clips_are_even_over_actors_and_drawn_from_the_seed(ravdess):
 def test_ravdess_task_runs_and_scores(ravdess, tmp_path):
     make(ravdess, tmp_path / "t")
     loaded = tasks.load(tmp_path / "t")[0]
-    source = {"tasks": str(tmp_path / "t"), "data": None, "cache_dir": None, "limit": None}
     for model in ("majority", "oracle"):
-        runner.run(loaded, model, tmp_path / "o", source=source)
+        runner.run(loaded, model, tmp_path / "o", source=source(tmp_path / "t"))
     table = aggregate.tasks(aggregate.read(tmp_path / "o"), resamples=0).set_index("model")
     assert table["value"].to_dict() == {"majority": 1 / 8, "oracle": 1.0}
 

@@ -10,6 +10,9 @@ in the environment: inspect then adapts how many requests are under way to what 
 tasks over machines, run subfolders of `--tasks` into one shared `--out`, a folder of its own for each, and join
 them afterwards: the report reads whatever records lie under the folder it is given.
 
+Every run also writes its answers as the organisers' prediction files, `MODEL/predictions/DATASET.json`, which
+`replay/` takes: answers that were expensive can be scored again without being asked for again.
+
 Where upstream is not documented, this is what is done here. Texts follow the instruction. A number task without an
 answer counts in its N/A rate and not in its error. Options are those the instruction lists; where it lists none,
 the labels of the task. weighted-accuracy is the mean recall over label sets. Relative improvement is in units of

@@ -14,6 +14,11 @@ Examples:
   perser phase2 --suite --model oracle --model majority --out out/phase2
   perser phase2 --tasks benchmark_tasks --model hf-audio/Qwen/Qwen2-Audio-7B-Instruct --out out/phase2 --resume
   perser phase2 --tasks benchmark_tasks --list
+
+A large model is best served, on one machine or on many behind one address, and asked there:
+  vllm serve Qwen/Qwen2-Audio-7B-Instruct
+  export VLLM_BASE_URL=http://localhost:8000/v1 VLLM_API_KEY=none
+  perser phase2 --tasks benchmark_tasks --model openai-api/vllm/Qwen/Qwen2-Audio-7B-Instruct --out out/phase2
 """
 
 
@@ -29,7 +34,8 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows of each data set.")
 @click.option("--batch", type=click.IntRange(min=1), help="Questions per batch of a local model.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; only what is missing is asked.")
-@click.option("--list", "listing", is_flag=True, help="Say which data sets are here, absent or unsupported.")
+@click.option("--list", "listing", is_flag=True, help="Say which data sets are here, absent or unsupported; downloads "
+              "nothing.")
 def phase2(tasks: str | None, suite: bool, names: tuple[str, ...], out: str | None, data: str | None,
            grader: str | None, reference: str | None, limit: int | None, batch: int | None, resume: bool,
            listing: bool) -> None:
@@ -43,6 +49,7 @@ def phase2(tasks: str | None, suite: bool, names: tuple[str, ...], out: str | No
     if listing:
         _list(tasks or (_suite(out) if suite else None), data, out)
     else:
+        _check(names, grader)
         _evaluate(tasks or _suite(out), names, Path(out), data, grader, reference, limit, batch, resume)
 
 
@@ -52,11 +59,18 @@ def _suite(out: str) -> str:
     return str(build(Path(out) / "suite", progress=click.get_text_stream("stderr").isatty()))
 
 
+def _check(names: tuple[str, ...], grader: str | None) -> None:
+    """Find out that a key is missing before the suite is made and anything is asked."""
+    from perser.phase2 import runner
+
+    runner.check([*names, *([grader] if grader else [])])
+
+
 def _list(tasks: str | None, data: str | None, out: str | None) -> None:
     from perser.phase2.tasks import coverage, load
 
     cache = str(Path(out or ".") / "audio")
-    loaded, problems = load(tasks, data, cache, limit=1) if tasks else ([], [])
+    loaded, problems = load(tasks, data, cache, limit=1, fetch=False) if tasks else ([], [])
     table = coverage(loaded)
     click.echo(tabulate(table, headers="keys"))
     click.echo(f"{sum(row['sets'] for row in table)} data sets in {len(table)} groups (folds together), "

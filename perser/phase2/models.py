@@ -36,6 +36,9 @@ RATE, LONGEST, SILENCE, NEW_TOKENS = 16_000, 30.0, 0.5, 256
 MARKED = {"granite_speech", "granite_speech_plus"}  # their chat templates take text with a mark for each audio
 ONE_AUDIO = MARKED | {"audioflamingo3"}
 AUDIO_AS_BASE64 = {"voxtral", "voxtral_realtime"}
+SPEAKS = {  # by type, the class of the part that answers in text; the parts that would say it aloud are not loaded
+    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration"}
 NOT_APPLICABLE = "N/A"
 
 
@@ -145,17 +148,22 @@ class HfAudio(Provider):
         import torch
         import transformers
         from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+        from transformers.utils import is_mistral_common_available
 
         super().__init__(model_name, *args, **kwargs)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
+        config = AutoConfig.from_pretrained(model_name, revision=revision)
+        kind, named = config.model_type, config.architectures or [""]
+        if kind in AUDIO_AS_BASE64 and not is_mistral_common_available():  # else every question would fail instead
+            raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common, which asks for an "
+                            "older numpy than it needs: pip install --no-deps mistral-common pydantic-extra-types "
+                            "pycountry; or have vLLM serve the model and name it openai-api/NAME/MODEL")
         self.processor = AutoProcessor.from_pretrained(model_name, revision=revision)
         self.processor.tokenizer.padding_side = "left"
-        dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
-        named = AutoConfig.from_pretrained(model_name, revision=revision).architectures or [""]
-        loader = getattr(transformers, named[0], AutoModelForMultimodalLM)  # the automatic class does not know all
-        model = loader.from_pretrained(model_name, revision=revision, dtype=dtype)
-        self.model = getattr(model, "thinker", model).to(self.device).eval()
-        kind = self.model.config.model_type
+        # the automatic class does not know all
+        loader = getattr(transformers, SPEAKS.get(kind, named[0]), AutoModelForMultimodalLM)
+        self.model = loader.from_pretrained(model_name, revision=revision, dtype=dtype).to(self.device).eval()
         self.joins = audios == "joined" or (audios == "auto" and kind in ONE_AUDIO)
         self.as_base64, self.marked = kind in AUDIO_AS_BASE64, kind in MARKED
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 from inspect_ai import Task, eval_set, score, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
+from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, Model, get_model
 from inspect_ai.solver import generate
 
@@ -25,8 +26,10 @@ from perser.phase2.scorers import graded, strict
 from perser.phase2.tasks import Phase2Task, load
 
 CONTROLS = {"majority", "random", "oracle"}
+LOCAL = {"perser", "cascade", "hf-audio", "replay"}
 QUIET = {"display": "none", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
-         "log_model_api": False}
+         "log_model_api": False, "log_realtime": False, "log_buffer": 1}
+FACTS = ("task", "group", "domain", "kind", "commit", "synthetic")
 UNREAD = {"events", "messages", "store", "attachments", "timelines"}  # parsing them takes longer than asking did
 COLUMNS = {
     "model": "name of the model", "task": "upstream task", "group": "data set without its fold",
@@ -56,10 +59,8 @@ def samples(task: Phase2Task) -> list[Sample]:
                                   metadata={"instance": task.instance, "file": row.id})
         out.append(Sample(id=f"{task.instance}/{row.id}", input=[message], target=list(row.labels), metadata={
             "instance": task.instance, "mode": METRICS[task.metrics[0]].mode, "metrics": list(task.metrics),
-            "options": list(options), "labels": list(row.labels), "instruction": row.instruction,
-            "about": {"task": task.task, "group": task.group, "domain": task.domain, "kind": task.kind,
-                      "commit": task.commit, "synthetic": task.synthetic, "sample": row.id,
-                      "cluster": _digest(row.audios[-1]) if row.audios else row.id}}))
+            "options": list(options), "labels": list(row.labels), "instruction": row.instruction, "sample": row.id,
+            "cluster": _digest(row.audios[-1]) if row.audios else row.id}))
     return out
 
 
@@ -69,9 +70,13 @@ def _digest(path: str) -> str:
 
 
 def as_task(tasks: Sequence[Phase2Task], name: str, scorers: Sequence) -> Task:
-    """An inspect task over the rows of one or more data sets; greedy, at most 256 new tokens."""
+    """An inspect task over the rows of one or more data sets; greedy, at most 256 new tokens.
+
+    What holds for a whole data set stands once in the task's metadata: inspect copies a sample's many times.
+    """
+    facts = {t.instance: {name: getattr(t, name) for name in FACTS} for t in tasks}
     return Task(name=name, dataset=MemoryDataset([s for t in tasks for s in samples(t)], name=name),
-                solver=generate(), scorer=list(scorers),
+                solver=generate(), scorer=list(scorers), metadata={"data sets": facts},
                 config=GenerateConfig(temperature=0.0, max_tokens=models.NEW_TOKENS))
 
 
@@ -109,8 +114,9 @@ def slug(name: str) -> str:
 
 def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dict[str, Any], grader: str | None = None,
         resume: bool = False, batch_size: int | None = None) -> pd.DataFrame:
-    """Evaluate one model on the tasks; gives and writes `out/<model>/records.parquet` and `manifest.json`.
+    """Evaluate one model on the tasks; gives and writes `out/<model>/records.parquet`, with its manifest beside it.
 
+    The answers go into `predictions/<data set>.json` there, in the organisers' form, which `replay` takes.
     source: how `tasks` were loaded (tasks, data, cache_dir, limit), which the controls need to know the labels.
     With `resume`, samples that are in the logs of an earlier run are not asked for again.
     Raises UserError when `out` holds a run already and `resume` is not set, or when the model does not exist.
@@ -127,25 +133,43 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
         args["batch_size"] = batch_size
     name = f"{model}/labels" if model in CONTROLS else model
     with _own_folders(folder):
-        api = _model(name, args)
-        _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=api,
-                           fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
-                           max_tasks=1, log_dir_allow_dirty=True, **QUIET)
-        if grader:
-            evaluated = [_grade(read_eval_log(log.location), grader, Path(out).absolute() / "verdicts") for log in done]
-        else:
-            evaluated = [read_eval_log(log.location, exclude_fields=UNREAD) for log in done]
-    frame = pd.DataFrame([row for log in evaluated for row in rows(log, model, grader)], columns=list(COLUMNS))
+        asked = _model(name, args)
+        done = _ask(tasks, asked, logs, grader, Path(out).absolute() / "verdicts")
+    frame = pd.DataFrame([row for log in done for row in rows(log, model, grader)], columns=list(COLUMNS))
     missing = sum(len(t.rows) for t in tasks) - frame["sample"][frame["scorer"] == "strict"].count()
     records.write(frame, folder / "records.parquet")
     records.write_json({
         "model": model, "grader": grader, "limit": source["limit"], "seconds": round(monotonic() - start, 1),
         "missing": int(missing), "columns": COLUMNS, "commits": {t.instance: t.commit for t in tasks},
         "git": provenance.git(), "machine": provenance.machine()}, folder / "manifest.json")
+    (folder / "predictions").mkdir(exist_ok=True)
+    for instance, entries in predictions(done, getattr(asked.api, "entries", {})).items():
+        (folder / "predictions" / f"{instance}.json").write_text(json.dumps(entries, indent=1) + "\n")
     return frame
 
 
+def _ask(tasks: Sequence[Phase2Task], model: Model, logs: Path, grader: str | None, verdicts: Path) -> list[EvalLog]:
+    """The logs of all tasks, one each, after asking for what they lack."""
+    _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=model,
+                       fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
+                       max_tasks=1, log_dir_allow_dirty=True, **QUIET)
+    if grader:
+        return [_grade(read_eval_log(log.location), grader, verdicts) for log in done]
+    return [read_eval_log(log.location, exclude_fields=UNREAD) for log in done]
+
+
+def check(names: Sequence[str]) -> None:
+    """Raise UserError for a model of inspect's own that cannot be had: no key, no package, no such provider.
+
+    Ours are left to `run`: the controls need the labels, and the others are large.
+    """
+    for name in names:
+        if name not in CONTROLS and name.split("/")[0] not in LOCAL:
+            _model(name, {})
+
+
 def _model(name: str, args: dict[str, Any]) -> Model:
+    """A model by name; whatever goes wrong is said in one line."""
     try:
         model = get_model(name, memoize=False, **args)
     except UserError:
@@ -160,9 +184,7 @@ def _model(name: str, args: dict[str, Any]) -> Model:
 
 def _grade(log: EvalLog, grader: str, verdicts: Path) -> EvalLog:
     """Add the grader's scores to a log; verdicts that are in the cache are not asked for again."""
-    before = [s for s in log.eval.scorers or [] if s.name == "strict"]
     log = score(log, [strict(), graded(grader, str(verdicts))], action="overwrite", display="none")
-    assert before
     write_eval_log(log)
     return log
 
@@ -174,10 +196,11 @@ def rows(log: EvalLog, model: str, grader: str | None = None) -> Iterator[dict[s
             value = found.metadata or {}
             if "outcome" not in value or sample.error:
                 continue
-            about = sample.metadata["about"]
-            yield {"model": model, **about, "instance": value["instance"], "metrics": "|".join(value["metrics"]),
+            about, instance = sample.metadata, sample.metadata["instance"]
+            yield {"model": model, **log.eval.metadata["data sets"][instance], "instance": instance,
+                   "sample": about["sample"], "cluster": about["cluster"], "metrics": "|".join(about["metrics"]),
                    "scorer": "strict" if scorer == "strict" else str(grader),
-                   "labels": json.dumps(value["labels"]), "said": json.dumps(value["said"]),
+                   "labels": json.dumps(about["labels"]), "said": json.dumps(value["said"]),
                    "outcome": value["outcome"],
                    "correct": float("nan") if value["correct"] is None else float(value["correct"])}
 
@@ -187,20 +210,22 @@ def manifest(out: str | Path, model: str) -> dict[str, Any]:
     return records.manifest(Path(out) / slug(model))
 
 
-def predictions(logs: str | Path, original: dict[str, dict] | None = None) -> dict[str, dict[str, dict]]:
-    """The answers in a folder of logs as organisers' prediction files: {data set: {file: entry}}.
+def predictions(logs: Sequence[EvalLog], original: dict[str, dict]) -> dict[str, dict[str, dict]]:
+    """The answers in logs as organisers' prediction files: {data set: {file: entry}}.
 
-    `original` entries (of `replay`) keep every key they had, and their order.
+    `original` entries (of `replay`) keep their order, every key they had, and the order of those.
     """
-    out: dict[str, dict[str, dict]] = {}
-    for info in reversed(list_eval_logs(str(logs))):
-        log = read_eval_log(info)
+    place, out = {name: number for number, name in enumerate(original)}, {}
+    for log in logs:
         for sample in log.samples or []:
             if sample.error:
                 continue
-            file, instance = sample.metadata["about"]["sample"], sample.metadata["instance"]
-            kept = (original or {}).get(f"{instance}/{file}") or (original or {}).get(file) or {
+            file, instance = sample.metadata["sample"], sample.metadata["instance"]
+            name = file if f"{instance}/{file}" not in original else f"{instance}/{file}"
+            kept = original.get(name) or {
                 "instruction": sample.metadata["instruction"], "label": ", ".join(sample.metadata["labels"])}
-            out.setdefault(instance, {})[file] = {
-                **kept, "sllm_name": kept.get("sllm_name", log.eval.model), "sllm_response": sample.output.completion}
-    return out
+            entry = {**kept, "sllm_name": kept.get("sllm_name", log.eval.model),
+                     "sllm_response": sample.output.completion}
+            out.setdefault(instance, []).append((place.get(name, len(place)), file, entry))
+    return {instance: {file: entry for _, file, entry in sorted(found, key=itemgetter(0))}
+            for instance, found in out.items()}

@@ -69,9 +69,9 @@ def published():
     def compute(scores: list[SampleScore]) -> dict[str, float]:
         tasks: dict[str, list[dict]] = {}
         for item in scores:
-            row = item.score.metadata or {}
+            row, about = item.score.metadata or {}, item.sample_metadata or {}
             if "outcome" in row:
-                tasks.setdefault(row["instance"], []).append(row)
+                tasks.setdefault(about["instance"], []).append({**about, **row})
         return {name if len(tasks) == 1 else f"{instance}/{name}": value for instance, rows in tasks.items()
                 for name, value in published_values(rows[0]["metrics"], rows).items()}
 
@@ -79,15 +79,17 @@ def published():
 
 
 def _score(state: TaskState, said: Any, outcome: str, correct: bool | None = None, why: str = "") -> Score:
-    """A score whose metadata is all that the metrics need. Value: right or wrong (choice), else has an answer."""
+    """A score that with its sample's metadata is all that the metrics need.
+
+    Its value: right or wrong (choice), else whether there is an answer.
+    """
     about = state.metadata
     value = float(outcome == ANSWERED)
     if about["mode"] == "choice":
         value = exact(about["labels"], said)[0] if correct is None else float(correct)
     shown = "" if said is None else said if isinstance(said, str) else json.dumps(said)
-    return Score(value=value, answer=shown[:SHOWN], explanation=why[:SHOWN], metadata={
-        "instance": about["instance"], "metrics": about["metrics"], "labels": about["labels"], "said": said,
-        "outcome": outcome, "correct": correct})
+    return Score(value=value, answer=shown[:SHOWN], explanation=why[:SHOWN],
+                 metadata={"said": said, "outcome": outcome, "correct": correct})
 
 
 @scorer(metrics=[published()])

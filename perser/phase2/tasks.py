@@ -10,9 +10,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -107,24 +107,25 @@ def read_instance(path: Path) -> tuple[Instance, list[str]]:
 
 
 def load(root: str | Path, data: str | Path | None = None, cache_dir: str | Path | None = None,
-         only: str | None = None, limit: int | None = None) -> tuple[list[Phase2Task], list[str]]:
+         only: str | None = None, limit: int | None = None,
+         fetch: bool = True) -> tuple[list[Phase2Task], list[str]]:
     """Every task under `root` (all `instance.json` files, or just the data set named `only`), and the problems.
 
-    Data come from the instance's own folder, else `data/<name>`, else the hub or its cache at the pinned
-    commit. Audio held inside parquet files is written once under `cache_dir`. Never raises for a bad task.
+    Data come from the instance's own folder, else `data/<name>`, else the hub's cache or, if `fetch`, the hub, at
+    the pinned commit. Audio held inside parquet files is written once under `cache_dir`. Never raises for a bad task.
     """
     root = Path(root)
     files = sorted(root.rglob("instance.json"))
     if not files:
         raise UserError(f"{root}: no instance.json in it or below; give a folder of the upstream layout")
-    tasks, problems = [], []
+    tasks, problems, find = [], [], partial(find_data, data=data, fetch=fetch)
     for path in files:
         if only and only not in (path.parent.name, path.parent.parent.name):
             continue
         try:
             instance, notes = read_instance(path)
             problems += notes
-            tasks.append(_task(path, instance, data, Path(cache_dir or root / ".audio"), limit, problems))
+            tasks.append(_task(path, instance, find, Path(cache_dir or root / ".audio"), limit, problems))
         except UserError as error:
             problems.append(str(error))
     if only and not tasks and not problems:
@@ -133,8 +134,8 @@ def load(root: str | Path, data: str | Path | None = None, cache_dir: str | Path
     return tasks, problems
 
 
-def _task(file: Path, instance: Instance, data: str | Path | None, cache_dir: Path, limit: int | None,
-          problems: list[str]) -> Phase2Task:
+def _task(file: Path, instance: Instance, find: Callable[[Path, Instance], tuple[Path, str]], cache_dir: Path,
+          limit: int | None, problems: list[str]) -> Phase2Task:
     key = instance.path.split("/")[1]
     known = catalogue().get(key) or catalogue().get(file.parent.name) or {}
     extra = instance.model_extra or {}
@@ -142,7 +143,7 @@ def _task(file: Path, instance: Instance, data: str | Path | None, cache_dir: Pa
     if kind == "audio_generation":
         raise UserError(f"{file}: {key} asks for audio as the answer; such tasks are not supported")
     metrics = _metrics(file, instance.metrics, known, kind, problems)
-    folder, commit = find_data(file.parent, instance, data)
+    folder, commit = find(file.parent, instance)
     if commit not in ("local", instance.version):
         problems.append(f"{file}: version {instance.version!r} is not a full commit; {commit} was found and is "
                         "recorded")
@@ -181,8 +182,9 @@ def _kind(metrics: list[str]) -> str:
     return known[0] if known else "classification"
 
 
-def find_data(folder: Path, instance: Instance, data: str | Path | None = None) -> tuple[Path, str]:
-    """The folder that holds the rows, and the commit ("local" for a local folder).
+def find_data(folder: Path, instance: Instance, data: str | Path | None = None,
+              fetch: bool = True) -> tuple[Path, str]:
+    """The folder that holds the rows, and the commit ("local" for a local folder); `fetch`: may ask the hub.
 
     Raises UserError in one line that says what to download when it is nowhere.
     """
@@ -193,13 +195,15 @@ def find_data(folder: Path, instance: Instance, data: str | Path | None = None) 
     for candidate in local:
         if candidate.is_dir() and _tables(candidate):
             return candidate, "local"
-    return _hub(instance, folder)
+    return _hub(instance, folder, fetch)
 
 
-def _hub(instance: Instance, folder: Path) -> tuple[Path, str]:
+def _hub(instance: Instance, folder: Path, fetch: bool) -> tuple[Path, str]:
+    """The snapshot in the hub's cache, downloaded first if need be."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    fetch = fetch and not constants.HF_HUB_OFFLINE
     revision = instance.version if re.fullmatch(r"[0-9a-f]{7,40}", instance.version) else "main"
     snapshots = Path(constants.HF_HUB_CACHE) / f"datasets--{instance.path.replace('/', '--')}" / "snapshots"
     if 7 <= len(revision) < 40 and revision != "main":
@@ -207,14 +211,15 @@ def _hub(instance: Instance, folder: Path) -> tuple[Path, str]:
         if held:
             revision = held[0]
     try:
-        if 7 <= len(revision) < 40 and revision != "main" and not constants.HF_HUB_OFFLINE:
+        if 7 <= len(revision) < 40 and revision != "main" and fetch:
             commits = HfApi().list_repo_commits(instance.path, repo_type="dataset")
             revision = next((c.commit_id for c in commits if c.commit_id.startswith(revision)), revision)
         found = snapshot_download(instance.path, repo_type="dataset", revision=revision,
-                                  local_files_only=constants.HF_HUB_OFFLINE)
+                                  local_files_only=not fetch)
     except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise UserError(
-            f"{folder}: data not here and not to be had from the hub ({type(error).__name__}); download it with "
+            f"{folder}: data not here and {'not to be had from the hub' if fetch else 'not in the cache of the hub'} "
+            f"({type(error).__name__}); download it with "
             f"`hf download {instance.path} --repo-type dataset --revision {revision}` or put it in {folder / 'data'}"
         ) from error
     return Path(found), Path(found).name
