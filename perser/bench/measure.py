@@ -106,7 +106,8 @@ def peak(device: torch.device) -> Iterator[Callable[[], int]]:
     ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: used again, it would not count
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark goes back to what is in use now
     start = _status("VmRSS")
-    yield lambda: _status("VmHWM") - start
+    # Both are the kernel's running counts, a few pages behind: a block that takes nothing may end below its start.
+    yield lambda: max(0, _status("VmHWM") - start)
 
 
 def _status(name: str) -> int:
