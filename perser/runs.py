@@ -51,6 +51,7 @@ from perser.episodes import data as as_data
 from perser.errors import UserError
 from perser.evaluate import Learner, draws_by_listener, evaluate
 from perser.head import TENSORS, Head
+from perser.kernels import prepare
 from perser.material import Material, material
 from perser.metatrain import metatrain
 from perser.splits import folds, listener_groups, split
@@ -251,7 +252,7 @@ def _others(plan: Plan, ready: Material, unit: tuple[int, int, int]) -> dict[int
 
 def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
     """Compute the missing methods of one fold, held-out group and seed; each part is written when it is done."""
-    torch.set_num_threads(1)
+    prepare(threads=1)
     fold, group, seed = unit
     chosen = split(plan.data, fold, group, plan.groups, plan.dev_held_out)
     data = plan.data._replace(features=torch.from_numpy(plan.features))

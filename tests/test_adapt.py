@@ -1,6 +1,9 @@
 """The exact engine against paper, finite differences, torch.func and learn2learn."""
 
 import math
+import resource
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -254,3 +257,21 @@ def test_a_support_loss_falls_with_a_small_rate():
     states = adapt(head, scalar_rates(0.01, 5).double(), x, hidden, targets, class_weights, False)
     losses = [cross_entropy(personal_logits(head, s, x, x, hidden), targets, class_weights) for s in states]
     assert all((later < earlier).all() for earlier, later in pairwise(losses))
+
+
+def test_a_prepared_process_keeps_the_memory_that_it_frees():
+    script = """
+import resource, torch
+from perser.kernels import prepare
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+prepare(threads=1)
+before = faults()
+for step in range(20):
+    several = [torch.zeros(6 << 20) for _ in range(4)]
+    del several
+print(faults() - before, torch.get_num_threads())
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    found, threads = map(int, told.stdout.split())
+    blocks = found * resource.getpagesize() / (24 << 20)
+    assert threads == 1 and blocks < 20, "80 blocks of 24 MiB were asked for, four or a few more are ever touched anew"

@@ -12,6 +12,7 @@ import torch
 from perser.bench import cost, extraction, measure, meta, scale
 from perser.bench.measure import Turns
 from perser.errors import UserError
+from perser.kernels import prepare
 
 STAGES = Path("out/log/stages.csv")
 ABOUT = {
@@ -33,7 +34,7 @@ def run(name: str, device: str | None = None, rounds: int = 5, threads: int | No
     place, settings = _device(device), {"rounds": rounds, "size": size}
     shape = cost.SHAPE._replace(clips=max(1, round(size * cost.SHAPE.clips)))
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    prepare(threads or len(os.sched_getaffinity(0)))
     try:
         conditions, turns = measure.conditions(place), Turns(rounds)
         rows = {
