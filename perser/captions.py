@@ -120,11 +120,21 @@ def upstream(records: pd.DataFrame) -> str:
 
 
 def together(runs: list[pd.DataFrame]) -> pd.DataFrame:
-    """The records of several upstreams as if of one run, all of them named, with the stamp of any of them."""
+    """The records of several runs as if of one, all their upstreams named, with the stamp of any of them."""
     made = [labels(frame)["synthetic"] for frame in runs]
     stamped = next((what for what in made if RANDOM in what), made[0])
-    names = ", ".join(labels(frame)["upstream"] for frame in runs)
+    names = ", ".join(dict.fromkeys(labels(frame)["upstream"] for frame in runs))
     return pd.concat(runs, ignore_index=True).assign(upstream=names, synthetic=stamped)
+
+
+def reading(manifest: dict) -> str:
+    """Which of the readings that the paper leaves open a run took, and the corpus' options.
+
+    >>> reading({"config": {"base": {"targets": "pooled"}}, "options": {"listeners": "all"}})
+    'targets pooled, listeners all'
+    """
+    chosen = {"targets": manifest["config"]["base"]["targets"]} | manifest["options"]
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
 def count(number: int, noun: str) -> str:

@@ -152,7 +152,8 @@ class Plan:
         self.labels = {"corpus": corpus.name, "upstream": upstream.name,
                        "synthetic": records.made_up(corpus.synthetic, upstream.random)}
         self.about = self.labels | {"experiment": experiment.name, "classes": list(corpus.classes), "moments": moments,
-                                    "identity": upstream.identity, "smoothing": experiment.base.smoothing}
+                                    "options": corpus.options, "identity": upstream.identity,
+                                    "smoothing": experiment.base.smoothing}
         self.traits = traits(corpus.ratings, corpus.classes)
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
         self.code = provenance.code()

@@ -16,7 +16,7 @@ from perser.scores import SETTINGS, per_seed
 CHANCE = "Chance"
 TICK = "✓"
 # Set flush left.
-WORDS = ("Group", "Upstream", "Method", "Against", "Part", "Trait", "Clips", "K", *captions.PARTS.values())
+WORDS = ("Group", "Upstream", "Reading", "Method", "Against", "Part", "Trait", "Clips", "K", *captions.PARTS.values())
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -75,18 +75,43 @@ def methods_table(records: pd.DataFrame, seed: int = 0) -> Table:
     return _scored(numbers, captions.BASELINE)._replace(breaks=breaks)
 
 
-def upstreams_table(runs: list[pd.DataFrame], seed: int = 0) -> Table:
-    """The main table at the largest number of shots for every upstream; runs: one upstream's records each."""
-    parts = []
-    for frame in runs:
-        numbers = main_table(frame[frame["shots"].isin([0, frame["shots"].max()])], seed).numbers
-        chance = numbers["method"] == CHANCE
-        parts.append(numbers.assign(group=np.where(chance, "", captions.upstream(frame))))
-    numbers = pd.concat(parts).drop_duplicates(ignore_index=True)  # chance is the same on every upstream
+def runs_table(runs: dict[str, pd.DataFrame], what: str, seed: int = 0) -> Table:
+    """The main table at the largest number of shots for the records of several runs; what: what their names are.
+
+    Chance stands once where it is the same for all of them.
+    """
+    parts = [main_table(frame[frame["shots"].isin([0, frame["shots"].max()])], seed).numbers.assign(group=name)
+             for name, frame in runs.items()]
+    numbers = pd.concat(parts, ignore_index=True)
+    chance = numbers["method"] == CHANCE
+    if len(numbers[chance].drop(columns="group").drop_duplicates()) == 1:
+        numbers.loc[chance, "group"] = ""
+        numbers = numbers.drop_duplicates(ignore_index=True)
     breaks = tuple(int(row) for row in np.flatnonzero(numbers["group"] != numbers["group"].shift()) if row)
     table = _scored(numbers, captions.BASELINE)
-    named = (part.rename(columns={"Group": "Upstream"}) for part in table[:2])
-    return Table(*named, numbers.rename(columns={"group": "upstream"}), breaks)
+    named = (part.rename(columns={"Group": what}) for part in table[:2])
+    return Table(*named, numbers.rename(columns={"group": what.lower()}), breaks)
+
+
+def runs_caption(runs: list[pd.DataFrame], manifests: list[dict], within: str, *says: str) -> str:
+    """What holds for several runs in one table; within: what each gain is taken on."""
+    joined = {key: ", ".join(dict.fromkeys(each[key] for each in manifests)) for key in ("config_digest", "data")}
+    commits = {manifest["commit"] for manifest in manifests}
+    records = captions.together(runs)
+    return caption(
+        records,
+        manifests[0] | joined | {"commit": commits.pop() if len(commits) == 1 else None},
+        *says,
+        f"Gain: over {captions.title(captions.BASELINE)} {within}, paired by listener{_and_seed(records)}.",
+        "Bold: best printed mean for the same K.",
+        f"{CHANCE}: every class ticked for every clip.",
+        "Records: rows of records.parquet behind the line.",
+    )
+
+
+def upstreams_table(runs: list[pd.DataFrame], seed: int = 0) -> Table:
+    """`runs_table` of upstreams; runs: one upstream's records each."""
+    return runs_table({captions.upstream(frame): frame for frame in runs}, "Upstream", seed)
 
 
 def upstreams_caption(runs: list[pd.DataFrame], manifests: list[dict]) -> str:
@@ -94,24 +119,13 @@ def upstreams_caption(runs: list[pd.DataFrame], manifests: list[dict]) -> str:
 
     Raises UserError for runs of different settings.
     """
-    settings, commits = ({manifest[key] for manifest in manifests} for key in ("config_digest", "commit"))
+    settings = {manifest["config_digest"] for manifest in manifests}
     if len(settings) > 1:
         raise UserError(f"upstreams with different settings ({', '.join(sorted(settings))}): run them all again")
-    data = ", ".join(manifest["data"] for manifest in manifests)
-    run = manifests[0] | {"data": data, "commit": commits.pop() if len(commits) == 1 else None}
-    records = captions.together(runs)
     random = [captions.labels(frame)["upstream"] for frame in runs if RANDOM in captions.labels(frame)["synthetic"]]
-    return caption(
-        records,
-        run,
-        f"Random weights: {', '.join(random)} have a model's form and have learnt nothing; no number of theirs is "
-        "that model's." if random else "",
-        f"Gain: over {captions.title(captions.BASELINE)} on the same upstream, paired by listener"
-        f"{_and_seed(records)}.",
-        "Bold: best printed mean for the same K.",
-        f"{CHANCE}: every class ticked for every clip.",
-        "Records: rows of records.parquet behind the line.",
-    )
+    said = (f"Random weights: {', '.join(random)} have a model's form and have learnt nothing; no number of theirs is "
+            "that model's.") if random else ""
+    return runs_caption(runs, manifests, "on the same upstream", said)
 
 
 def _scored(numbers: pd.DataFrame, baseline: str) -> Table:

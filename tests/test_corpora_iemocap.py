@@ -76,6 +76,7 @@ def test_self_raters_come_with_all_only(tmp_path):
     root = plant(tmp_path)
     assert "M3" not in set(load("iemocap", root).ratings.listener)
     corpus = load("iemocap", root, listeners="all")
+    assert corpus.options == {"listeners": "all"}, "a run's manifest says which reading it took"
     assert corpus.ratings.set_index("listener").loc["M3", "happy"]
 
 

@@ -213,6 +213,20 @@ def test_upstreams_are_compared_in_one_table_with_chance_once():
     assert table.numbers["upstream"].nunique() == 3
 
 
+def test_runs_in_one_table_each_have_their_chance_where_it_differs():
+    one, other = study_of("methods"), study_of("methods")
+    other = other[other["listener"] != other["listener"].iloc[0]]
+    table = tables.runs_table({"targets pooled": one, "listeners all": other}, "Reading")
+    chance = table.numbers[table.numbers["method"] == tables.CHANCE]
+    assert chance["reading"].tolist() == ["targets pooled", "listeners all"]
+    assert chance["records"].tolist() == [len(run) // run.groupby(["method", "shots"]).ngroups for run in (one, other)]
+    assert [name for name in table.cells["Reading"] if name] == ["targets pooled", "listeners all"]
+    manifests = [MANIFEST, MANIFEST | {"config_digest": "0dd", "commit": "other"}]
+    caption = tables.runs_caption([one, other], manifests, "under the same reading", "What is said.")
+    assert "What is said. Gain: over SSL-E under the same reading, paired" in caption
+    assert "settings c0ffee, 0dd, data da7a, Some CPU" in caption, "no commit where there are several"
+
+
 def test_random_weights_are_named_in_caption_stamp_and_labels():
     runs, manifests = by_upstream("listeners"), [MANIFEST, MANIFEST | {"data": "07e4"}]
     caption = tables.upstreams_caption(runs, manifests)

@@ -1,5 +1,6 @@
 """Corpora: clips and who rated them how, each read from its own on-disk format."""
 
+from dataclasses import replace
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -26,4 +27,4 @@ def load(name: str, root: str | Path, **options) -> Corpus:
         if key not in valid:
             hint = nearest(key, valid) if valid else "it has no options"
             raise UserError(f"option {key!r} of corpus {name!r} is unknown: {hint}")
-    return loader(root, **options)
+    return replace(loader(root, **options), options=options)

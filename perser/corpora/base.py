@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +24,7 @@ class Corpus:
     clips: index "clip" (str); columns path (absolute), speaker, session (int), seconds, and more where
     the corpus has more. ratings: one row per rating: clip, listener, one bool column per class; a rating
     without any of the classes (IEMOCAP's Other) is a row of False. synthetic: "" for a real corpus,
-    otherwise what of it is made up; everything computed from it bears that stamp.
+    otherwise what of it is made up; everything computed from it bears that stamp. options: what it was loaded with.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Corpus:
     clips: pd.DataFrame
     ratings: pd.DataFrame
     synthetic: str = ""
+    options: dict = field(default_factory=dict)
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
