@@ -31,7 +31,7 @@ TITLES = {
     "x-without-average": "X without averaging",
     "x-without-dropout": "X without dropout",
     "x-without-f1": "X without soft F1 loss",
-    "x-without-stop": "X stopped on loss",
+    "x-with-f1-stop": "X stopped on dev F1",
     "x-with-annealing": "X with DA",
     "x-with-prior": "X with prior shift",
     "x-with-crossfit": "X with cross-fitting",

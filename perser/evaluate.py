@@ -12,7 +12,7 @@ from perser import head as heads
 from perser.adapt import adapt, adapt_explicit, adapted_logits, personal_logits, prior_shift
 from perser.episodes import Data, Episodes, by_listener, evaluation_episodes, placed
 from perser.head import Head
-from perser.losses import cross_entropy
+from perser.losses import cross_entropy, soft_f1
 from perser.material import Material
 from perser.scores import macro_f1
 
@@ -91,10 +91,16 @@ def count(predicted: Tensor, logits: Tensor, labels: Tensor) -> Counts:
                   fn=(~predicted & labels).sum(0).numpy(), queries=len(labels), top=int(top.sum()))
 
 
+def query_loss(material: Material, logits: Tensor, query: Tensor, f1: float = 0.0) -> Tensor:
+    """Mean cross entropy of logits (E, Q, C) for ratings (E, Q); f1: share of the soft macro F1 of all of them."""
+    entropy = cross_entropy(logits, material.targets[query], material.class_weights).mean()
+    return (1 - f1) * entropy + f1 * (1 - soft_f1(logits, material.data.labels[query])) if f1 else entropy
+
+
 @torch.no_grad()
-def evaluate(material: Material, learner: NamedTuple, shots: int,
-             parts: list[Episodes]) -> list[tuple[Counts, float]]:
-    """Counts and mean query loss of a learner for each part, such as one listener's draws, all in one batch.
+def evaluate(material: Material, learner: NamedTuple, shots: int, parts: list[Episodes],
+             f1: float = 0.0) -> list[tuple[Counts, float]]:
+    """Counts and `query_loss` of a learner for each part, such as one listener's draws, all in one batch.
 
     Queries of different lengths are filled up with their last rating, which is then not counted.
     """
@@ -106,8 +112,8 @@ def evaluate(material: Material, learner: NamedTuple, shots: int,
     for part, found in zip(parts, logits.split([len(part.query) for part in parts])):
         query = torch.from_numpy(part.query)
         found = found[:, :query.shape[1]]
-        loss = cross_entropy(found, material.targets[query], material.class_weights).mean()
-        scored.append((count(heads.predict(found), found, material.data.labels[query]), float(loss)))
+        scored.append((count(heads.predict(found), found, material.data.labels[query]),
+                       float(query_loss(material, found, query, f1))))
     return scored
 
 
@@ -120,11 +126,11 @@ def draws_by_listener(data: Data, pool: np.ndarray, shots: tuple[int, ...], draw
             for listener, part in able.items() for k in shots}
 
 
-def dev_score(material: Material, learner: NamedTuple,
-              episodes: dict[tuple[int, int], Episodes]) -> tuple[float, float]:
-    """Mean over (listener, shots) of macro F1 and of loss."""
+def dev_score(material: Material, learner: NamedTuple, episodes: dict[tuple[int, int], Episodes],
+              f1: float = 0.0) -> tuple[float, float]:
+    """Mean over (listener, shots) of macro F1 and of `query_loss`."""
     every = sorted({k for _, k in episodes})
     scored = [one for k in every
-              for one in evaluate(material, learner, k, [batch for (_, at), batch in episodes.items() if at == k])]
+              for one in evaluate(material, learner, k, [batch for (_, at), batch in episodes.items() if at == k], f1)]
     return (float(np.nanmean([macro_f1(c.tp, c.fp, c.fn) for c, _ in scored])),
             float(np.mean([loss for _, loss in scored])))

@@ -11,9 +11,8 @@ from perser import seeds
 from perser.adapt import adapt, personal_head
 from perser.config import Maml
 from perser.episodes import Episodes, Pools, placed, train_episodes, training_pools
-from perser.evaluate import Learner, dev_score, query_logits
+from perser.evaluate import Learner, dev_score, query_logits, query_loss
 from perser.head import TENSORS, Head
-from perser.losses import cross_entropy, soft_f1
 from perser.material import Material
 from perser.schedules import second_order, step_weights
 
@@ -29,12 +28,9 @@ def outer_loss(material: Material, learner: Learner, episodes: Episodes, second:
     logits = query_logits(material.data, material.targets, material.class_weights, learner.head,
                           learner.settings[episodes.support.shape[1]], episodes, second, learner.prior, keep, every)
     query = torch.from_numpy(episodes.query)
-
-    def loss(found: Tensor) -> Tensor:
-        entropy = cross_entropy(found, material.targets[query], material.class_weights).mean()
-        return (1 - f1) * entropy + f1 * (1 - soft_f1(found, material.data.labels[query])) if f1 else entropy
-
-    return sum(weight * loss(found) for weight, found in zip(weights, logits[1:])) if every else loss(logits)
+    if not every:
+        return query_loss(material, logits, query, f1)
+    return sum(weight * query_loss(material, found, query, f1) for weight, found in zip(weights, logits[1:]))
 
 
 def reptile_gradient(material: Material, learner: Learner, episodes: Episodes) -> Head:
@@ -77,7 +73,7 @@ def metatrain(material: Material, start: Head, rates: Tensor, method: Maml, shot
     best, kept, history = -np.inf, None, []
     for epoch in range(method.epochs + 1):
         learner = _learner({name: tensor.clone() for name, tensor in mean.items()}, rates, shots)
-        f1, loss = dev_score(material, learner, dev)
+        f1, loss = dev_score(material, learner, dev, method.f1)
         history.append({"epoch": epoch, "dev_f1": f1, "dev_loss": loss})
         worth = {"loss": -loss, "f1": f1, "last": epoch}[method.stop]
         if kept is None or worth > best:

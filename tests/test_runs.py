@@ -17,6 +17,7 @@ from perser.baselines import choose, cross_fitted, train_base
 from perser.config import Aggregated, Base, Experiment, Finetune, Maml
 from perser.errors import UserError
 from perser.evaluate import Learner, answer, dev_score, draws_by_listener, evaluate
+from perser.losses import soft_f1
 from perser.material import material
 from perser.metatrain import metatrain
 from perser.splits import listener_groups, split
@@ -263,15 +264,28 @@ def test_each_option_of_meta_training_changes_it(plain, change):
         assert len(weights[5]) == change.get("inner_steps", 5)
 
 
-def test_the_kept_epoch_is_the_best_in_what_it_is_stopped_on():
-    """The history is the same; what is kept scores as the best epoch of its own criterion."""
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_the_kept_epoch_is_the_best_in_what_it_is_stopped_on(share):
+    """The history is the same; what is kept scores as the best epoch of its own criterion, the loss that of training."""
     here, dev = ready(), None
     for stop, best in (("loss", lambda rows: min(rows, key=lambda row: row["dev_loss"])),
                        ("f1", lambda rows: max(rows, key=lambda row: row["dev_f1"])), ("last", lambda rows: rows[-1])):
-        learner, history = learn_meta(here, stop=stop, epochs=4, outer_rate=0.05)
+        learner, history = learn_meta(here, stop=stop, epochs=4, outer_rate=0.05, f1=share)
         dev = draws_by_listener(here.data, here.split.dev, (3, 5), 2, 5, 0, "dev draws")
-        f1, loss = dev_score(here, learner, dev)
+        f1, loss = dev_score(here, learner, dev, share)
         assert (f1, loss) == (best(history)["dev_f1"], best(history)["dev_loss"])
+
+
+def test_the_dev_loss_takes_its_share_of_the_soft_f1():
+    here = ready()
+    learner = Learner(train_base(here, SMALL.base, 0), dict.fromkeys((3, 5), scalar_rates(0.3, 3)))
+    dev = draws_by_listener(here.data, here.split.dev, (3, 5), 2, 5, 0, "dev draws")
+    missed = [1 - soft_f1(answer(learner, here, shots, part), here.data.labels[torch.from_numpy(part.query)])
+              for (_, shots), part in dev.items()]
+    soft = float(torch.stack(missed).mean())
+    entropy = dev_score(here, learner, dev)[1]
+    assert dev_score(here, learner, dev, 1.0)[1] == pytest.approx(soft)
+    assert dev_score(here, learner, dev, 0.3)[1] == pytest.approx(0.7 * entropy + 0.3 * soft)
 
 
 @pytest.mark.parametrize("settings", [{"element_rates": True, "lslr": True}, {"rule": "reptile", "f1": 0.5},
