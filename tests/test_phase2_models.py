@@ -1,11 +1,11 @@
 """Phase-2 providers on tiny randomly initialised models of the real classes, and a real server process."""
 
+import asyncio
 import io
 import json
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 
@@ -321,18 +321,16 @@ class Echo(Provider):
 def test_every_request_gets_its_own_answer_and_batches_fill(batch_size):
     echo, out = Echo(batch_size), {}
 
-    def ask(i):
+    async def ask(i):
         try:
-            out[i] = echo._answer(question(file=str(i)))
+            out[i] = await echo._answer(question(file=str(i)))
         except RuntimeError as error:
             out[i] = str(error)
 
-    threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(24)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-        assert not thread.is_alive()
+    async def ask_all():
+        await asyncio.wait_for(asyncio.gather(*map(ask, range(24))), 20)
+
+    asyncio.run(ask_all())
     assert max(echo.sizes) == batch_size and sum(echo.sizes) == 24
     wrong = [i for i in out if out[i] != str(i)]
     assert 7 in wrong and len(wrong) <= batch_size and all(out[i] == "seven" for i in wrong)

@@ -3,24 +3,23 @@
 perser/FILE  cascade/ASR+LLM  hf-audio/ID  replay/FILE  and the controls majority, random, oracle (`/labels`).
 """
 
+import asyncio
 import base64
 import io
 import json
 import re
 import shutil
 import tempfile
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from statistics import median
 from typing import Any, NamedTuple
 
-import anyio
 import numpy as np
 import soundfile as sf
 from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
@@ -64,7 +63,7 @@ class Provider(ModelAPI):
         super().__init__(model_name, base_url, api_key, [], config)
         self.batch_size = int(batch_size)
         self._waiting: SimpleQueue[tuple[Question, Future[str]]] = SimpleQueue()
-        self._busy = threading.Lock()
+        self._worker = ThreadPoolExecutor(1)  # one for all: a thread for each request would fight over Python's lock
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """One text for each question, in order."""
@@ -74,27 +73,20 @@ class Provider(ModelAPI):
         """As many requests at once as fill two batches."""
         return 2 * self.batch_size
 
-    def _answer(self, question: Question) -> str:
+    async def _answer(self, question: Question) -> str:
         future: Future[str] = Future()
         self._waiting.put((question, future))
-        while not future.done():  # a batch holds the longest waiting, which need not be this one
-            with self._busy:
-                if not future.done():
-                    self._run(self._batch())
-        return future.result()
+        self._worker.submit(self._next)  # finds nothing to do where an earlier batch held this request too
+        return await asyncio.wrap_future(future)
 
-    def _batch(self) -> list[tuple[Question, Future[str]]]:
-        batch = []
-        while len(batch) < self.batch_size:
-            try:
-                batch.append(self._waiting.get_nowait())
-            except Empty:
-                break
-        return batch
-
-    def _run(self, batch: list[tuple[Question, Future[str]]]) -> None:
+    def _next(self) -> None:
+        batch: list[tuple[Question, Future[str]]] = []
+        while len(batch) < self.batch_size and not self._waiting.empty():
+            question, future = self._waiting.get()
+            if future.set_running_or_notify_cancel():
+                batch.append((question, future))
         try:
-            texts = self.answers([question for question, _ in batch])
+            texts = self.answers([question for question, _ in batch]) if batch else []
             for (_, future), text in zip(batch, texts, strict=True):
                 future.set_result(text)
         except Exception as error:  # each request of the batch reports it; inspect logs it with its sample
@@ -105,7 +97,7 @@ class Provider(ModelAPI):
     async def generate(self, input: list[ChatMessage], tools: list, tool_choice: Any,
                        config: GenerateConfig) -> ModelOutput:
         """Inspect's entry: one user message with audios and text."""
-        text = await anyio.to_thread.run_sync(self._answer, _question(input, config))
+        text = await self._answer(_question(input, config))
         output = ModelOutput.from_content(self.model_name, text)
         output.usage = ModelUsage()
         return output
