@@ -150,20 +150,20 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
 def _ask(tasks: Sequence[Phase2Task], model: Model, logs: Path, grader: str | None, verdicts: Path) -> list[EvalLog]:
     """The logs of all tasks, one each, after asking for what they lack.
 
-    Every answer is written to the log as it comes, those of our own models a batch at a time, as they come.
+    Answers reach the log on disk one by one, those of our own models a batch at a time.
     """
     _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=model,
                        fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
                        max_tasks=1, log_dir_allow_dirty=True,
-                       log_buffer=getattr(model.api, "batch_size", 1), **QUIET)
+                       log_buffer=model.api.batch_size if isinstance(model.api, models.Provider) else 1, **QUIET)
     if grader:
         return [_grade(read_eval_log(log.location), grader, verdicts) for log in done]
     return [_read(log.location) for log in done]
 
 
 def _read(path: str) -> EvalLog:
-    """A finished log with its samples; from a stream, which inspect reads at less than half the cost of a path."""
-    with open(path, "rb") as file:
+    """A finished log with its samples; from a stream, which inspect reads at two thirds of the cost of a path."""
+    with Path(path).open("rb") as file:
         return read_eval_log(file)
 
 
