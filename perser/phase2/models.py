@@ -63,7 +63,7 @@ class Provider(ModelAPI):
         super().__init__(model_name, base_url, api_key, [], config)
         self.batch_size = int(batch_size)
         self._waiting: SimpleQueue[tuple[Question, Future[str]]] = SimpleQueue()
-        self._worker = ThreadPoolExecutor(1)  # one for all: a thread for each request would fight over Python's lock
+        self._worker = ThreadPoolExecutor(1)  # one for all: a thread for each request costs milliseconds
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """One text for each question, in order."""
