@@ -103,9 +103,7 @@ for frame in simple:
 # method's own training (meta-learning rates, sizes, epochs) was looked for once, by `perser search`, on
 # corpora of other simulated listeners and, for the embedded corpus, other speech; the settings stay as they
 # were unless a trial is clearly ahead there. *first*: points of the settings as they were, *points*: of those
-# kept, a mean over corpora, settings and K. A test holds the experiments to this table, but for one row: the
-# runs of the upper bound above still have the settings it began with, so that bound is lower than it could be,
-# low enough for a method with 20 ratings to pass it.
+# kept, a mean over corpora, settings and K. A test holds the experiments to this table.
 
 # %%
 manifest = records.manifest(search)
