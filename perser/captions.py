@@ -121,10 +121,10 @@ def upstream(records: pd.DataFrame) -> str:
 
 def together(runs: list[pd.DataFrame]) -> pd.DataFrame:
     """The records of several runs as if of one, all their upstreams named, with the stamp of any of them."""
-    made = [labels(frame)["synthetic"] for frame in runs]
-    stamped = next((what for what in made if RANDOM in what), made[0])
-    names = ", ".join(dict.fromkeys(labels(frame)["upstream"] for frame in runs))
-    return pd.concat(runs, ignore_index=True).assign(upstream=names, synthetic=stamped)
+    said = [labels(frame) for frame in runs]
+    stamped = next((names["synthetic"] for names in said if RANDOM in names["synthetic"]), said[0]["synthetic"])
+    joined = {key: ", ".join(dict.fromkeys(names[key] for names in said)) for key in ("upstream", "experiment")}
+    return pd.concat(runs, ignore_index=True).assign(synthetic=stamped, **joined)
 
 
 def reading(manifest: dict) -> str:

@@ -214,7 +214,7 @@ def test_upstreams_are_compared_in_one_table_with_chance_once():
 
 
 def test_runs_in_one_table_each_have_their_chance_where_it_differs():
-    one, other = study_of("methods"), study_of("methods")
+    one, other = study_of("methods"), study_of("methods").assign(experiment="another")
     other = other[other["listener"] != other["listener"].iloc[0]]
     table = tables.runs_table({"targets pooled": one, "listeners all": other}, "Reading")
     chance = table.numbers[table.numbers["method"] == tables.CHANCE]
