@@ -371,6 +371,13 @@ def test_without_a_key_nothing_is_made_or_asked(tmp_path, monkeypatch, who):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("name", ["perser/nowhere", "replay/nowhere.json"])
+def test_a_model_whose_file_is_not_there_is_found_out_before_another_is_asked(tmp_path, name):
+    result = CliRunner().invoke(phase2, ["--suite", "--model", "oracle", "--model", name, "--out", str(tmp_path / "o")])
+    assert isinstance(result.exception, UserError) and "nowhere" in str(result.exception)
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_limited_run_is_resumed_without_its_limit(tmp_path):
     root = choice_task(tmp_path / "t", ["a", "b", "c", "a"])
     command = ["--tasks", str(root), "--model", "majority", "--out", str(tmp_path / "o")]

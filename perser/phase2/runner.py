@@ -26,7 +26,7 @@ from perser.phase2.scorers import graded, strict
 from perser.phase2.tasks import Phase2Task, load
 
 CONTROLS = {"majority", "random", "oracle"}
-LOCAL = {"perser", "cascade", "hf-audio", "replay"}
+LARGE = {"cascade", "hf-audio"}
 QUIET = {"display": "none", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
          "log_model_api": False, "log_realtime": False}
 FACTS = ("task", "group", "domain", "kind", "commit", "synthetic")
@@ -168,12 +168,12 @@ def _read(path: str) -> EvalLog:
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise UserError for a model of inspect's own that cannot be had: no key, no package, no such provider.
+    """Raise UserError for a model that cannot be had: no key, no package, no such provider, no such file.
 
-    Ours are left to `run`: the controls need the labels, and the others are large.
+    Left to `run`: the controls, which need the labels, and what is large to load.
     """
     for name in names:
-        if name not in CONTROLS and name.split("/")[0] not in LOCAL:
+        if name not in CONTROLS and name.split("/")[0] not in LARGE:
             _model(name, {})
 
 
