@@ -127,7 +127,8 @@ class Maml(Strict):
     f1: float = Field(0.0, ge=0, le=1, description="share of the soft macro F1 in the outer loss")
     average: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of the weights; 0: the last ones")
     stop: Literal["loss", "f1", "last"] = Field(
-        "loss", description="what the kept epoch is best in on the dev listeners: the outer loss, macro F1; last: none")
+        "loss", description="what the kept epoch is best in on the dev listeners, the outer loss or macro F1; last: "
+                            "the last epoch")
 
     @model_validator(mode="after")
     def _agree(self) -> "Maml":

@@ -14,6 +14,7 @@ from perser.records import RANDOM
 from perser.scores import SETTINGS, per_seed
 
 CHANCE = "Chance"
+COUNTED = "Records: rows of records.parquet behind the line."
 TICK = "✓"
 # Set flush left.
 WORDS = ("Group", "Upstream", "Reading", "Method", "Against", "Part", "Trait", "Clips", "K", *captions.PARTS.values())
@@ -102,10 +103,8 @@ def runs_caption(runs: list[pd.DataFrame], manifests: list[dict], within: str, *
         records,
         manifests[0] | joined | {"commit": commits.pop() if len(commits) == 1 else None},
         *says,
-        f"Gain: over {captions.title(captions.BASELINE)} {within}, paired by listener{_and_seed(records)}.",
-        "Bold: best printed mean for the same K.",
-        f"{CHANCE}: every class ticked for every clip.",
-        "Records: rows of records.parquet behind the line.",
+        *_columns(records, f" {within}"),
+        COUNTED,
     )
 
 
@@ -322,7 +321,7 @@ def ablation_caption(records: pd.DataFrame, manifest: dict) -> str:
         f"{TICK}: the part is on; {captions.READING}: CSMT with the very same batch in both loops.",
         f"Over MAML: the gain over the row with every part off, paired by listener{_and_seed(records)}.",
         "Bold: best printed mean for the same K.",
-        "Records: rows of records.parquet behind the line.",
+        COUNTED,
     )
 
 
@@ -414,11 +413,18 @@ def main_caption(records: pd.DataFrame, manifest: dict, *more: str) -> str:
     return caption(
         records,
         manifest,
-        f"Gain: over {captions.title(captions.BASELINE)}, paired by listener{_and_seed(records)}.",
+        *_columns(records),
+        *more,
+        COUNTED,
+    )
+
+
+def _columns(records: pd.DataFrame, within: str = "") -> tuple[str, ...]:
+    """What stands in the columns of the main table."""
+    return (
+        f"Gain: over {captions.title(captions.BASELINE)}{within}, paired by listener{_and_seed(records)}.",
         "Bold: best printed mean for the same K.",
         f"{CHANCE}: every class ticked for every clip.",
-        *more,
-        "Records: rows of records.parquet behind the line.",
     )
 
 
