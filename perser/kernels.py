@@ -100,6 +100,42 @@ class _Products(Function):
         return to_x, to_P, to_b, to_A, None, None, None, None
 
 
+class _Projected(Function):
+    """See `products`. Every clip is projected, queries too."""
+
+    @staticmethod
+    def forward(context, x, P, b, A, support, query, count, second_order):
+        """The products; `count` rows of x belong to the support."""
+        h, shots, rows = torch.addmm(b, x, P.T), support.shape[1], torch.cat([support, query], 1)
+        block = max(1, BLOCK // (rows.shape[1] * x.shape[1]))
+        context.save_for_backward(x, P, A, h, rows)
+        context.rest = shots, block, second_order
+        gram, own = (torch.cat([clips @ clips[:, :shots].mT for clips in (_take(each, i) for i in rows.split(block))])
+                     for each in (x, h))
+        return gram, own, _take(h @ A.T, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gram, own, classes):
+        """Gradients of x, P, b, A from those of the three products."""
+        x, P, A, h, rows = context.saved_tensors
+        shots, block, second_order = context.rest
+        to_z, to_x, to_h = x.new_zeros(len(x), len(A)), torch.zeros_like(x), torch.zeros_like(h)
+        to_z.index_add_(0, rows.flatten(), classes.flatten(0, 1))
+        for to, pairs, each in (to_x, gram, x), (to_h, own, h):
+            if second_order:  # what a pair gives reaches both of its clips
+                one_way = pairs
+                pairs = functional.pad(one_way, (0, rows.shape[1] - shots))
+                pairs[:, :shots] += one_way.mT
+            for i, given in zip(rows.split(block), pairs.split(block), strict=True):
+                to.index_add_(0, i.flatten(), (given @ _take(each, i[:, :given.shape[2]])).flatten(0, 1))
+        to_A = to_z.T @ h
+        if not second_order:
+            to_z.index_add_(0, rows[:, :shots].flatten(), classes[:, :shots].flatten(0, 1), alpha=-1)
+        to_h.addmm_(to_z, A)
+        return to_x.addmm_(to_h, P), to_h.T @ x, to_h.sum(0), to_A, None, None, None, None
+
+
 def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
              second_order: bool) -> tuple[Tensor, Tensor, Tensor]:
     """What clips of an episode, its support and then its query, give with the support and with the classes.
@@ -109,20 +145,7 @@ def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query:
     order the support's x and h are constants.
     """
     few = len(x) > 2 * count  # else to form v costs as much as to project the support once more
-    return (_Products.apply if few else _projected)(x, P, b, A, support, query, count, second_order)
-
-
-def _projected(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
-               second_order: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """See `products`. Every clip is projected, queries too."""
-    found, shots, rows = [], support.shape[1], torch.cat([support, query], 1)
-    h = torch.addmm(b, x, P.T)
-    for i in rows.split(max(1, BLOCK // (rows.shape[1] * (x.shape[1] + h.shape[1])))):
-        each = _take(x, i), _take(h, i)
-        near = [clips[:, :shots] if second_order else clips[:, :shots].detach() for clips in each]
-        classes = each[1] @ A.T if second_order else torch.cat([near[1], each[1][:, shots:]], 1) @ A.T
-        found.append((*(clips @ own.mT for clips, own in zip(each, near)), classes))
-    return tuple(map(torch.cat, zip(*found)))
+    return (_Products if few else _Projected).apply(x, P, b, A, support, query, count, second_order)
 
 
 class _Descend(Function):
@@ -140,10 +163,10 @@ class _Descend(Function):
             p = torch.baddbmm(a.expand(-1, shots, -1), h, against).softmax(-1)
             error = torch.addcmul(-wanted, p, mass)
             delta = error @ A
-            down_b = delta.sum(1, keepdim=True)
-            steps.append((A, h, against, p, error, delta, down_b))
+            down_b, down_a = delta.sum(1, keepdim=True), error.sum(1, keepdim=True)
+            steps.append((A, h, against, p, error, delta, down_b, down_a))
             d, b = d.add(delta, alpha=rate_P), b.sub(down_b, alpha=rate_b)
-            a = a.sub(error.sum(1, keepdim=True), alpha=rate_a)
+            a = a.sub(down_a, alpha=rate_a)
             A, h = (torch.baddbmm(A, error.mT, h, alpha=-rate_A),
                     torch.baddbmm(h, gram, delta, alpha=-rate_P).sub_(down_b, alpha=rate_b))
         context.steps, context.rates, context.second_order = steps, rates, second_order
@@ -158,11 +181,11 @@ class _Descend(Function):
         to_gram, to_inner, to_rates = torch.zeros_like(gram), torch.zeros_like(inner), torch.zeros_like(context.rates)
         to_h, each = torch.zeros_like(to_d), zip(context.rates.tolist(), context.steps)
         for step, ((_, rate_P, rate_b, rate_A, rate_a), saved) in reversed(list(enumerate(each))):
-            A, h, against, p, error, delta, down_b = saved
+            A, h, against, p, error, delta, down_b, down_a = saved
             from_P, from_b = torch.baddbmm(to_d, gram.mT, to_h, alpha=-1), to_b + to_h.sum(1, keepdim=True)
             from_A = h @ to_A.mT  # (E, K, C)
-            to_rates[step, 1:] = torch.stack([(from_P * delta).sum(), -(from_b * down_b).sum(),
-                                              -(from_A * error).sum(), -(to_a * error).sum()])
+            moved = (from_P, delta), (from_b, down_b), (from_A, error), (to_a, down_a)
+            to_rates[step, 1:] = torch.stack([to.flatten() @ by.flatten() for to, by in moved])
             if not context.second_order:
                 continue
             to_delta = from_P.mul_(rate_P).sub_(from_b, alpha=rate_b)
@@ -174,6 +197,7 @@ class _Descend(Function):
             to_h = torch.baddbmm(to_h, error, to_A, alpha=-rate_A).baddbmm_(to_z, against.mT)
             to_A = torch.baddbmm(to_A, error.mT, to_delta).baddbmm_(to_against.mT, inner)
             to_a = to_a + to_z.sum(1, keepdim=True)
+        to_rates[:, 2:].neg_()
         return to_gram, to_inner, to_a.sum((0, 1)), to_rates, None, None, None
 
 
