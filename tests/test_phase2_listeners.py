@@ -1,5 +1,6 @@
 """The listener task: the main table's episodes, in upstream's format, answered by our own model."""
 
+import base64
 import csv
 import json
 
@@ -129,7 +130,7 @@ def test_a_model_folder_answers_plain_emotion_questions_and_declines_others(mode
 
     data = (tmp_path / "x.wav")
     sf.write(data, 0.3 * np.sin(np.arange(8000) / 10), 16000)
-    sound = (data.read_bytes(),)
+    sound = (f"data:audio/wav;base64,{base64.b64encode(data.read_bytes()).decode()}",)
     asked = ["How does the speaker feel? The answer could be happiness, sadness, or anger.",
              "Which note is played? The answer could be A or B.", "What emotion is it?"]
     answers = Perser(str(model[0])).answers([Question(text, sound, "i", "f", 8) for text in asked])

@@ -1,6 +1,7 @@
 """Phase-2 providers on tiny randomly initialised models of the real classes, and a real server process."""
 
 import asyncio
+import base64
 import io
 import json
 import socket
@@ -63,7 +64,7 @@ pytestmark = [*INSPECT, pytest.mark.filterwarnings("ignore::FutureWarning:transf
 def wav(seconds=1.0, hertz=220.0, rate=RATE):
     buffer = io.BytesIO()
     sf.write(buffer, 0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate), rate, format="WAV")
-    return buffer.getvalue()
+    return f"data:audio/wav;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def question(text="What is it?", audios=(), file="f", instance="i"):

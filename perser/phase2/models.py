@@ -42,10 +42,10 @@ NOT_APPLICABLE = "N/A"
 
 
 class Question(NamedTuple):
-    """What a model is asked: the text, the audios as WAV bytes, and where the row comes from."""
+    """What a model is asked: the text, the audios as data URIs of WAV files, and where the row comes from."""
 
     text: str
-    audios: tuple[bytes, ...]
+    audios: tuple[str, ...]
     instance: str
     file: str
     new_tokens: int
@@ -106,18 +106,16 @@ class Provider(ModelAPI):
 def _question(messages: list[ChatMessage], config: GenerateConfig) -> Question:
     message = messages[-1]
     parts = [] if isinstance(message.content, str) else message.content
-    audios = tuple(base64.b64decode(part.audio.split(",", 1)[1]) for part in parts if isinstance(part, ContentAudio))
+    audios = tuple(part.audio for part in parts if isinstance(part, ContentAudio))
     about = message.metadata or {}
     return Question("\n".join(m.text for m in messages), audios, about.get("instance", ""), about.get("file", ""),
                     config.max_tokens or NEW_TOKENS)
 
 
-def waveform(data: bytes, seconds: float = LONGEST) -> np.ndarray:
-    """WAV bytes as float32 mono 16 kHz, (N,), cut to `seconds`, read as the rest of the library reads audio."""
-    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        file.write(data)
-        file.flush()
-        return audio.read(file.name, seconds)
+def waveform(uri: str, seconds: float = LONGEST) -> np.ndarray:
+    """A data URI's audio as float32 mono 16 kHz, (N,), cut to `seconds`, read as the library reads all audio."""
+    with tempfile.TemporaryDirectory() as folder:
+        return audio.read(_file(uri, Path(folder) / "audio.wav"), seconds)
 
 
 def joined(waves: Sequence[np.ndarray]) -> np.ndarray:
@@ -193,7 +191,7 @@ class HfAudio(Provider):
                               return_tensors="pt", text_kwargs={"padding": True})
 
     def _waves(self, question: Question) -> list[np.ndarray]:
-        waves = [waveform(data) for data in question.audios]
+        waves = [waveform(uri) for uri in question.audios]
         return [joined(waves)] if self.joins and len(waves) > 1 else waves
 
     def _content(self, question: Question, waves: Sequence[np.ndarray]) -> str | list[dict[str, Any]]:
@@ -234,7 +232,7 @@ class Cascade(Provider):
         """Transcribe every audio of the batch, then answer every question."""
         import torch
 
-        said = iter(self._transcribe([waveform(data) for q in questions for data in q.audios]))
+        said = iter(self._transcribe([waveform(uri) for q in questions for uri in q.audios]))
         prompts = []
         for question in questions:
             lines = [f"Transcript of audio {i}: {next(said)}" for i in range(1, len(question.audios) + 1)]
@@ -418,15 +416,15 @@ class Perser(Provider):
     def _adapted(self, question: Question, labels: list[list[str]], folder: Path) -> str:
         """Adapt to the question's own examples, then name the set for its last clip."""
         folder.mkdir()
-        files = [_file(data, folder / f"{i}.wav") for i, data in enumerate(question.audios)]
+        files = [_file(uri, folder / f"{i}.wav") for i, uri in enumerate(question.audios)]
         lines = [f"{file.name},{';'.join(ticks)}" for file, ticks in zip(files, labels, strict=False)]
         (folder / "ratings.csv").write_text("\n".join(["file,label", *lines]) + "\n", encoding="utf-8")
         personal.save(personal.personalise(self.path, folder / "ratings.csv", folder, self.store), folder / "model")
         return personal.classify(folder / "model", files[-1:], self.store)["label"].iloc[0].replace(";", ", ")
 
 
-def _file(data: bytes, path: Path) -> Path:
-    path.write_bytes(data)
+def _file(uri: str, path: Path) -> Path:
+    path.write_bytes(base64.b64decode(uri.split(",", 1)[1]))
     return path
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from time import monotonic
@@ -27,7 +29,7 @@ from perser.phase2.tasks import Phase2Task, load
 
 CONTROLS = {"majority", "random", "oracle"}
 LARGE = {"cascade", "hf-audio"}
-QUIET = {"display": "none", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
+QUIET = {"display": "log", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
          "log_model_api": False, "log_realtime": False}
 FACTS = ("task", "group", "domain", "kind", "commit", "synthetic")
 COLUMNS = {
@@ -65,7 +67,8 @@ def samples(task: Phase2Task) -> list[Sample]:
 
 def _digest(path: str) -> str:
     """12 hex digits of an audio file, so that the same file is known wherever it lies."""
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=6).hexdigest()
+    with Path(path).open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=6)).hexdigest()
 
 
 def as_task(tasks: Sequence[Phase2Task], name: str, scorers: Sequence) -> Task:
@@ -152,10 +155,11 @@ def _ask(tasks: Sequence[Phase2Task], model: Model, logs: Path, grader: str | No
 
     Answers reach the log on disk one by one, those of our own models a batch at a time.
     """
-    _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=model,
-                       fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
-                       max_tasks=1, log_dir_allow_dirty=True,
-                       log_buffer=model.api.batch_size if isinstance(model.api, models.Provider) else 1, **QUIET)
+    with contextlib.redirect_stdout(io.StringIO()):  # inspect says there that all is done
+        _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=model,
+                           fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
+                           max_tasks=1, log_dir_allow_dirty=True,
+                           log_buffer=model.api.batch_size if isinstance(model.api, models.Provider) else 1, **QUIET)
     if grader:
         return [_grade(read_eval_log(log.location), grader, verdicts) for log in done]
     return [_read(log.location) for log in done]
