@@ -3,7 +3,7 @@
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -61,7 +61,7 @@ def turn(call: Call, device: torch.device, least: float) -> Time:
     return Time(*map(median, zip(*times, strict=True)))
 
 
-def paired(calls: dict[str, Call], device: torch.device, turns: Turns) -> dict[str, list[Time]]:
+def paired(calls: dict[Hashable, Call], device: torch.device, turns: Turns) -> dict[Hashable, list[Time]]:
     """Each call's times over rounds in which all take turns, so that what else the machine does hits all alike.
 
     A round of its own comes first, to fill caches, and is not counted.

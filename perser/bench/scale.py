@@ -1,6 +1,7 @@
 """An outer step and an episode draw timed at rising numbers of listeners, features on disk."""
 
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from perser import head as heads
 from perser import seeds
 from perser.bench import measure
-from perser.bench.measure import Turns
+from perser.bench.measure import Call, Turns
 from perser.bench.meta import Size
 from perser.episodes import Data, train_episodes, training_pools
 from perser.evaluate import query_logits
@@ -27,16 +28,30 @@ def scale(device: torch.device, turns: Turns, listeners: tuple[int, ...] = LISTE
 
     Features and ratings are memory-mapped files; on an accelerator the features alone are copied to it.
     """
-    rows = []
-    for count in listeners:
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(_row(Path(folder), device, turns, count, clips, size, (episodes, shots, query)))
-    first = rows[0]
-    return [row | {f"{what}_to_first": row[what] / first[what] for what in ("draw_ms", "step_ms")} for row in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        built = {count: _calls(Path(folder) / str(count), device, count, clips, size, (episodes, shots, query))
+                 for count in listeners}
+        calls = {(count, what): call for count in listeners for what, call in zip(("draw", "step"), built[count])}
+        times = measure.paired(calls, device, turns)
+        rows = [{"listeners": count, "ratings": count * RATINGS, "clips": clips, "setup_seconds": built[count][2]}
+                for count in listeners]
+        for row, what in product(rows, ("draw", "step")):
+            own, first = times[row["listeners"], what], times[listeners[0], what]
+            time = measure.typical(own)
+            row |= {f"{what}_ms": 1000 * time.seconds, f"{what}_cpu_ms": 1000 * time.cpu_seconds,
+                    f"{what}_ms_to_first": measure.ratio(own, first).seconds}
+        for row in rows:
+            with measure.peak(device) as risen:
+                for _ in range(turns.rounds):
+                    built[row["listeners"]][1]()
+                row["step_memory_mib"] = risen() / 2**20
+    return rows
 
 
-def _row(folder: Path, device: torch.device, turns: Turns, listeners: int, clips: int, size: Size,
-         shape: tuple[int, int, int]) -> dict:
+def _calls(folder: Path, device: torch.device, listeners: int, clips: int, size: Size,
+           shape: tuple[int, int, int]) -> tuple[Call, Call, float]:
+    """An episode draw, an outer step with its draw, and the seconds to set both up."""
+    folder.mkdir()
     data, targets = _data(folder, listeners, clips, size)
     data = data if device.type == "cpu" else data._replace(features=data.features.to(device))
     episodes, shots, query = shape
@@ -60,16 +75,7 @@ def _row(folder: Path, device: torch.device, turns: Turns, listeners: int, clips
         found = query_logits(data, targets, weights, head, rates, chosen, True)
         torch.autograd.grad(cross_entropy(found, wanted, weights).mean(), (*head, rates))
 
-    times = measure.paired({"draw": drawn, "step": step}, device, turns)
-    with measure.peak(device) as risen:
-        for _ in range(turns.rounds):
-            step()
-        memory = risen()
-    typical = {name: measure.typical(each) for name, each in times.items()}
-    return {"listeners": listeners, "ratings": len(data.clip), "clips": clips, "setup_seconds": setup.seconds,
-            "draw_ms": 1000 * typical["draw"].seconds, "draw_cpu_ms": 1000 * typical["draw"].cpu_seconds,
-            "step_ms": 1000 * typical["step"].seconds, "step_cpu_ms": 1000 * typical["step"].cpu_seconds,
-            "step_memory_mib": memory / 2**20}
+    return drawn, step, setup.seconds
 
 
 def _data(folder: Path, listeners: int, clips: int, size: Size) -> tuple[Data, torch.Tensor]:
