@@ -53,6 +53,11 @@ def _take(table: Tensor, rows: Tensor) -> Tensor:
     return table.index_select(0, rows.flatten()).view(*rows.shape, table.shape[1])
 
 
+def _put(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """The transpose of `_take`, values summed by row: (E, R, D), (E, R) -> (count, D)."""
+    return values.new_zeros(count, values.shape[-1]).index_add_(0, rows.flatten(), values.flatten(0, 1))
+
+
 class _Products(Function):
     """See `products`. With h = P x + b of the support and v = P^T h, every h_i . h_j = x_i . v_j + b . h_j.
 
@@ -81,9 +86,8 @@ class _Products(Function):
         x, P, b, A, h, right, AP, rows, columns = context.saved_tensors
         shots, count, block, second_order = context.rest
         support, query = rows[:, :shots], rows[:, shots:]
-        to_z = x.new_zeros(len(x), len(A)).index_add_(0, query.flatten(), classes[:, shots:].flatten(0, 1))
-        to_near = x.new_zeros(count, len(A)).index_add_(0, support.flatten(), classes[:, :shots].flatten(0, 1))
-        to_c = x.new_zeros(count).index_add_(0, support.flatten(), own.sum(1).flatten())
+        to_z, to_near = _put(classes[:, shots:], query, len(x)), _put(classes[:, :shots], support, count)
+        to_c = _put(own.sum(1).unsqueeze(-1), support, count).squeeze(-1)
         to_x, to_right, to_AP, to_Ab = to_z @ AP, torch.zeros_like(right), to_z.T @ x, to_z.sum(0)
         for i, j, pairs in zip(rows.split(block), columns.split(block), torch.cat([gram, own], -1).split(block)):
             to_x.index_add_(0, i.flatten(), (pairs @ _take(right, j)).flatten(0, 1))
@@ -120,8 +124,7 @@ class _Projected(Function):
         """Gradients of x, P, b, A from those of the three products."""
         x, P, A, h, rows = context.saved_tensors
         shots, block, second_order = context.rest
-        to_z, to_x, to_h = x.new_zeros(len(x), len(A)), torch.zeros_like(x), torch.zeros_like(h)
-        to_z.index_add_(0, rows.flatten(), classes.flatten(0, 1))
+        to_x, to_h = torch.zeros_like(x), torch.zeros_like(h)
         for to, pairs, each in (to_x, gram, x), (to_h, own, h):
             if second_order:  # what a pair gives reaches both of its clips
                 one_way = pairs
@@ -129,10 +132,9 @@ class _Projected(Function):
                 pairs[:, :shots] += one_way.mT
             for i, given in zip(rows.split(block), pairs.split(block), strict=True):
                 to.index_add_(0, i.flatten(), (given @ _take(each, i[:, :given.shape[2]])).flatten(0, 1))
+        to_z = _put(classes, rows, len(x))
         to_A = to_z.T @ h
-        if not second_order:
-            to_z.index_add_(0, rows[:, :shots].flatten(), classes[:, :shots].flatten(0, 1), alpha=-1)
-        to_h.addmm_(to_z, A)
+        to_h.addmm_(to_z if second_order else _put(classes[:, shots:], rows[:, shots:], len(x)), A)
         return to_x.addmm_(to_h, P), to_h.T @ x, to_h.sum(0), to_A, None, None, None, None
 
 

@@ -378,6 +378,12 @@ def test_a_model_whose_file_is_not_there_is_found_out_before_another_is_asked(tm
     assert not (tmp_path / "o").exists()
 
 
+def test_a_run_prints_nothing_of_its_own(tmp_path, capfd):
+    root = choice_task(tmp_path / "t", ["a", "b"])
+    runner.run(tasks.load(str(root))[0], "oracle", tmp_path / "o", source=source(root))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_limited_run_is_resumed_without_its_limit(tmp_path):
     root = choice_task(tmp_path / "t", ["a", "b", "c", "a"])
     command = ["--tasks", str(root), "--model", "majority", "--out", str(tmp_path / "o")]
