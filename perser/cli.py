@@ -255,12 +255,13 @@ def claims(results: Path, as_json: bool) -> None:
 
 
 @main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")
-@click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "cost", "e2e"]))
+@click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "cost", "phase2",
+                                                           "e2e"]))
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns each way takes.")
 @click.option("--threads", type=click.IntRange(1), help="Of the processor.  [default: cores]")
 @click.option("--size", default=1.0, show_default=True, type=click.FloatRange(0, 1, min_open=True),
-              help="Share of the full number of clips (features, cost) or listeners (adapt, scale).")
+              help="Share of the full number of clips (features, cost), listeners (adapt, scale) or rows (phase2).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="JSON, of one benchmark.  [default: benchmarks/DEVICE-NAME.json]")
 def bench(name: str | None, device: str | None, rounds: int, threads: int | None, size: float,

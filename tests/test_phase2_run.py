@@ -1,5 +1,7 @@
 """Phase-2 from end to end: controls, replay, resume after a kill, graders, and answers that mean harm."""
 
+import gc
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +18,8 @@ from click.testing import CliRunner
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
 from made_phase2 import INSPECT, source
 
+from perser.bench.measure import Turns
+from perser.bench.overhead import overhead
 from perser.errors import UserError
 from perser.phase2 import aggregate, export, report, runner, suite, tasks
 from perser.phase2.cli import phase2
@@ -378,10 +382,28 @@ def test_a_model_whose_file_is_not_there_is_found_out_before_another_is_asked(tm
     assert not (tmp_path / "o").exists()
 
 
-def test_a_run_prints_nothing_of_its_own(tmp_path, capfd):
+def test_a_samples_overhead_is_what_more_samples_add():
+    row, = overhead(Turns(1), rows=2)
+    assert row["samples"] == 2 * row["few_samples"] == 2 * row["tasks"]
+    added = 1000 * (row["seconds"] - row["few_seconds"]) / row["tasks"]
+    assert added == pytest.approx(row["ms_per_sample"]) == row["ms_per_sample_least"] == row["ms_per_sample_most"]
+
+
+def test_rows_are_of_one_cluster_when_their_last_audio_is_the_same_file(tmp_path):
+    root = choice_task(tmp_path, ["a"] * 40)
+    data = next(tmp_path.rglob("0.wav")).parent
+    (data / "1.wav").write_bytes((data / "0.wav").read_bytes())
+    found = [sample.metadata["cluster"] for sample in runner.samples(tasks.load(str(root))[0][0])]
+    assert found[0] == found[1] == hashlib.blake2b((data / "0.wav").read_bytes(), digest_size=6).hexdigest()
+    assert len(set(found)) == 39
+
+
+def test_a_run_prints_nothing_and_leaves_the_process_as_it_was(tmp_path, capfd):
+    before = gc.get_threshold(), dict(os.environ)
     root = choice_task(tmp_path / "t", ["a", "b"])
     runner.run(tasks.load(str(root))[0], "oracle", tmp_path / "o", source=source(root))
     assert capfd.readouterr() == ("", "")
+    assert before == (gc.get_threshold(), dict(os.environ))
 
 
 def test_a_limited_run_is_resumed_without_its_limit(tmp_path):

@@ -230,6 +230,24 @@ def test_hub_cache_at_the_pinned_commit_and_one_line_for_what_is_missing(tmp_pat
     assert f"hf download DynamicSuperb/Wrong --repo-type dataset --revision {'f' * 40}" in missing[0]
 
 
+def test_audio_files_of_the_hubs_cache_are_links_into_its_blobs(tmp_path):
+    root, home = tmp_path / "in", tmp_path / "hf"
+    instance(root, "Links", version=COMMIT)
+    repo = home / "hub" / "datasets--DynamicSuperb--Links"
+    snapshot, blobs = repo / "snapshots" / COMMIT, repo / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    lines = [json.dumps({**ROW, "file": name, "audio": name}) for name in ("in.wav", "out.wav")]
+    (blobs / "1f").write_text("\n".join(lines) + "\n")
+    for path in (blobs / "2f", home / "secret"):
+        path.write_bytes(wav_bytes())
+    for name, target in (("metadata.jsonl", "../../blobs/1f"), ("in.wav", "../../blobs/2f"),
+                         ("out.wav", "../../../../secret")):
+        (snapshot / name).symlink_to(target)
+    found, problems = load_offline(root, home, tmp_path)
+    assert found == [["Links", COMMIT, 1]]
+    assert len(problems) == 1 and "'out.wav' leaves the data folder" in problems[0]
+
+
 LIST = "import sys; from perser.phase2.cli import phase2; phase2(['--list', '--tasks', sys.argv[1]])"
 
 

@@ -21,13 +21,14 @@ ABOUT = {
     "features": "Features of WavLM-base's shape, random weights: the store's batches against one clip at a time.",
     "scale": "An episode draw and an outer step at rising numbers of listeners, features on disk.",
     "cost": "Every method of experiments/methods.toml, learnt from random ratings and asked for one listener.",
+    "phase2": "A Phase-2 run of the embedded suite beside its model: what one more sample costs.",
     "e2e": "Seconds of the last default ./reproduce.sh, stage by stage.",
 }
 
 
 def run(name: str, device: str | None = None, rounds: int = 5, threads: int | None = None, size: float = 1.0,
         stages: Path = STAGES) -> dict:
-    """One benchmark: about, conditions, settings, rows. `size`: share of the full number of clips or listeners.
+    """One benchmark: about, conditions, settings, rows. `size`: share of the full number of clips, listeners or rows.
 
     Raises UserError for a device that is not there and for stages that were never timed.
     """
@@ -43,12 +44,19 @@ def run(name: str, device: str | None = None, rounds: int = 5, threads: int | No
             "features": lambda: extraction.features(place, turns, max(1, round(size * extraction.CLIPS))),
             "scale": lambda: scale.scale(place, turns, tuple(max(1, round(size * n)) for n in scale.LISTENERS)),
             "cost": lambda: cost.cost(place, turns, shape),
+            "phase2": lambda: _overhead(turns, size),
             "e2e": lambda: timed_stages(stages),
         }[name]()
     finally:
         torch.set_num_threads(before)
     return {"benchmark": name, "about": ABOUT[name], "conditions": conditions,
             "settings": settings | (cost.about(shape) if name == "cost" else {}), "rows": rows}
+
+
+def _overhead(turns: Turns, size: float) -> list[dict]:
+    from perser.bench import overhead  # the only one that needs inspect, which takes seconds to import
+
+    return overhead.overhead(turns, max(2, round(size * overhead.ROWS)))
 
 
 def _device(name: str | None) -> torch.device:

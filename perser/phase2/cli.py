@@ -1,6 +1,5 @@
 """`perser phase2`: evaluate models on Dynamic-SUPERB Phase-2 tasks."""
 
-import gc
 import logging
 from pathlib import Path
 
@@ -87,7 +86,6 @@ def _evaluate(tasks: str, names: tuple[str, ...], out: Path, data: str | None, g
     from perser.phase2.tasks import load
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    gc.set_threshold(100_000, 50, 100)  # each look for cycles walks every event that inspect holds: a tenth of its time
     source = {"tasks": str(Path(tasks).absolute()), "data": data, "cache_dir": str(out.absolute() / "audio"),
               "limit": limit}
     loaded, problems = load(tasks, data, source["cache_dir"], limit=limit)

@@ -303,6 +303,7 @@ class Control(Provider):
     def __init__(self, model_name: str, *args: Any, tasks: str = "", data: str | None = None,
                  cache_dir: str | None = None, limit: int | None = None, seed: int = 0, **kwargs: Any) -> None:
         """tasks, data, cache_dir, limit: as `load` takes them; seed: of what `random` draws."""
+        kwargs.setdefault("batch_size", 64)
         super().__init__(model_name, *args, **kwargs)
         if not tasks:
             raise UserError(f"{type(self).__name__.lower()}: say where the labels are, -M tasks=DIR")

@@ -235,12 +235,14 @@ def _tables(folder: Path) -> list[Path]:
 def read_rows(folder: Path, cache_dir: Path, limit: int | None, problems: list[str]) -> Iterator[Row]:
     """Yield the rows of a local folder; a bad row is reported and left out."""
     seen: set[str] = set()
+    folder = folder.resolve()
+    blobs = folder.parents[1] / "blobs" if folder.parent.name == "snapshots" else folder  # the hub's cache is of links
     for table in _tables(folder):
         for place, record in _records(table):
             if limit is not None and len(seen) >= limit:
                 return
             try:
-                row = _row(record, table.parent, cache_dir)
+                row = _row(record, table.parent, blobs, cache_dir)
                 if row.id in seen:
                     raise UserError(f"file {row.id!r} occurs twice; ids must be unique")
             except UserError as error:
@@ -288,7 +290,7 @@ def _pairs(folder: Path, name: str) -> dict[str, str]:
     return found
 
 
-def _row(record: dict, folder: Path, cache_dir: Path) -> Row:
+def _row(record: dict, folder: Path, blobs: Path, cache_dir: Path) -> Row:
     """Sort a record's columns by what they are: numbered names first, then any other column that holds audio."""
     if not isinstance(record, dict):
         raise UserError(f"not a record: {str(record)[:60]!r}")
@@ -312,7 +314,7 @@ def _row(record: dict, folder: Path, cache_dir: Path) -> Row:
     audios = ordered["audio"] + [value for _, value in others]
     if any(isinstance(value, dict) for value in ordered["label"]):
         raise UserError("the label is audio; such tasks are not supported")
-    paths = tuple(_audio(value, folder, cache_dir) for value in audios)
+    paths = tuple(_audio(value, folder, blobs, cache_dir) for value in audios)
     name = str(ordered["file"][0]) if ordered["file"] else (Path(paths[0]).name if paths else "")
     if not name:
         raise UserError("column 'file' is missing and there is no audio to name the row by")
@@ -338,15 +340,19 @@ def _labels(values: list) -> tuple[str, ...]:
     return tuple(v if isinstance(v, str) else json.dumps(v) for v in flat)
 
 
-def _audio(value: object, folder: Path, cache_dir: Path) -> str:
-    """The absolute path of one audio; bytes are written to the cache, other formats than WAV converted there."""
+def _audio(value: object, folder: Path, blobs: Path, cache_dir: Path) -> str:
+    """The absolute path of one audio; bytes are written to the cache, other formats than WAV converted there.
+
+    Links may lead out of `folder` only into `blobs`.
+    """
     if isinstance(value, dict) and value.get("bytes"):
         return _cached(value["bytes"], cache_dir)
     name = value.get("path") if isinstance(value, dict) else value
-    path = (folder / str(name)).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    path = folder / str(name)
+    file = path.resolve()
+    if not (file.is_relative_to(folder) or file.is_relative_to(blobs)):
         raise UserError(f"audio {str(name)!r} leaves the data folder; refused")
-    if not path.is_file():
+    if not file.is_file():
         raise UserError(f"audio {str(name)!r} is not in {folder}")
     return str(path) if path.suffix.lower() == ".wav" else _cached(path.read_bytes(), cache_dir)
 
