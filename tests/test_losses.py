@@ -54,6 +54,6 @@ def test_cross_entropy_equals_scikit_learn_with_its_clip_weights():
     g = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(20, 4, generator=g).double(), torch.randint(4, (20,), generator=g)
     targets, weights = torch.eye(4).double()[labels], torch.rand(4, generator=g).double()
-    expected = log_loss(labels, logits.softmax(-1), sample_weight=clip_weights(targets, weights).numpy(), normalize=False,
-                        labels=range(4)) / 20
+    given = clip_weights(targets, weights).numpy()
+    expected = log_loss(labels, logits.softmax(-1), sample_weight=given, normalize=False, labels=range(4)) / 20
     assert float(cross_entropy(logits, targets, weights)) == pytest.approx(expected, rel=1e-5)

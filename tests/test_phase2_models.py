@@ -16,6 +16,7 @@ import soundfile as sf
 import torch
 import transformers
 from made_phase2 import INSPECT, source
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -38,6 +39,7 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
     VoxtralConfig,
+    VoxtralForConditionalGeneration,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -201,6 +203,32 @@ def omni(tmp_path_factory):
                                                                         enable_audio_output=False), folder)
 
 
+@pytest.fixture(scope="module")
+def voxtral(tmp_path_factory):
+    """Voxtral of the real class with mistral-common's own tokenizer: bytes, and the tokens it knows by name."""
+    folder, bands = tmp_path_factory.mktemp("voxtral"), 16
+    names = [token["token_str"] for token in Tekkenizer.DEPRECATED_SPECIAL_TOKENS]
+    names += ["<20>", "<21>", "<22>", "<23>", "[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]"]  # 24 is the processor's own
+    assert names[24] == "[AUDIO]"
+    (folder / "tekken.json").write_text(json.dumps({
+        "config": {"pattern": ".", "num_vocab_tokens": 256, "default_vocab_size": 256 + len(names),
+                   "default_num_special_tokens": len(names), "version": "v7"},
+        "vocab": [{"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode(), "token_str": None}
+                  for i in range(256)],
+        "special_tokens": [{"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(names)],
+        "audio": {"sampling_rate": RATE, "frame_rate": 12.5, "chunk_length_s": 30.0, "audio_encoding_config": {
+            "num_mel_bins": bands, "hop_length": 160, "window_size": 400}}}))
+    extractor = WhisperFeatureExtractor(feature_size=bands, n_fft=400, chunk_length=30)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(extractor.to_dict() | {"processor_class": "VoxtralProcessor"}))
+    audio = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "num_mel_bins": bands}
+    text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 256 + len(names)}
+    config = VoxtralConfig(audio_config=audio, text_config=text, audio_token_id=24)
+    return saved(VoxtralForConditionalGeneration, config, folder)
+
+
 def saved(kind, config, folder):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -234,6 +262,21 @@ def test_of_a_model_that_speaks_only_the_part_that_answers_in_text_is_loaded(omn
     batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
     read = provider.processor.batch_decode(provider._inputs(batch[:2])["input_ids"])
     assert [text.count("<|audio_bos|>") for text in read] == [1, 2]
+    together = provider.answers(batch)
+    assert len(set(together)) > 1 and [provider.answers([one])[0] for one in batch] == together
+
+
+def test_voxtral_hears_each_audio_and_answers_mixed_batches(voxtral):
+    provider = HfAudio(str(voxtral), device="cpu")
+    assert type(provider.model).__name__ == "VoxtralForConditionalGeneration" and not provider.joins
+    batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
+    inputs = provider._inputs(batch[:2])
+    read = provider.processor.batch_decode(inputs["input_ids"])
+    for text, words, count in zip(read, ("What is it?", "Same?"), (1, 2), strict=True):
+        assert text.count("[BEGIN_AUDIO]") == count and text.index("[AUDIO]") < text.index(words)
+    assert len(inputs["input_features"]) == 3
+    other = provider._inputs([question(audios=[wav(hertz=900)])])["input_features"]
+    assert not torch.equal(inputs["input_features"][0], other[0])
     together = provider.answers(batch)
     assert len(set(together)) > 1 and [provider.answers([one])[0] for one in batch] == together
 

@@ -164,8 +164,9 @@ def test_models_with_a_prior_or_element_rates_come_back_and_answer_the_same(tmp_
     asked = draws_by_listener(here.data, here.split.unseen, (3, 5), 2, 5, 0, "test draws")[0, 5]
     again = checkpoints.load(place).learner
     assert torch.equal(answer(again, here, 5, asked), answer(learner, here, 5, asked))
-    without = again._replace(settings={5: head.Head(*(0 * t for t in again.settings[5]))
-                                       if isinstance(again.settings[5], head.Head) else 0 * again.settings[5]}, prior=None)
+    learnt = again.settings[5]
+    none = head.Head(*(0 * t for t in learnt)) if isinstance(learnt, head.Head) else 0 * learnt
+    without = again._replace(settings={5: none}, prior=None)
     assert not torch.equal(answer(again, here, 5, asked), answer(without, here, 5, asked))
 
 
@@ -266,7 +267,7 @@ def test_each_option_of_meta_training_changes_it(plain, change):
 
 @pytest.mark.parametrize("share", [0.0, 0.9])
 def test_the_kept_epoch_is_the_best_in_what_it_is_stopped_on(share):
-    """The history is the same; what is kept scores as the best epoch of its own criterion, the loss that of training."""
+    """The history is the same; what is kept scores as the best epoch of its criterion, the loss that of training."""
     here, dev = ready(), None
     for stop, best in (("loss", lambda rows: min(rows, key=lambda row: row["dev_loss"])),
                        ("f1", lambda rows: max(rows, key=lambda row: row["dev_f1"])), ("last", lambda rows: rows[-1])):
