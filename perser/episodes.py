@@ -117,8 +117,9 @@ def train_episodes(pools: Pools, csmt: str, shots: int, query: int, count: int, 
     Combined-Set Meta-Training (abstract of arXiv 2505.16220), which the paper's abstract leaves open.
     """
     support, queries = [], []
-    for listener in rng.integers(len(pools.starts) - 1, size=count):
-        mine = pools.ratings[pools.starts[listener]:pools.starts[listener + 1]]
+    chosen = rng.integers(len(pools.starts) - 1, size=count)
+    for begin, end in zip(pools.starts[chosen].tolist(), pools.starts[chosen + 1].tolist(), strict=True):
+        mine = pools.ratings[begin:end]
         if csmt == "split":
             support.append(rng.permutation(mine[:len(mine) // 2])[:shots])
             queries.append(rng.permutation(mine[len(mine) // 2:])[:query])
