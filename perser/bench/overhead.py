@@ -1,6 +1,7 @@
 """What a Phase-2 run costs beside its model: the embedded suite asked of `oracle`, which answers at once."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,8 +29,7 @@ def overhead(turns: Turns, rows: int = ROWS) -> list[dict]:
                 runner.run(tasks[limit], "oracle", out,
                            source={"tasks": root, "data": None, "cache_dir": None, "limit": limit})
 
-        times = measure.paired({limit: lambda limit=limit: run(limit) for limit in tasks}, cpu,
-                               turns._replace(least=0.0))
+        times = measure.paired({limit: partial(run, limit) for limit in tasks}, cpu, turns._replace(least=0.0))
     few, many = times[1], times[rows]
     added = [measure.Time(*(1000 * (a - b) / (samples[rows] - samples[1]) for a, b in zip(more, less, strict=True)))
              for more, less in zip(many, few, strict=True)]
