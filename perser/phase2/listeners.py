@@ -5,7 +5,6 @@ one that adapts to them by gradient answer the same questions.
 """
 
 import csv
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -110,8 +109,8 @@ def _rows(asked: Sequence[tuple[int, int, np.ndarray, int]], data: Data, corpus:
 
 
 def _clip(path: str, folder: Path) -> str:
-    """Copy a clip as 16 kHz WAV under a name that gives nothing away."""
-    name = f"{hashlib.blake2b(path.encode(), digest_size=6).hexdigest()}.wav"
+    """Copy a clip as 16 kHz WAV under a name that gives nothing away and is the same wherever the corpus lies."""
+    name = f"{audio.digest(path)[:12]}.wav"
     if not (folder / name).exists():
         sf.write(folder / name, audio.read(path, SECONDS), audio.RATE, subtype="PCM_16")
     return name
