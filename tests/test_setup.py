@@ -1,9 +1,12 @@
 """Set-up: one lock for every way to install, and a script that says what it cannot do."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -104,6 +107,38 @@ def test_a_python_that_cannot_serve_is_named():
     done = run("bash", "reproduce.sh", "check", env={"PATH": "/usr/bin:/bin", "PERSER_PYTHON": "/bin/false"})
     assert done.returncode == 1
     assert "/bin/false is not a Python 3.11 or 3.12" in done.stderr
+
+
+SET_UP = """
+import pathlib, sys
+sys.path.insert(0, "tools")
+import setup_env
+setup_env.LOG = pathlib.Path(sys.argv[1])
+setup_env.TOGETHER = setup_env.TOGETHER if sys.argv[2] == "together" else []
+setup_env.call([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"])
+"""
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_set_up_killed_at_any_moment_leaves_no_writer_beside_the_next_one(tmp_path, together):
+    if together and not shutil.which("setpriv"):
+        pytest.skip("no setpriv (util-linux) on this machine: what is left holds the lock, as tested beside this")
+    log, lock = tmp_path / "log", tmp_path / "lock"
+    script = f'exec 9>"{lock}"; flock 9; exec "$@"'
+    killed = subprocess.Popen(["bash", "-c", script, "bash", sys.executable, "-c", SET_UP, log,
+                               "together" if together else "alone"], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (log.exists() and re.search(r"^\d+$", log.read_text(), re.MULTILINE)):
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.02)
+    writer = int(re.search(r"^\d+$", log.read_text(), re.MULTILINE).group())
+    killed.kill()
+    killed.wait()
+    if together:  # dies with it: the next one need not wait
+        assert run("flock", "--timeout", "20", lock, "true").returncode == 0
+    else:
+        assert run("flock", "--nonblock", lock, "true").returncode == 1
+        os.kill(writer, signal.SIGKILL)
 
 
 def test_check_points_at_a_root_one_level_off(tmp_path):

@@ -19,6 +19,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "setup.log"
 DISK_GB = 8
+# A killed set-up takes its commands with it. Where they cannot be taken, they hold reproduce.sh's lock till they end.
+TOGETHER = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 LEARN2LEARN = (
     "learn2learn==0.2.0 --hash=sha256:69f1d7cb0d0a6be7a2c6ad8e83e2ebbe70fb05e51d61e45e63078b40c75ea419\n"
@@ -50,11 +52,17 @@ def call(command: list[str | Path], where: Path = ROOT) -> None:
     with LOG.open("a") as log:
         log.write(f"$ {' '.join(map(str, command))}\n")
         log.flush()
-        status = subprocess.run(command, cwd=where, stdout=log, stderr=subprocess.STDOUT).returncode
+        status = subprocess.run([*TOGETHER, *command], cwd=where, stdout=log, stderr=log, close_fds=False).returncode
     if status:
         lines = [line for line in LOG.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines
         raise SetupError(f"{errors[-1].strip()} (all of it: {LOG.relative_to(ROOT)})")
+
+
+def make_venv(folder: Path) -> None:
+    """A fresh environment in the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([*TOGETHER, sys.executable, "-m", "venv", folder], check=True, close_fds=False)
 
 
 def pip(*arguments: str | Path, python: Path = PYTHON, where: Path = ROOT) -> None:
@@ -67,8 +75,7 @@ def install_packages() -> None:
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < DISK_GB:
         raise SetupError(f"{free:.1f} GB free under {ROOT}, {DISK_GB} needed: make room and start again")
-    shutil.rmtree(VENV, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+    make_venv(VENV)
     pip("install", "--no-deps", "--no-compile", "--require-hashes", "-r", ROOT / "requirements.lock")
     pip("check")
 
@@ -95,7 +102,7 @@ def build_learn2learn() -> None:
     compiler()
     work = VENV / "build"
     shutil.rmtree(work, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", work / "env"], check=True)
+    make_venv(work / "env")
     python = work / "env" / "bin" / "python"
     pip("install", *BUILD_TOOLS, python=python)
     (work / "sdist.txt").write_text(LEARN2LEARN)
