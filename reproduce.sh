@@ -128,7 +128,7 @@ stage() {
 
 set_up() {
     local python start=$SECONDS
-    if python=$(find_python) && "${together[@]}" "$python" tools/setup_env.py; then
+    if python=$(find_python) && "${together[@]}" "$python" tools/setup_env.py <&9; then
         export PATH=$PWD/.venv/bin:$PATH
         timed_stage set-up $((SECONDS - start)) passed
     else

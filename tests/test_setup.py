@@ -114,31 +114,30 @@ import pathlib, sys
 sys.path.insert(0, "tools")
 import setup_env
 setup_env.LOG = pathlib.Path(sys.argv[1])
-setup_env.TOGETHER = setup_env.TOGETHER if sys.argv[2] == "together" else []
-setup_env.call([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"])
+setup_env.call([sys.executable, "-c", sys.argv[2]])
 """
+WRITER = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+STARTER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WRITER!r}])"
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_set_up_killed_at_any_moment_leaves_no_writer_beside_the_next_one(tmp_path, together):
-    if together and not shutil.which("setpriv"):
-        pytest.skip("no setpriv (util-linux) on this machine: what is left holds the lock, as tested beside this")
+@pytest.mark.parametrize("command", [WRITER, STARTER])
+def test_no_new_set_up_starts_beside_what_a_killed_one_left_at_work(tmp_path, command):
+    if command == WRITER and not shutil.which("setpriv"):
+        pytest.skip("no setpriv (util-linux) on this machine: what is left holds the lock, as the other case shows")
+    assert "tools/setup_env.py <&9" in (ROOT / "reproduce.sh").read_text()
     log, lock = tmp_path / "log", tmp_path / "lock"
-    script = f'exec 9>"{lock}"; flock 9; exec "$@"'
-    killed = subprocess.Popen(["bash", "-c", script, "bash", sys.executable, "-c", SET_UP, log,
-                               "together" if together else "alone"], cwd=ROOT)
+    script = f'exec 9>"{lock}"; flock 9; exec "$@" <&9'
+    killed = subprocess.Popen(["bash", "-c", script, "bash", sys.executable, "-c", SET_UP, log, command], cwd=ROOT)
     deadline = time.monotonic() + 60
-    while not (log.exists() and re.search(r"^\d+$", log.read_text(), re.MULTILINE)):
+    while not (log.exists() and (said := re.search(r"^(\d+)\n", log.read_text(), re.MULTILINE))):
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.02)
-    writer = int(re.search(r"^\d+$", log.read_text(), re.MULTILINE).group())
     killed.kill()
     killed.wait()
-    if together:  # dies with it: the next one need not wait
-        assert run("flock", "--timeout", "20", lock, "true").returncode == 0
-    else:
+    if command == STARTER:  # only its own child could be taken with it
         assert run("flock", "--nonblock", lock, "true").returncode == 1
-        os.kill(writer, signal.SIGKILL)
+        os.kill(int(said.group(1)), signal.SIGKILL)
+    assert run("flock", "--timeout", "20", lock, "true").returncode == 0
 
 
 def test_check_points_at_a_root_one_level_off(tmp_path):

@@ -19,7 +19,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "setup.log"
 DISK_GB = 8
-# A killed set-up takes its commands with it. Where they cannot be taken, they hold reproduce.sh's lock till they end.
+# A killed set-up takes its commands with it. What they have started holds reproduce.sh's lock, its standard input.
 TOGETHER = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 LEARN2LEARN = (
@@ -52,7 +52,7 @@ def call(command: list[str | Path], where: Path = ROOT) -> None:
     with LOG.open("a") as log:
         log.write(f"$ {' '.join(map(str, command))}\n")
         log.flush()
-        status = subprocess.run([*TOGETHER, *command], cwd=where, stdout=log, stderr=log, close_fds=False).returncode
+        status = subprocess.run([*TOGETHER, *command], cwd=where, stdout=log, stderr=log).returncode
     if status:
         lines = [line for line in LOG.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines
@@ -62,7 +62,7 @@ def call(command: list[str | Path], where: Path = ROOT) -> None:
 def make_venv(folder: Path) -> None:
     """A fresh environment in the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([*TOGETHER, sys.executable, "-m", "venv", folder], check=True, close_fds=False)
+    subprocess.run([*TOGETHER, sys.executable, "-m", "venv", folder], check=True)
 
 
 def pip(*arguments: str | Path, python: Path = PYTHON, where: Path = ROOT) -> None:
