@@ -1,7 +1,6 @@
 """Learners on disk: tensors as safetensors, everything else as JSON beside them."""
 
 import json
-from os import getpid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from perser.errors import UserError
 from perser.evaluate import Learner
 from perser.head import Head
-from perser.records import write_json
+from perser.records import whole, write_json
 
 
 class Model(NamedTuple):
@@ -27,16 +26,14 @@ class Model(NamedTuple):
 
 def save(model: Model, directory: Path) -> None:
     """Write model.safetensors, then model.json: a directory with the second one is complete."""
-    directory.mkdir(parents=True, exist_ok=True)
     tensors = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale,
                "class_weights": model.class_weights,
                **{f"rates.{k}": rates for k, rates in model.learner.settings.items() if isinstance(rates, Tensor)},
                **{f"rates.{k}.{name}": tensor for k, rates in model.learner.settings.items()
                   if isinstance(rates, Head) for name, tensor in rates._asdict().items()}}
     tensors |= {} if model.learner.prior is None else {"prior": model.learner.prior}
-    half = directory / f".model.safetensors.{getpid()}"
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
-    half.replace(directory / "model.safetensors")
+    with whole(directory / "model.safetensors") as half:
+        save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
     write_json(model.about, directory / "model.json")
 
 

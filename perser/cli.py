@@ -140,15 +140,20 @@ def experiment_file(name: str) -> Path:
 @click.option("--normalise", type=click.Choice(["corpus", "clip", "none"]), default="corpus", show_default=True,
               help="Mean and sd of waveforms.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting. Repeatable.")
+@click.option("--reuse", type=DIRECTORY, help="A finished run by other code: methods whose records the present code "
+              "repeats, tried on two units, are taken over.")
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
-        out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...], jobs: int) -> None:
+        out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...], reuse: Path | None,
+        jobs: int) -> None:
     """Compute the records of EXPERIMENT that are missing and print its table."""
     from perser import config, records, runs, tables
     from perser.report import tables_of
 
     settings = usage(config.load, experiment_file(experiment), overrides)
     plan = planned(settings, corpus, root, corpus_options(options), upstream, revision, out, store, normalise)
+    if reuse:
+        click.echo(f"taken over from {reuse}: {', '.join(runs.reuse(plan, reuse, jobs)) or 'nothing'}", err=True)
     frame = runs.run(plan, jobs, terminal())
     click.echo(tables.markdown(*next(iter(tables_of(frame, records.manifest(out)).values()))))
 

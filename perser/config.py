@@ -6,11 +6,21 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from perser.errors import UserError
 
 Tensor = Literal["mix", "P", "b", "A", "a"]
+
+
+def _different(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each may be named once")
+    return values
+
+
+Numbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_different)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_different)]
 
 
 class Strict(BaseModel):
@@ -41,13 +51,15 @@ class Aggregated(Strict):
 
 
 class Finetune(Strict):
-    """Gradient descent on the K shots; rate and steps chosen on the dev listeners."""
+    """Gradient descent on the K shots; tensors, rate and steps chosen on the dev listeners."""
 
     kind: Literal["finetune"] = "finetune"
     start: Literal["ssl-e", "scratch"] = Field("ssl-e", description="where descent starts: SSL-E or a fresh head")
-    adapts: tuple[Tensor, ...] = Field(("P", "b", "A", "a"), min_length=1, description="tensors that descent moves")
-    rates: tuple[float, ...] = Field((0.001, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1)
-    steps: tuple[int, ...] = Field((1, 5, 20), min_length=1)
+    adapts: tuple[tuple[Tensor, ...], ...] = Field(
+        (("P", "b", "A", "a"), ("A", "a"), ("b", "a"), ("a",)), min_length=1,
+        description="sets of tensors that descent may move: all, the last layer, the biases, the output bias")
+    rates: tuple[float, ...] = Field((0.003, 0.01, 0.03, 0.1, 0.3, 1.0), min_length=1)
+    steps: tuple[int, ...] = Field((5, 20), min_length=1)
 
 
 class Priors(Strict):
@@ -151,8 +163,8 @@ class Experiment(Strict):
     """One table or figure: every method over all folds, held-out listeners and seeds."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    shots: tuple[int, ...] = Field((5, 10, 20), min_length=1)
+    seeds: Numbers = Field((0, 1, 2), min_length=1)
+    shots: Counts = Field((5, 10, 20), min_length=1)
     draws: int = Field(5, ge=1, description="supports drawn per listener, setting and number of shots")
     dev_draws: int = Field(5, ge=1, description="the same for each dev listener")
     min_queries: int = Field(5, ge=1, description="listeners with fewer query clips in a setting are left out of it")
@@ -160,8 +172,8 @@ class Experiment(Strict):
     dev: Literal["held-out", "training"] | None = Field(
         None, description="dev listeners: a held-out group, or the training listeners in the dev session; "
                           "unset: held-out where groups have at least four listeners")
-    folds: tuple[int, ...] | None = Field(None, description="folds to run, from 1; unset: all")
-    steps: tuple[int, ...] | None = Field(
+    folds: Counts | None = Field(None, description="folds to run, from 1; unset: all")
+    steps: Numbers | None = Field(
         None, description="numbers of inner steps to test after, with the last step's rates beyond those learnt; "
                           "unset: as learnt")
     base: Base = Base()
@@ -177,8 +189,8 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Experiment:
     try:
         settings = tomllib.loads(path.read_text())
     except OSError:
-        raise UserError(f"{path}: no such experiment; see experiments/*.toml") from None
-    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path.absolute()}: no such experiment; those of the project lie in its experiments/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         _override(settings, override)

@@ -21,12 +21,13 @@ class Learner(NamedTuple):
     """Gradient adaptation: where it starts, and per number of shots its rates.
 
     settings: (steps, tensors), or a Head of (steps, *shape) for one rate per element. prior (2,): log mass and strength
-    of the prior shift that descent starts from; none without one.
+    of the prior shift that descent starts from; none without one. epoch: of meta-training that was kept, 0 its start.
     """
 
     head: Head
     settings: dict[int, Tensor | Head]
     prior: Tensor | None = None
+    epoch: int | None = None
 
 
 class Counts(NamedTuple):

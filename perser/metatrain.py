@@ -77,7 +77,7 @@ def metatrain(material: Material, start: Head, rates: Tensor, method: Maml, shot
         history.append({"epoch": epoch, "dev_f1": f1, "dev_loss": loss})
         worth = {"loss": -loss, "f1": f1, "last": epoch}[method.stop]
         if kept is None or worth > best:
-            best, kept = worth, learner
+            best, kept = worth, learner._replace(epoch=epoch)
         for step in range(method.steps if epoch < method.epochs else 0):
             draw = seeds.rng(seed, "episodes", material.split.fold, material.split.group, epoch, step)
             moved, chosen, query = (others[draw.integers(len(others))] if draw.random() < method.crossfit

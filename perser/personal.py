@@ -17,6 +17,7 @@ from perser.corpora.base import nearest
 from perser.episodes import rating_targets
 from perser.errors import UserError
 from perser.head import Head, logits, mixed, predict
+from perser.records import whole
 
 
 class Clips(NamedTuple):
@@ -59,27 +60,32 @@ def read_ratings(path: Path, audio: Path, classes: tuple[str, ...]) -> tuple[lis
     return files, torch.tensor(ticks)
 
 
-def embed(files: list[Path], about: dict, mean: Tensor, scale: Tensor, store: Path) -> Tensor:
+def embed(files: list[Path], about: dict, mean: Tensor, scale: Tensor, store: Path,
+          upstream: str | None = None) -> Tensor:
     """Standardised features (n, L, D) of audio files, as the model's training corpus had them.
 
-    Raises UserError when the upstream at hand is not the one that the model was trained with.
+    upstream: the name, hub id or folder to load it from, the model's own name for it when not given. Raises UserError
+    when it is not the one that the model was trained with.
     """
-    upstream = upstreams.load(about["upstream"])
+    upstream = upstreams.load(upstream or about["upstream"])
     if upstream.identity != about["identity"]:
         raise UserError(f"upstream {about['upstream']} is {upstream.identity} here but the model was trained with "
-                        f"{about['identity']}")
+                        f"{about['identity']}; name that one with --upstream")
+    moments = about["moments"] if isinstance(about["moments"], str) else tuple(about["moments"])
     clips = pd.DataFrame({"path": [str(file) for file in files]})
-    return (features.extract(Clips(clips), upstream, store, normalise=tuple(about["moments"])) - mean) / scale
+    return (features.extract(Clips(clips), upstream, store, normalise=moments) - mean) / scale
 
 
-def personalise(directory: Path, ratings: Path, audio: Path, store: Path) -> dict[str, Tensor | dict]:
+def personalise(directory: Path, ratings: Path, audio: Path, store: Path,
+                upstream: str | None = None) -> dict[str, Tensor | dict]:
     """Adapt the model in a directory to one listener's ratings: the tensors and description of `save`.
 
-    With a number of shots that the model was not trained for, the rates of the nearest one are used.
+    With a number of shots that the model was not trained for, the rates of the nearest one are used. upstream: as in
+    `embed`.
     """
     model = checkpoints.load(directory)
     files, ticks = read_ratings(ratings, audio, tuple(model.about["classes"]))
-    near = embed(files, model.about, model.mean, model.scale, store).unsqueeze(0)
+    near = embed(files, model.about, model.mean, model.scale, store, upstream).unsqueeze(0)
     targets = rating_targets(ticks, model.about["smoothing"]).unsqueeze(0)
     head, by_shots, prior = model.learner
     rates = by_shots[min(by_shots, key=lambda shots: abs(shots - len(files)))]
@@ -98,11 +104,11 @@ def personalise(directory: Path, ratings: Path, audio: Path, store: Path) -> dic
 
 
 def save(personal: dict, path: Path) -> None:
-    """Write one safetensors file with the description in its header."""
+    """Write one safetensors file with the description in its header. Raises UserError when the disk takes none."""
     about = json.dumps(personal["about"])
     tensors = {name: tensor.contiguous().clone() for name, tensor in personal.items() if name != "about"}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"about": about})
+    with whole(Path(path)) as half:
+        save_file(tensors, half, metadata={"about": about})
 
 
 def load(path: Path) -> tuple[Head, Tensor, Tensor, dict]:
@@ -117,11 +123,11 @@ def load(path: Path) -> tuple[Head, Tensor, Tensor, dict]:
                         f"({str(error).splitlines()[0]})") from None
 
 
-def classify(path: Path, files: list[Path], store: Path) -> pd.DataFrame:
+def classify(path: Path, files: list[Path], store: Path, upstream: str | None = None) -> pd.DataFrame:
     """One row per audio file: file, the predicted set (`label`, joined by ;), and each class's probability."""
     head, mean, scale, about = load(path)
     with torch.no_grad():
-        found = logits(head, embed(files, about, mean, scale, store))
+        found = logits(head, embed(files, about, mean, scale, store, upstream))
     classes = about["classes"]
     frame = pd.DataFrame(found.softmax(-1).numpy(), columns=classes)
     sets = [";".join(name for name, on in zip(classes, row) if on) for row in predict(found).tolist()]

@@ -1,11 +1,14 @@
 """The narrow waist: one row per thing that was run, written once and read by every table, figure and claim."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import getpid
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 
 from perser.errors import UserError
 
@@ -45,18 +48,33 @@ def row(counts, classes: tuple[str, ...], **columns) -> dict:
     return {**columns, "queries": counts.queries, "top": counts.top, **per_class}
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write a parquet file that is either whole or absent."""
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that is then either whole or absent. Raises UserError when the disk takes none."""
     half = path.with_name(f".{path.name}.{getpid()}")
-    frame.to_parquet(half, index=False)
-    half.replace(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("there is something there that is no file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield half
+        half.replace(path)
+    except (OSError, SafetensorError) as error:
+        if half.is_file():
+            half.unlink()
+        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]}); make room or name another place "
+                        "and start again, what is computed is kept") from None
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write a parquet file that is either whole or absent. Raises UserError as `whole`."""
+    with whole(path) as half:
+        frame.to_parquet(half, index=False)
 
 
 def write_json(value: dict, path: Path) -> None:
-    """Write a JSON file that is either whole or absent."""
-    half = path.with_name(f".{path.name}.{getpid()}")
-    half.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    half.replace(path)
+    """Write a JSON file that is either whole or absent. Raises UserError as `whole`."""
+    with whole(path) as half:
+        half.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read(run: Path) -> pd.DataFrame:

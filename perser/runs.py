@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
+from copy import copy
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -81,8 +83,8 @@ def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, 
             return Learner(head, {0: torch.zeros(0, len(TENSORS))})
         case Finetune():
             start = head if method.start == "ssl-e" else fresh(material, base, seed)
-            return chosen(Learner(start, {}), [scalar_rates(rate, steps, method.adapts)
-                                               for rate, steps in product(method.rates, method.steps)])
+            return chosen(Learner(start, {}), [scalar_rates(rate, steps, tensors) for tensors, rate, steps
+                                               in product(method.adapts, method.rates, method.steps)])
         case Priors():
             return chosen(PriorShift(head, {}), product(method.masses, method.strengths))
         case ClassMeans():
@@ -156,7 +158,7 @@ class Plan:
                                     "smoothing": experiment.base.smoothing}
         self.traits = traits(corpus.ratings, corpus.classes)
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
-        self.code = provenance.code()
+        self.code, self.commit = provenance.code(), provenance.git()["commit"]
         self.groups = listener_groups(self.data, experiment.groups, min(experiment.shots) + experiment.min_queries)
         self.dev_held_out = (experiment.dev == "held-out" if experiment.dev
                              else min(map(len, self.groups)) >= LEAST_DEV)
@@ -242,10 +244,9 @@ def _others(plan: Plan, ready: Material, unit: tuple[int, int, int]) -> dict[int
     place = plan.part(unit, None) / "others.safetensors"
     if not place.exists():
         found = cross_fitted(ready, plan.experiment.base, unit[2])
-        half = place.with_name(f".{place.name}.{os.getpid()}")
-        save_file({f"{session}.{name}": tensor for session, head in found.items()
-                   for name, tensor in head._asdict().items()}, half)
-        half.replace(place)
+        with records.whole(place) as half:
+            save_file({f"{session}.{name}": tensor for session, head in found.items()
+                       for name, tensor in head._asdict().items()}, half)
     tensors = load_file(place)
     return {session: Head(*(tensors[f"{session}.{name}"] for name in TENSORS))
             for session in sorted({int(key.split(".")[0]) for key in tensors})}
@@ -261,29 +262,36 @@ def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
     head = _base(plan, ready, unit)
     dev = plan.dev_draws(ready, seed)
     for name in plan.missing(unit):
-        part = plan.part(unit, name)
-        part.mkdir(parents=True, exist_ok=True)
+        part, start = plan.part(unit, name), time.perf_counter()
         learner = learn(ready, head, plan.experiment.methods[name], plan.experiment.base, dev, seed,
                         partial(_others, plan, ready, unit))
         frame = pd.DataFrame([plan.labels | {"method": name} | row for row in rows(ready, learner, plan, seed)])
         about = plan.about | {"method": name, "fold": fold, "seed": seed, "held_out": list(chosen.test_listeners)}
         if isinstance(learner, Learner):
             checkpoints.save(Model(learner, ready.mean, ready.scale, ready.class_weights, about), part)
+        if not isinstance(learner, Upper):
             records.write(learnt(learner, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
+        records.write_json({"code": plan.code, "commit": plan.commit, "seconds": time.perf_counter() - start},
+                           part / "part.json")
         records.write(frame, part / "records.parquet")
 
 
 def learnt(learner: Learner, **labels) -> pd.DataFrame:
-    """What can be read off a learner: inner rates by shots, step and tensor, and the weight of every layer.
+    """What can be read off a learner: inner rates by shots, step and tensor, what else was chosen, layer weights.
 
-    Layers have step -1 and no shots; so has the prior's mass and strength.
+    Layers have step -1 and no shots; so have the prior's mass and strength and the epoch of meta-training that was
+    kept. Choices on the dev listeners that are no rates are numbered in the order of the method's grid.
     """
     found = [{"shots": shots, "step": step, "tensor": name, "value": float(rate)}
              for shots, rates in learner.settings.items() if isinstance(rates, torch.Tensor)
              for step, row in enumerate(rates) for name, rate in zip(TENSORS, row)]
+    found += [{"shots": shots, "step": -1, "tensor": f"choice {i}", "value": float(value)}
+              for shots, choice in learner.settings.items() if type(choice) is tuple for i, value in enumerate(choice)]
     own = {f"layer{i}": weight for i, weight in enumerate(learner.head.mix.softmax(0))}
-    if learner.prior is not None:
+    if isinstance(learner, Learner) and learner.prior is not None:
         own |= {"prior mass": learner.prior[0].exp(), "prior strength": learner.prior[1]}
+    if isinstance(learner, Learner) and learner.epoch is not None:
+        own |= {"epoch": learner.epoch}
     found += [{"shots": 0, "step": -1, "tensor": name, "value": float(value)} for name, value in own.items()]
     return pd.DataFrame([labels | row for row in found])
 
@@ -298,6 +306,45 @@ def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in plan.parts()], ignore_index=True)
     frame.insert(3, "experiment", plan.experiment.name)
     return frame
+
+
+def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
+    """Take over the parts of a finished run by other code, method by method, where the present code repeats them.
+
+    Held to it on the first and the last unit, computed anew: their records must be the same to the bit. Returns the
+    methods taken over; every part says which code and commit it is of. Raises UserError when `old` is no run.
+    """
+    said, before = records.manifest(old), copy(plan)
+    before.out, before.code = Path(old), said["code"]
+    there = {name: [unit for unit in plan.units if (before.part(unit, name) / "records.parquet").exists()]
+             for name in plan.experiment.methods}
+    there = {name: units for name, units in there.items() if units and before.code != plan.code}
+    few = copy(plan)
+    few.experiment = plan.experiment.model_copy(update={"methods": {name: plan.experiment.methods[name]
+                                                                    for name in there}})
+    ends = list(dict.fromkeys(unit for units in there.values() for unit in (units[0], units[-1])))
+    Parallel(n_jobs=jobs, mmap_mode="c")(delayed(_unit)(few, unit) for unit in ends)
+    taken = []
+    for name, units in there.items():
+        pairs = [[pd.read_parquet(which.part(unit, name) / "records.parquet") for which in (plan, before)]
+                 for unit in (units[0], units[-1])]
+        if all(mine.equals(theirs) for mine, theirs in pairs):
+            taken.append(name)
+            for unit in units:
+                for method in (None, name):
+                    _copy(before.part(unit, method), plan.part(unit, method), said)
+    return taken
+
+
+def _copy(source: Path, target: Path, said: dict) -> None:
+    """A copy of a part that says by which code it was computed; a part that is there already stays."""
+    if target.exists():
+        return
+    half = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copytree(source, half)
+    if not (half / "part.json").exists():
+        records.write_json({"code": said["code"], "commit": said["commit"], "seconds": None}, half / "part.json")
+    half.replace(target)
 
 
 def run(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
@@ -336,11 +383,20 @@ def _claim(out: Path, settings: dict) -> None:
     records.write_json(settings, path)
 
 
+def _origins(plan: Plan) -> list[dict]:
+    """By which code the parts were computed: methods, how many parts, minutes (of one core, where they are known)."""
+    found = pd.DataFrame([{"method": name, **json.loads((plan.part(unit, name) / "part.json").read_text())}
+                          for unit, name in product(plan.units, plan.experiment.methods)])
+    return [{"code": code, "commit": commit, "methods": sorted(set(part["method"])), "parts": len(part),
+             "minutes": round(float(part["seconds"].sum()) / 60, 2) if part["seconds"].notna().all() else None}
+            for (code, commit), part in found.groupby(["code", "commit"], dropna=False)]
+
+
 def _manifest(plan: Plan, settings: dict, minutes: float, jobs: int, computed: int) -> dict:
     return plan.about | {
         "config": settings, "config_digest": config.digest(plan.experiment), "code": plan.code, **provenance.git(),
         "data": plan.fingerprint, "clips": len(plan.data.clips), "ratings": len(plan.data.clip),
         "listeners": len(plan.data.listeners), "groups": len(plan.groups),
         "dev": "held-out" if plan.dev_held_out else "training", "units": len(plan.units),
-        "units_computed_last": computed, "minutes_last": round(minutes, 2), "jobs": jobs,
+        "units_computed_last": computed, "minutes_last": round(minutes, 2), "jobs": jobs, "parts": _origins(plan),
         "machine": provenance.machine()}

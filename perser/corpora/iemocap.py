@@ -70,7 +70,7 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
             f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation"
         )
     if said is None:
-        _check_size(path, dialogs, len(clips), ratings)
+        _check_size(path, dialogs, list(clips), ratings)
     both = tables([*clips.values()], ratings, CLASSES)
     return Corpus("iemocap", CLASSES, *both, said["synthetic"] if said else "")
 
@@ -167,16 +167,16 @@ def _files(root: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
-def _check_size(path: Path, dialogs: int, clips: int, ratings: list[tuple]) -> None:
+def _check_size(path: Path, dialogs: int, clips: list[str], ratings: list[tuple]) -> None:
     """The full release has exact sizes; a part of it is let through with a warning."""
     observers = Counter(clip for clip, who, _ in ratings if who[0] == "E")
     if dialogs != DIALOGS:
         log.warning("%s: %d dialogs, not the full release's %d; figures will differ", path, dialogs, DIALOGS)
-    elif clips != CLIPS:
-        raise UserError(f"{path}: {clips} utterances, but the release has {CLIPS}; unpack the release again")
-    for clip, count in observers.items() if dialogs == DIALOGS else ():
-        if count != OBSERVERS_PER_CLIP:
+    elif len(clips) != CLIPS:
+        raise UserError(f"{path}: {len(clips)} utterances, but the release has {CLIPS}; unpack the release again")
+    for clip in clips if dialogs == DIALOGS else ():
+        if observers[clip] != OBSERVERS_PER_CLIP:
             raise UserError(
-                f"{path}: {clip} has {count} observer ratings, the release {OBSERVERS_PER_CLIP} for each; "
+                f"{path}: {clip} has {observers[clip]} observer ratings, the release {OBSERVERS_PER_CLIP} for each; "
                 "unpack the release again"
             )
