@@ -26,6 +26,9 @@ class Group(click.Group):
         """Run a command and exit: 0 done, 1 a run failed, 2 wrong use."""
         try:
             status = super().main(*arguments, prog_name=NAME, standalone_mode=False, **settings)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help(), err=True)
+            status = 2
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else NAME
             click.echo(f"{path}: {error.format_message()} ({path} --help)".replace("\n", " "), err=True)
@@ -217,32 +220,37 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
         click.echo(path)
 
 
+SAME = click.option("--upstream", help="Where the model's own upstream lies here.  [default: where it was trained]")
+
+
 @main.command(epilog="Example: perser adapt --model out/synthetic/logmel/main/checkpoints/fold1-group0-seed0/"
                      "meta-perser --ratings mine.csv --audio clips --out mine.safetensors")
 @click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="A model directory of `perser run`.")
 @click.option("--ratings", required=True, type=FILE, help="CSV with columns file,label; several labels with ;")
 @click.option("--audio", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@SAME
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
-def adapt(model: Path, ratings: Path, audio: Path, out: Path) -> None:
+def adapt(model: Path, ratings: Path, audio: Path, upstream: str | None, out: Path) -> None:
     """Personalise a model for one new listener."""
     from perser import personal
 
     with tempfile.TemporaryDirectory() as store:
-        adapted = personal.personalise(model, ratings, audio, Path(store))
+        adapted = personal.personalise(model, ratings, audio, Path(store), upstream)
     personal.save(adapted, out)
     click.echo(f"{out}: {adapted['about']['shots']} ratings")
 
 
 @main.command(epilog="Example: perser predict --model mine.safetensors a.wav b.wav")
 @click.option("--model", required=True, type=FILE, help="A personal model of `perser adapt`.")
+@SAME
 @click.argument("audio", nargs=-1, required=True, type=FILE)
-def predict(model: Path, audio: tuple[Path, ...]) -> None:
+def predict(model: Path, upstream: str | None, audio: tuple[Path, ...]) -> None:
     """What this listener would hear in audio files: CSV with the predicted set and each class' probability."""
     from perser import personal
 
     with tempfile.TemporaryDirectory() as store:
-        found = personal.classify(model, list(audio), Path(store))
+        found = personal.classify(model, list(audio), Path(store), upstream)
     click.echo(found.to_csv(index=False, float_format="%.4f"), nl=False)
 
 

@@ -171,8 +171,17 @@ def correlation(one: Iterable[float], other: Iterable[float], seed: int) -> dict
     if number < 3 or (np.ptp(pairs, axis=1) == 0).any():
         return empty
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(number, size=(RESAMPLES, number))
-    low, high = np.nanquantile(_spearman(*pairs[:, drawn]), (0.025, 0.975))
+    drawn = stats.bootstrap(
+        tuple(pairs),
+        lambda a, b, axis: _spearman(a, b),
+        paired=True,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        method="percentile",
+        vectorized=True,
+        rng=rng,
+    ).bootstrap_distribution
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
     found = float(_spearman(*pairs))
     p = stats.permutation_test(
         (pairs[0],),

@@ -87,7 +87,7 @@ def personalise(directory: Path, ratings: Path, audio: Path, store: Path,
     files, ticks = read_ratings(ratings, audio, tuple(model.about["classes"]))
     near = embed(files, model.about, model.mean, model.scale, store, upstream).unsqueeze(0)
     targets = rating_targets(ticks, model.about["smoothing"]).unsqueeze(0)
-    head, by_shots, prior = model.learner
+    head, by_shots, prior, _ = model.learner
     rates = by_shots[min(by_shots, key=lambda shots: abs(shots - len(files)))]
     with torch.no_grad():
         if isinstance(rates, Head) or rates[:, 0].any():

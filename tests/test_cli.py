@@ -76,6 +76,12 @@ def test_help_lists_the_commands(perser):
     assert code == 0 and all(name in out for name in ("synth", "show", "run", "adapt", "predict", "claims"))
 
 
+def test_no_command_shows_the_help_as_it_is(perser):
+    code, out, err = perser()
+    assert code == 2 and not out and err.splitlines()[0] == "Usage: perser [OPTIONS] COMMAND [ARGS]..."
+    assert "\n  adapt " in err
+
+
 @pytest.mark.parametrize("words, said", [
     (["nope"], "No such command 'nope'"),
     (["show"], "Missing argument"),
@@ -87,6 +93,9 @@ def test_help_lists_the_commands(perser):
     (["run", "nope", "--corpus", "synthetic", "--root", ".", "--out", "x"], "no such experiment"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "drawz=1"], "draws"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--upstream", "logmell"], "logmel"),
+    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "shots=[0]"], "shots.0"),
+    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "folds=[1, 1]"], "once"),
+    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "seeds=[0, 0]"], "once"),
     (["claims", "--results", "/nowhere"], "does not exist"),
 ])
 def test_wrong_use_is_one_line_and_exit_code_2(perser, words, said):
@@ -157,6 +166,41 @@ def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_
     perser("adapt", "--model", model, "--ratings", none, "--audio", audio, "--out", tmp_path / "other.safetensors")
     other = pd.read_csv(StringIO(perser("predict", "--model", tmp_path / "other.safetensors", *files[15:])[1]))
     assert (frame["sad"] > other["sad"]).all() and (frame["happy"] < other["happy"]).all()
+
+
+@pytest.fixture(scope="module")
+def wavlm(tmp_path_factory):
+    """A tiny WavLM in a folder of its own."""
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+
+    place = tmp_path_factory.mktemp("models") / "my-wavlm"
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+             "conv_dim": (8,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+    WavLMModel(WavLMConfig(**shape)).save_pretrained(place)
+    Wav2Vec2FeatureExtractor().save_pretrained(place)
+    return place
+
+
+@pytest.mark.parametrize("normalise", ["none", "clip"])
+def test_a_model_on_an_upstream_in_a_folder_is_personalised_with_its_own_levels(perser, root, wavlm, tmp_path,
+                                                                                normalise):
+    settings = [word for pair in (*TINY, "groups=3") for word in ("--set", pair)]
+    out = tmp_path / "my" / "main"
+    assert perser("run", "main", "--corpus", "synthetic", "--root", root, "--upstream", wavlm, "--normalise", normalise,
+                  "--out", out, "--jobs", 1, *settings)[0] == 0
+    files = wavs(root, 5)[:8]
+    ratings = tmp_path / "mine.csv"
+    ratings.write_text("file,label\n" + "\n".join(f"{wav.name},sad" for wav in files[:5] if not (tmp_path / wav.name)
+                                                  .write_bytes(wav.read_bytes()) is None))
+    words = ["adapt", "--model", out / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings", ratings, "--audio",
+             tmp_path, "--out", tmp_path / "mine.safetensors"]
+    code, _, err = perser(*words)
+    assert code == 1 and err.count("\n") == 1 and "my-wavlm" in err
+    code, _, err = perser(*words, "--upstream", "logmel")
+    assert code == 1 and err.count("\n") == 1 and "name that one with --upstream" in err
+    assert perser(*words, "--upstream", wavlm)[0] == 0
+    code, printed, _ = perser("predict", "--model", tmp_path / "mine.safetensors", "--upstream", wavlm, *files[5:])
+    assert code == 0 and len(pd.read_csv(StringIO(printed))) == 3
 
 
 @pytest.mark.parametrize("text, said", [

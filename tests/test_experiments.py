@@ -305,7 +305,8 @@ def test_the_bar_is_asked_of_ours_against_the_best_baseline(level, tmp_path):
     for setting, bar in (("seen", 1.5), ("unseen", 1.0)):
         claim = claim_of(found, "Meta-PerSER with 20 shots", "without meta-learning, Prior shift", f"{setting} clips")
         assert claim["value"] == pytest.approx(level) and claim["bar"] == bar
-        assert claim["holds"] == (level >= bar)
+        assert (claim["verdict"] == "holds") == (level >= bar and claim["p_holm"] <= 0.05)
+        assert (claim["verdict"] == "fails") == (level < bar)
         assert f"by at least {bar} points" in claim["claim"]
     assert not any("MAML with" in claim["claim"] for claim in found)
 

@@ -1,6 +1,7 @@
 """Runs: every option changes what it names, the same settings give the same records, a kill loses nothing."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from perser import checkpoints, head, records, runs
 from perser.adapt import scalar_rates
 from perser.baselines import choose, cross_fitted, train_base
-from perser.config import Aggregated, Base, Experiment, Finetune, Maml
+from perser.config import Aggregated, Base, Experiment, Finetune, Maml, Priors
 from perser.errors import UserError
 from perser.evaluate import Learner, answer, dev_score, draws_by_listener, evaluate
 from perser.losses import soft_f1
@@ -96,6 +97,85 @@ def test_experiments_with_the_same_settings_share_their_parts(small, monkeypatch
     assert plan(out, more).part((1, 0, 0), "ssl-e") != plan(out).part((1, 0, 0), "ssl-e")
 
 
+def elsewhere(out, **change):
+    """The same plan as if by other code."""
+    found = plan(out, SMALL.model_copy(update=change))
+    found.code = "0" * 16
+    return found
+
+
+def test_parts_of_other_code_are_taken_over_where_the_present_code_repeats_them(small, tmp_path):
+    _, frame = small
+    old, here = elsewhere(tmp_path / "old" / "run"), plan(tmp_path / "new" / "run")
+    runs.run(old, jobs=1)
+    # One unit of fine-tuning is of code that counted otherwise, one of MAML in the middle was never computed.
+    other = old.part(old.units[-1], "fine-tuning") / "records.parquet"
+    records.write(pd.read_parquet(other).assign(top=0), other)
+    (old.part((1, 3, 0), "meta-perser") / "records.parquet").unlink()
+    assert runs.reuse(here, old.out, jobs=1) == ["ssl-e", "meta-perser"]
+    assert [unit for unit in here.units if "meta-perser" in here.missing(unit)] == [(1, 3, 0)]
+    assert len([unit for unit in here.units if "fine-tuning" in here.missing(unit)]) == len(here.units) - 2
+    pd.testing.assert_frame_equal(runs.run(here, jobs=1), frame)
+    mine, theirs = sorted(records.manifest(here.out)["parts"], key=lambda part: part["code"] == old.code)
+    assert (mine["code"], mine["parts"], theirs["code"], theirs["parts"]) == (here.code, 12 + 2 + 3, old.code, 10 + 9)
+    assert mine["methods"] == ["fine-tuning", "meta-perser", "ssl-e"] and theirs["methods"] == ["meta-perser", "ssl-e"]
+    assert mine["minutes"] > 0
+
+
+def test_what_is_no_run_is_not_taken_over(tmp_path):
+    with pytest.raises(UserError, match=r"manifest\.json: missing"):
+        runs.reuse(plan(tmp_path / "run"), tmp_path, jobs=1)
+
+
+def test_a_manifest_adds_up_what_every_part_took(tmp_path):
+    here = plan(tmp_path / "run", SMALL.model_copy(update={"folds": (1,)}))
+    runs.run(here, jobs=1)
+    (here.part((1, 0, 0), "ssl-e") / "records.parquet").unlink()
+    runs.run(here, jobs=1)
+    seconds = [json.loads((part / "part.json").read_text())["seconds"] for part in here.parts()]
+    [origin] = records.manifest(here.out)["parts"]
+    assert origin["parts"] == 18 and origin["minutes"] == pytest.approx(sum(seconds) / 60, abs=0.006)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np, pandas as pd, torch
+from perser import checkpoints, head, personal, records
+from perser.errors import UserError
+from perser.evaluate import Learner
+made, place = head.init(3, 40, 30, 5, torch.Generator()), Path(sys.argv[1])
+weights = [torch.ones(500)] * 3
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+for write in (lambda: records.write(pd.DataFrame({"a": np.random.rand(9000)}), place / "a.parquet"),
+              lambda: records.write_json({"a": "b" * 9000}, place / "b.json"),
+              lambda: checkpoints.save(checkpoints.Model(Learner(made, {}), *weights, {}), place / "c"),
+              lambda: personal.save({**made._asdict(), "about": {}}, place / "d.safetensors")):
+    try:
+        write()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line_that_names_the_file_and_leaves_no_half_of_it(tmp_path):
+    """A limit on the size of files stands for a full disk."""
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and not done.stderr
+    for line, name in zip(lines, ("a.parquet", "b.json", "c/model.safetensors", "d.safetensors"), strict=True):
+        assert line.startswith(f"{tmp_path / name}: cannot be written (") and "make room" in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_is_no_file_is_not_written_over(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="pipe: cannot be written"):
+        records.write_json({}, pipe)
+    assert pipe.is_fifo()
+
+
 def test_what_is_learnt_is_beside_the_records(small):
     """Rates as in the checkpoint; the layer weights of every head add up to one."""
     out, _ = small
@@ -106,6 +186,18 @@ def test_what_is_learnt_is_beside_the_records(small):
     assert table.to_numpy() == pytest.approx(rates.numpy())
     layers = found[found["tensor"].str.startswith("layer")].groupby(["method", "fold", "group"])["value"].sum()
     assert len(layers) == 3 * 12 and layers.to_numpy() == pytest.approx(1)
+
+
+def test_choices_and_the_kept_epoch_are_beside_the_records(tmp_path):
+    methods = {"prior-shift": Priors(masses=(1.0, 3.0)), "none": Maml(epochs=0), "all": Maml(epochs=2, steps=1, stop="last")}
+    here = plan(tmp_path / "run", SMALL.model_copy(update={"folds": (1,), "methods": methods}))
+    runs.run(here, jobs=1)
+    found = pd.read_parquet(here.out / "learnt.parquet")
+    epochs = found[found["tensor"] == "epoch"].groupby("method")["value"].agg(set)
+    assert epochs.to_dict() == {"all": {2.0}, "none": {0.0}}
+    chosen = found[found["tensor"] == "choice 0"]
+    assert set(chosen["method"]) == {"prior-shift"} and set(chosen["value"]) <= {1.0, 3.0}
+    assert set(chosen["shots"]) == {3, 5}
 
 
 def test_inner_steps_are_tested_one_by_one(tmp_path):
@@ -350,6 +442,41 @@ def test_rates_are_chosen_by_the_dev_listeners():
         assert set(chosen) == {3, 5} and all(torch.equal(rates, grid[1]) for rates in chosen.values())
 
 
+def test_tensors_are_chosen_by_the_dev_listeners():
+    """Of a set whose rate blows it up and one that moves the output bias alone, the latter, whichever comes first."""
+    here = ready()
+    start = train_base(here, SMALL.base.model_copy(update={"epochs": 30}), 0)
+    dev = draws_by_listener(here.data, here.split.dev, (5,), 2, 5, 0, "dev draws")
+    alone, every = ("a",), ("P", "b", "A", "a")
+    for sets in ((alone, every), (every, alone)):
+        method = Finetune(adapts=sets, rates=(3.0,), steps=(5,))
+        rates = runs.learn(here, start, method, SMALL.base, dev, 0).settings[5]
+        assert torch.equal(rates, scalar_rates(3.0, 5, alone))
+
+
+@pytest.mark.parametrize("change", [{"dev": "training"}, {"dev_draws": 3}, {"min_queries": 9}])
+def test_each_option_of_the_draws_changes_them(tmp_path, change):
+    from perser.splits import split
+
+    def drawn(**settings):
+        here = plan(tmp_path / "run", SMALL.model_copy(update={"dev": "held-out", **settings}))
+        part = split(here.data, 1, 0, here.groups, here.dev_held_out)
+        found = here.dev_draws(SimpleNamespace(data=here.data, split=part), 0)
+        return {key: [part.tolist() for part in episodes] for key, episodes in found.items()}, here.digest()
+
+    assert drawn() == drawn()
+    assert drawn()[0] != drawn(**change)[0] or change == {"min_queries": 9}
+    assert drawn()[1] != drawn(**change)[1]
+
+
+def test_listeners_with_fewer_queries_than_asked_for_are_left_out():
+    here = ready()
+    count = int((here.data.listener[here.split.unseen] == 0).sum())
+    for asked, kept in ((count - 5, True), (count - 4, False)):
+        found = draws_by_listener(here.data, here.split.unseen, (5,), 2, asked, 0, "test draws")
+        assert ((0, 5) in found) == kept
+
+
 KILLED = """
 import sys
 sys.path[:0] = {path!r}
@@ -362,7 +489,6 @@ print("done", flush=True)
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_records(small, tmp_path):
     """SIGKILL again and again, each time a little later, until one start survives."""
-    import os
     from pathlib import Path
 
     out = tmp_path / "run"

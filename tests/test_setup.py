@@ -140,6 +140,50 @@ def test_no_new_set_up_starts_beside_what_a_killed_one_left_at_work(tmp_path, co
     assert run("flock", "--timeout", "20", lock, "true").returncode == 0
 
 
+def test_check_names_the_models_that_are_loaded():
+    from perser.upstreams import HUB
+
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import check
+    finally:
+        sys.path.pop(0)
+    assert {name: model[0] for name, model in HUB.items()} == check.HUB_MODELS
+
+
+@pytest.fixture
+def setting_up(tmp_path, monkeypatch):
+    """tools/setup_env.py as a module that works on another folder."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import setup_env
+
+    for name, place in (("VENV", tmp_path), ("LOG", tmp_path / "setup.log"), ("PYTHON", Path(sys.executable)),
+                        ("ROOT", tmp_path)):
+        monkeypatch.setattr(setup_env, name, place)
+    return setup_env
+
+
+def test_without_a_compiler_the_set_up_says_so_goes_on_and_the_skip_is_counted(setting_up, tmp_path, monkeypatch,
+                                                                              capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    setting_up.reference("key")
+    said = capsys.readouterr().out
+    assert "learn2learn SKIPPED, its reference checks will be too: no C compiler" in said
+    assert "apt install gcc" in (tmp_path / "skipped").read_text()
+    assert "skipped" in (ROOT / "reproduce.sh").read_text() and not (tmp_path / "learn2learn.stamp").exists()
+
+
+def test_a_step_of_the_set_up_is_made_once_and_again_when_it_changes(setting_up, tmp_path, capsys):
+    made = []
+    for key in ("one", "one", "two"):
+        setting_up.step("toy", "seconds", lambda key=key: made.append(key), key)
+    assert made == ["one", "two"]
+    (tmp_path / "toy.stamp").unlink()  # as after a kill
+    setting_up.step("toy", "seconds", lambda: made.append("again"), "two")
+    assert made == ["one", "two", "again"] and capsys.readouterr().out.count("made in") == 3
+
+
 def test_check_points_at_a_root_one_level_off(tmp_path):
     (tmp_path / "Session1").mkdir()
     assert run("bash", "reproduce.sh", "check", f"iemocap={tmp_path}").returncode == 0

@@ -130,6 +130,14 @@ def test_what_is_learnt_does_not_change_when_held_out_ratings_and_clips_do(name)
         assert clean.settings == poisoned.settings
 
 
+def test_listeners_with_the_same_ratings_are_drawn_for_apart():
+    arrays = made.arrays()
+    pool = np.flatnonzero(arrays.listener == 0)
+    assert arrays.listeners[0] != arrays.listeners[1]
+    one, other = (evaluation_episodes(arrays, pool, who, 5, 5, 3, 0, "test draws") for who in (0, 1))
+    assert (one.support != other.support).any()
+
+
 def test_draws_are_functions_of_listener_seed_and_draw_and_nested_in_shots():
     arrays = made.arrays()
     part = next(every_split(arrays))

@@ -197,7 +197,8 @@ def test_claims_hold_only_when_the_interval_is_above_zero(run):
     )
     for setting in ("seen", "unseen"):
         claim = found[sentence.format(setting)]
-        assert claim["holds"] and 0 < claim["low"] < claim["value"] < claim["high"]
+        assert 0 < claim["low"] < claim["value"] < claim["high"]
+        assert claim["verdict"] == ("holds" if claim["p_holm"] <= 0.05 else "uncorrected")
         assert claim["records"] == str(run) and claim["synthetic"] == "listeners" and claim["listeners"] == 8
     assert json.loads(json.dumps(list(found.values())))
 
@@ -205,9 +206,18 @@ def test_claims_hold_only_when_the_interval_is_above_zero(run):
 def test_claims_that_fail_are_reported_the_same_way(run):
     good, bad = of_run(made_records(), run), of_run(made_records(better=-1), run)
     assert [claim.keys() for claim in bad] == [claim.keys() for claim in good]
-    assert all(re.match(r"(holds|fails)  [+-]\d", line) for line in lines(good + bad))
+    assert all(re.match(r"(holds|uncorrected|fails) +[+-]\d", line) for line in lines(good + bad))
     ahead = [claim for claim in bad if "better than Fine-tuning" in claim["claim"]]
-    assert ahead and all(not claim["holds"] and claim["high"] < 0 for claim in ahead)
+    assert ahead and all(claim["verdict"] == "fails" and claim["high"] < 0 for claim in ahead)
+
+
+def test_with_six_listeners_no_claim_holds_after_correction(run):
+    """Of 64 assignments of signs two are as extreme as all six ahead: p is 1/32, and a quarter with eight claims."""
+    frame = made_records()
+    few = frame[frame["listener"].isin(sorted(frame["listener"].unique())[:6])]
+    found = of_run(few, run)
+    assert {claim["verdict"] for claim in found} == {"uncorrected"} and all(claim["low"] > 0 for claim in found)
+    assert all(claim["p_holm"] >= 1 / 32 for claim in found)
 
 
 def test_claims_equal_the_tables_gains(run):

@@ -17,7 +17,7 @@ HUB_MODELS = {
     "hubert-base": "facebook/hubert-base-ls960",
     "wavlm-base": "microsoft/wavlm-base",
     "wavlm-base-plus": "microsoft/wavlm-base-plus",
-    "wav2vec2-large": "facebook/wav2vec2-large",
+    "wav2vec2-large": "facebook/wav2vec2-large-lv60",
     "hubert-large": "facebook/hubert-large-ll60k",
     "wavlm-large": "microsoft/wavlm-large",
 }
