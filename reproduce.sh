@@ -218,6 +218,10 @@ full() {
     [[ $root == /* ]] || root=$(realpath --relative-to=. -- "$caller/$root")
     [[ -d $root ]] || wrong_use "--root $root is not a folder"
     ((${#upstreams[@]})) || upstreams=(logmel)
+    for upstream in "${!upstreams[@]}"; do # a folder is meant from where the command was typed
+        [[ ${upstreams[upstream]} == /* || ! -d $caller/${upstreams[upstream]} ]] \
+            || upstreams[upstream]=$(realpath -- "$caller/${upstreams[upstream]}")
+    done
     printf 'The main experiment on %s at %s with: %s\n' "$name" "$root" "${upstreams[*]}"
     printf '  set-up 4 min once; features: minutes (logmel) to hours (large models without a GPU), kept; '
     printf 'then about 6 min per 1,000 clips and upstream on two cores\n'
@@ -239,7 +243,7 @@ full() {
 }
 
 run_tests() {
-    printf 'Every check: set-up 4 min once, embedded corpus 1 min once, unit tests 8 min, notebooks 4 min\n'
+    printf 'Every check: set-up 4 min once, embedded corpus 1 min once, unit tests 8 min, notebooks 3 min\n'
     only_one
     mkdir -p out/log
     rm -f out/log/*.xml

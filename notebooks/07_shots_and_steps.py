@@ -47,7 +47,7 @@ for number, run in enumerate(shots):
 # %% [markdown]
 # ## From how many ratings on it pays
 #
-# For each method the gain at every K, and the smallest K from which on its interval stays above zero.
+# For each method the gain at every K with its 95 % interval, and the smallest K from which on it stays above zero.
 
 # %%
 for run in shots:
@@ -55,11 +55,12 @@ for run in shots:
     gains = study.gains(per_seed(frame))
     print(captions.labels(frame)["corpus"])
     for setting in SETTINGS:
-        mine = gains[gains["setting"] == setting].pivot(index="method", columns="shots", values=["mean", "low"])
+        mine = gains[gains["setting"] == setting].pivot(index="method", columns="shots", values=["mean", "low", "high"])
         for method in dict.fromkeys(gains["method"]):
             low = mine.loc[method, "low"].dropna()
             pays = next((str(k) for k in low.index if (low[low.index >= k] > 0).all()), "none")
-            line = "  ".join(f"{k}: {gain:+.1f}" for k, gain in mine.loc[method, "mean"].dropna().items())
+            line = "  ".join(f"{k}: {tables.text(*(mine.loc[method, (name, k)] for name in ('mean', 'low', 'high')), '+')}"
+                             for k in mine.loc[method, "mean"].dropna().index)
             print(f"  {setting:6} {captions.title(method):12} pays from K = {pays:4}  gain at {line}")
 
 # %% [markdown]

@@ -61,8 +61,8 @@ def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
     """The tables of a run by name, each with its caption; the first is the one to print.
 
     methods: rows in groups, and each meta-learning method against the best other one. ablation: rows with
-    check marks, and the parts' main effects. steps: one row per inner step. recipe: rows, and each against
-    the last of ours. Any other experiment: the main table under the experiment's name.
+    check marks, and the parts' main effects. steps: one row per inner step. recipe: rows, each against the
+    last of ours, and what was changed in the published recipe against that. Any other experiment: the main table under the experiment's name.
     """
     experiment = captions.labels(frame)["experiment"]
     if experiment == "steps":
@@ -86,6 +86,10 @@ def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
     if experiment == "recipe" and (ours := study.ours(scores := per_seed(frame))):
         found = study.against(scores, ours[-1])
         main["comparisons"] = (tables.comparisons_table(found), tables.comparisons_caption(frame, manifest))
+        changed = scores[(scores["method"] == study.OURS[0]) | scores["method"].str.startswith("recipe-")]
+        if changed["method"].nunique() > 1:
+            found = study.against(changed, study.OURS[0])
+            main["published"] = (tables.comparisons_table(found), tables.comparisons_caption(frame, manifest))
     return main
 
 
@@ -122,6 +126,8 @@ def _traits(frame: pd.DataFrame, manifest: dict, listeners: pd.DataFrame, place:
 
 def _learnt(frame: pd.DataFrame, learnt: pd.DataFrame, place: Path) -> list[Path]:
     made, written = captions.stamp(frame), []
+    if captions.labels(frame)["experiment"] == "recipe":  # a panel for each of its rows would fill a page
+        learnt = learnt[learnt["method"].isin(study.OURS)]
     if study.rates_that_differ(learnt):
         written += figures.save(figures.rates(learnt, made), place / "rates")
     if study.layers(learnt) > 1:

@@ -130,6 +130,27 @@ def effects(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return frame.assign(p_holm=corrected(frame["p"]))
 
 
+UNTRAINED = "untrained"  # gradient steps from SSL-E at the chosen rate: where meta-training begins
+
+
+def kept_start(records: pd.DataFrame) -> pd.DataFrame:
+    """How far each meta-learning method's answers are those of its start, for records with the row `untrained`.
+
+    Rows of method, same (share of its records whose counts are the start's, to the last clip) and records. A method
+    of another number of inner steps or of a prior starts elsewhere; its share says nothing of the kept epoch.
+    """
+    keys = ["setting", "fold", "seed", "listener", "shots"]
+    counted = [name for name in records.columns if name.startswith(("tp_", "fp_", "fn_"))]
+    start = records[records["method"] == UNTRAINED].set_index(keys)[counted]
+    rows = []
+    for method in methods(records, captions.GROUPS[1]):
+        mine = records[records["method"] == method].set_index(keys)[counted]
+        if method != UNTRAINED and len(start):
+            same = (mine == start.reindex(mine.index)).all(axis=1)
+            rows.append({"method": method, "same": float(same.mean()), "records": len(mine)})
+    return pd.DataFrame(rows, columns=["method", "same", "records"])
+
+
 def by_step(records: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Macro F1 in points after each inner step, and the gain over SSL-E, at each setting's largest number of
     shots: rows of method, steps, setting, shots, mean, low, high, listeners, gain, gain_low, gain_high,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,7 @@ from made_records import made_learnt, made_study
 from test_figures import boxes, texts
 from test_tables import MANIFEST
 
-from perser import captions, figures, records, report, study, tables
+from perser import captions, config, figures, records, report, study, tables
 from perser.claims import of_run
 from perser.errors import UserError
 from perser.scores import per_seed
@@ -321,3 +322,42 @@ def test_traits_of_a_corpus_fit_the_records():
     rows = [(str(clip), f"E{who}", clip % 2 == who % 2, True) for clip in range(6) for who in range(8)]
     found = traits(pd.DataFrame(rows, columns=["clip", "listener", "x", "y"]), ("x", "y"))
     assert set(found["listener"]) == set(study_of("methods")["listener"])
+
+
+@pytest.mark.parametrize("path", sorted(Path("results").glob("*/*/*/manifest.json")), ids=lambda path: str(path.parent))
+def test_committed_records_are_all_that_the_experiment_asks_for(path):
+    """Every method, seed and fold of experiments/NAME.toml, with at least twenty draws of the shots."""
+    said, frame = records.manifest(path.parent), records.read(path.parent)
+    experiment = config.load(Path("experiments") / f"{said['experiment'].partition('-')[0]}.toml")
+    asked = json.loads(experiment.model_dump_json())
+    for method in said["config"]["methods"].values():  # older manifests hold the one set of tensors as it is
+        if method["kind"] == "finetune" and isinstance(method["adapts"][0], str):
+            method["adapts"] = [method["adapts"]]
+    for key in ("methods", "seeds", "shots", "draws", "folds", "groups", "steps"):
+        assert said["config"][key] == asked[key], key
+    assert set(frame["method"]) == set(experiment.methods) and set(frame["seed"]) == {0, 1, 2}
+    assert set(frame["fold"]) == set(range(1, frame["fold"].max() + 1)) and frame["fold"].max() >= 5
+    assert (frame["draws"] >= 20).all()
+    asked_of = frame[frame["shots"] > 0].set_index(["setting", "fold", "seed", "listener", "shots"])["method"]
+    every = {method: set(keys) for method, keys in asked_of.groupby(asked_of).groups.items()}
+    assert len({frozenset(keys) for keys in every.values()}) == 1, "the same episodes for every method"
+
+
+def test_how_often_a_method_kept_its_start_is_counted_record_by_record():
+    """Of MAML's records those of two of eight listeners differ from the start's in one count."""
+    frame = made_study({"ssl-e": 0, "untrained": 2, "maml": 2, "meta-perser": 6}, noise=0)
+    moved = (frame["method"] == "maml") & frame["listener"].isin(["E0", "E1"])
+    frame.loc[moved, "tp_x"] += 1
+    found = study.kept_start(frame).set_index("method")
+    assert list(found.index) == ["maml", "meta-perser"]
+    assert found.loc["maml", "same"] == pytest.approx(6 / 8) and found.loc["meta-perser", "same"] == 0
+    assert found.loc["maml", "records"] == int((frame["method"] == "maml").sum())
+    assert study.kept_start(frame[frame["method"] != "untrained"]).empty
+
+
+def test_what_was_changed_in_the_published_recipe_stands_against_it():
+    frame = made_study({"ssl-e": 0, "meta-perser": 3, "meta-perser-x": 5, "recipe-with-f1": 4}, noise=0)
+    frame["experiment"] = "recipe"
+    cells = report.tables_of(frame, MANIFEST)["published"][0].cells
+    assert set(cells["Method"]) == {"Recipe with soft F1 loss"} and set(cells["Against"]) == {"Meta-PerSER"}
+    assert "published" not in report.tables_of(frame[frame["method"] != "recipe-with-f1"], MANIFEST)

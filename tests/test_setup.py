@@ -64,6 +64,17 @@ def test_conda_environment_has_the_versions_of_the_lock(lock):
     assert "python=3.12" in conda["dependencies"]
 
 
+def test_what_is_installed_beside_the_lock_is_told_to_users_of_conda(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from setup_env import MISTRAL
+
+    pinned = [line.split()[0] for line in MISTRAL.splitlines()]
+    assert len(pinned) == 3 and f"# pip install --no-deps {' '.join(pinned)}" in (ROOT / "environment.yml").read_text()
+    for pin in pinned:
+        name, version = pin.split("==")
+        assert metadata.version(name) == version
+
+
 def test_image_installs_the_lock_by_the_same_set_up_on_a_base_pinned_by_digest():
     text = (ROOT / "Dockerfile").read_text()
     assert re.search(

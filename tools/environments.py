@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from setup_env import MISTRAL
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 CONDA = ROOT / "environment.yml"
@@ -44,6 +46,8 @@ def environment(lock: str) -> str:
     head = [
         "# Written by tools/environments.py from requirements.lock. To use perser from it:",
         "# conda env create -f environment.yml && conda activate perser && pip install --no-deps -e .",
+        "# Voxtral also needs what cannot stand beside the lock's numpy as far as pip knows:",
+        f"# pip install --no-deps {' '.join(pins(MISTRAL))}",
         "name: perser",
         "channels: [conda-forge]",
         "dependencies:",

@@ -1,9 +1,9 @@
-"""Put each committed run's table between its markers in the README."""
+"""Put each committed run's table, and the claims against the best simple method, between their markers in the README."""
 
 import re
 from pathlib import Path
 
-from perser import records, tables
+from perser import claims, records, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -14,12 +14,21 @@ def table(run: Path) -> str:
     return tables.markdown(tables.main_table(frame), tables.main_caption(frame, records.manifest(run)))
 
 
-def main() -> None:
-    """Rewrite README.md."""
-    path = ROOT / "README.md"
-    path.write_text(re.sub(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)",
-                           lambda found: found[1] + table(ROOT / found[2]) + found[3], path.read_text(), flags=re.S))
+def claimed(*runs: Path) -> str:
+    """What each run says of ours against the best method without meta-learning, whichever way it came out."""
+    found = [claim for run in runs for claim in claims.of_run(records.read(run), run) if claim["bar"]]
+    return "\n".join(["```", *claims.lines(found), "```", ""])
+
+
+def filled(text: str) -> str:
+    """The README with every block between markers written anew."""
+    for name, write in (("table", table), ("claims", claimed)):
+        text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
+                      lambda found, write=write: found[1] + write(*map(ROOT.joinpath, found[2].split())) + found[3],
+                      text, flags=re.DOTALL)
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text()))
