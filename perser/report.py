@@ -62,7 +62,8 @@ def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
 
     methods: rows in groups, and each meta-learning method against the best other one. ablation: rows with
     check marks, and the parts' main effects. steps: one row per inner step. recipe: rows, each against the
-    last of ours, and what was changed in the published recipe against that. Any other experiment: the main table under the experiment's name.
+    last of ours, and what was changed in the published recipe against that. Any other
+    experiment: the main table under the experiment's name.
     """
     experiment = captions.labels(frame)["experiment"]
     if experiment == "steps":

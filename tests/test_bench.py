@@ -91,7 +91,8 @@ def test_scale_has_a_row_for_each_number_of_listeners():
 BRIEF = {"kind": "maml", "inner_steps": 2, "rates": [0.1], "epochs": 1, "steps": 1, "episodes": 2, "query": 3}
 METHODS = {
     "ssl-e": {"kind": "aggregated"},
-    "last-layer": {"kind": "finetune", "adapts": ["A", "a"], "steps": [1, 2]},
+    "last-layer": {"kind": "finetune", "adapts": [["A", "a"]], "steps": [1, 2]},
+    "fine-tuning": {"kind": "finetune", "adapts": [["a"], ["P", "b", "A", "a"]], "steps": [1]},
     "scratch": {"kind": "finetune", "start": "scratch", "steps": [1]},
     "prior-shift": {"kind": "prior-shift"},
     "prototypes": {"kind": "prototypes"},
@@ -107,6 +108,7 @@ METHODS = {
 PAPER = {
     "ssl-e": (77, 0),
     "last-layer": (77, 21),
+    "fine-tuning": (77, 75),
     "scratch": (0, 75),
     "prior-shift": (77, 3),
     "prototypes": (77 + 3 * 6 + 1, 18),
@@ -130,6 +132,15 @@ def test_cost_counts_numbers_as_on_paper_and_times_every_method():
         assert row["learn_seconds"] > 0 and row["personalise_ms"] > 0 and row["learn_memory_mib"] >= 0
     text = bench.table({"benchmark": "cost", "about": "", "rows": rows, "conditions": measure.conditions(CPU)})
     assert len(text.splitlines()) == 2 + 2 + len(METHODS), "a line per method"
+
+
+def test_what_runs_on_the_processor_alone_is_not_sent_to_an_accelerator(monkeypatch, tmp_path):
+    """As on a machine with one: without a --device these benchmarks take the processor."""
+    stages = tmp_path / "stages.csv"
+    stages.write_text("stage,seconds,outcome\nset-up,3,passed\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert bench.run("e2e", stages=stages)["conditions"]["device"] == "cpu"
+    assert set(bench.ON_CPU) < set(bench.ABOUT)
 
 
 def test_cost_states_its_shape_and_refuses_what_it_cannot_measure():

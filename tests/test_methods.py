@@ -190,18 +190,29 @@ def test_a_cross_fitted_outer_step_uses_that_sessions_clips_and_head(here, start
 
 @pytest.mark.reference
 def test_anil_is_learn2learn_on_the_last_layer(here, start, episodes):
+    """Logits after three steps, and the meta-gradient of every tensor, those that do not adapt included."""
     from perser.reference import learn2learn
 
-    found = query_logits(here.data, here.targets, here.class_weights, start,
-                         scalar_rates(0.2, 3, ("A", "a")), episodes)
+    mine, theirs = (Head(*(t.detach().clone().requires_grad_() for t in start)) for _ in range(2))
+    single = Episodes(episodes.support[:1], episodes.query[:1])
+    found = query_logits(here.data, here.targets, here.class_weights, mine, scalar_rates(0.2, 3, ("A", "a")), single,
+                         True)
+    found.square().sum().backward()
     last = nn.Linear(8, 4)
     last.weight.data, last.bias.data = start.A.clone(), start.a.clone()
-    near, targets, far = parts(here, episodes, 0)
-    near, far = (head.mixed(start, part) @ start.P.T + start.b for part in (near, far))
+    near, targets, far = parts(here, single, 0)
+    near, far = (head.mixed(theirs, part) @ theirs.P.T + theirs.b for part in (near, far))
     learner = learn2learn.algorithms.MAML(last, lr=0.2).clone()
     for _ in range(3):
         learner.adapt(cross_entropy(learner(near), targets, here.class_weights))
-    torch.testing.assert_close(found[0], learner(far).detach(), rtol=1e-4, atol=1e-5)
+    expected = learner(far)
+    expected.square().sum().backward()
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
+    slopes = {name: getattr(theirs, name).grad for name in ("mix", "P", "b")} | {"A": last.weight.grad,
+                                                                                  "a": last.bias.grad}
+    for name, slope in slopes.items():
+        assert slope.abs().max() > 1e-3
+        torch.testing.assert_close(getattr(mine, name).grad, slope, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.reference

@@ -189,7 +189,8 @@ def test_what_is_learnt_is_beside_the_records(small):
 
 
 def test_choices_and_the_kept_epoch_are_beside_the_records(tmp_path):
-    methods = {"prior-shift": Priors(masses=(1.0, 3.0)), "none": Maml(epochs=0), "all": Maml(epochs=2, steps=1, stop="last")}
+    methods = {"prior-shift": Priors(masses=(1.0, 3.0)), "none": Maml(epochs=0),
+               "all": Maml(epochs=2, steps=1, stop="last")}
     here = plan(tmp_path / "run", SMALL.model_copy(update={"folds": (1,), "methods": methods}))
     runs.run(here, jobs=1)
     found = pd.read_parquet(here.out / "learnt.parquet")

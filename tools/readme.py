@@ -1,4 +1,4 @@
-"""Put each committed run's table, and the claims against the best simple method, between their markers in the README."""
+"""Put committed runs' tables, and the claims against the best simple method, between their markers in the README."""
 
 import re
 from pathlib import Path

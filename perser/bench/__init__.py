@@ -26,13 +26,16 @@ ABOUT = {
 }
 
 
+ON_CPU = ("cost", "phase2", "e2e")  # what they time is computed there, whatever else the machine has
+
+
 def run(name: str, device: str | None = None, rounds: int = 5, threads: int | None = None, size: float = 1.0,
         stages: Path = STAGES) -> dict:
     """One benchmark: about, conditions, settings, rows. `size`: share of the full number of clips, listeners or rows.
 
     Raises UserError for a device that is not there and for stages that were never timed.
     """
-    place, settings = _device(device), {"rounds": rounds, "size": size}
+    place, settings = _device(device or ("cpu" if name in ON_CPU else None)), {"rounds": rounds, "size": size}
     shape = cost.SHAPE._replace(clips=max(1, round(size * cost.SHAPE.clips)))
     before = torch.get_num_threads()
     prepare(threads or len(os.sched_getaffinity(0)))

@@ -141,7 +141,7 @@ def most_expensive(learner: NamedTuple, method: Method) -> Any:
     """The settings that take longest, of those that a method chooses from: random ratings choose at random."""
     match method:
         case Finetune():
-            return scalar_rates(method.rates[0], max(method.steps), method.adapts)
+            return scalar_rates(method.rates[0], max(method.steps), _widest(learner.head, method))
         case ListenerEmbedding():
             return method.rates[0], max(method.steps)
         case NearestListener():
@@ -175,7 +175,9 @@ def listener_numbers(learner: NamedTuple, method: Method, head: Head) -> int:
     match method:
         case Aggregated():
             return 0
-        case Finetune() | Maml():
+        case Finetune():
+            return _moved(head, _widest(head, method))
+        case Maml():
             return _moved(head, method.adapts)
         case AllData():
             return _moved(head, ("P", "b", "A", "a"))
@@ -187,6 +189,11 @@ def listener_numbers(learner: NamedTuple, method: Method, head: Head) -> int:
             return min(max(method.neighbours), learner.maps.shape[1])
         case ListenerEmbedding():
             return method.size
+
+
+def _widest(head: Head, method: Finetune) -> tuple[str, ...]:
+    """Of the sets of tensors that a method may choose, the one of most numbers."""
+    return max(method.adapts, key=lambda names: _moved(head, names))
 
 
 def _moved(head: Head, names: tuple[str, ...]) -> int:
