@@ -216,8 +216,10 @@ def test_with_six_listeners_no_claim_holds_after_correction(run):
     frame = made_records()
     few = frame[frame["listener"].isin(sorted(frame["listener"].unique())[:6])]
     found = of_run(few, run)
-    assert {claim["verdict"] for claim in found} == {"uncorrected"} and all(claim["low"] > 0 for claim in found)
-    assert all(claim["p_holm"] >= 1 / 32 for claim in found)
+    assert {claim["verdict"] for claim in found} <= {"uncorrected", "fails"}
+    assert all(claim["p_holm"] > 0.05 for claim in found)
+    above = [claim for claim in found if claim["low"] > 0 and claim["value"] >= claim["bar"]]
+    assert above and all(claim["verdict"] == "uncorrected" for claim in above)
 
 
 def test_claims_equal_the_tables_gains(run):
