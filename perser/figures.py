@@ -389,13 +389,14 @@ def _forest(rows: pd.DataFrame, titles: dict[str, str], words: str, fence: float
 
 
 def _fence(rows: pd.DataFrame) -> float:
-    """Where the axis may begin so that one method far behind does not press the others together: Tukey's
-    outer fence of the means if any is below it, else minus infinity.
+    """Where the axis may begin so that one method far behind does not press the others together: before zero and
+    all that is within Tukey's outer fence of the means, if any mean is below that, else minus infinity.
     """
     low, high = rows["mean"].quantile([0.25, 0.75])
     fence = low - 3 * (high - low)
     inside = rows.loc[rows["mean"] >= fence, "low"].min()
-    return min(inside, 0) - 0.2 * (high - low) if (rows["mean"] < fence).any() else -np.inf
+    start = min(inside, 0) - 0.2 * (high - low)
+    return start if (rows["mean"] < start).any() else -np.inf
 
 
 def _estimate(axes: Axes, at: float, row, fence: float) -> None:
