@@ -189,7 +189,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Experiment:
     try:
         settings = tomllib.loads(path.read_text())
     except OSError:
-        raise UserError(f"{path.absolute()}: no such experiment; those of the project lie in its experiments/") from None
+        raise UserError(f"{path.absolute()}: no such experiment; the project's own are in experiments/") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:

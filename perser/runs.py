@@ -1,14 +1,17 @@
 """An experiment over all folds, held-out groups and seeds: what is missing is computed, what is there is kept."""
 
+import ctypes
 import json
 import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable
 from copy import copy
 from functools import partial
 from itertools import product
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,8 +255,16 @@ def _others(plan: Plan, ready: Material, unit: tuple[int, int, int]) -> dict[int
             for session in sorted({int(key.split(".")[0]) for key in tensors})}
 
 
+def _end_with_parent() -> None:
+    """Let a worker process be killed when the one that it works for is: it would wait for work for ever."""
+    libc = ctypes.CDLL(None)
+    if current_process().name.startswith("LokyProcess") and hasattr(libc, "prctl"):
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
     """Compute the missing methods of one fold, held-out group and seed; each part is written when it is done."""
+    _end_with_parent()
     prepare(threads=1)
     fold, group, seed = unit
     chosen = split(plan.data, fold, group, plan.groups, plan.dev_held_out)

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import made
@@ -478,22 +480,62 @@ def test_listeners_with_fewer_queries_than_asked_for_are_left_out():
         assert ((0, 5) in found) == kept
 
 
+PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 KILLED = """
 import sys
 sys.path[:0] = {path!r}
 from test_runs import plan, runs
 print("ready", flush=True)
-runs.run(plan({out!r}), jobs=1)
+runs.run(plan({out!r}), jobs={jobs})
 print("done", flush=True)
 """
 
 
+def workers_of(parent):
+    """The processes that compute for another."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            state, above = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(above) == parent and state != "Z" and "LokyProcess" in (place / "cmdline").read_text():
+                found.append(int(place.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_killed_run_leaves_no_worker_behind(tmp_path):
+    """SIGKILL for the process that was started alone, as by a shell or for want of memory."""
+    code = KILLED.format(path=PATHS, out=str(tmp_path / "run"), jobs=2)
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        while len(list(tmp_path.glob("parts/*/records.parquet"))) < 6:
+            assert child.poll() is None
+            time.sleep(0.02)
+        workers = workers_of(child.pid)
+        assert len(workers) == 2 and all(map(alive, workers))
+        child.kill()
+        child.wait()
+        deadline = time.monotonic() + 20
+        while any(map(alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(map(alive, workers))
+    finally:
+        child.stdout.close()
+        subprocess.run(["pkill", "-9", "-s", str(child.pid)], check=False)
+
+
 def test_killed_at_any_moment_it_goes_on_to_the_same_records(small, tmp_path):
     """SIGKILL again and again, each time a little later, until one start survives."""
-    from pathlib import Path
-
     out = tmp_path / "run"
-    code = KILLED.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[1])], out=str(out))
+    code = KILLED.format(path=PATHS, out=str(out), jobs=1)
     kills, wait = 0, 0.5
     while True:
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
