@@ -167,7 +167,7 @@ default_job() {
 Everything from nothing on the embedded corpus (synthetic speech, simulated listeners), on $jobs cores:
   set-up               4 min the first time, then none    .venv
   embedded corpus      1 min the first time, then none    $CORPUS
-  main experiment      6 min, resumes where it stopped    $RUN
+  main experiment      7 min, resumes where it stopped    $RUN
   tables, notebooks    2 min, only what changed           the same folder
 TEXT
     only_one

@@ -5,7 +5,8 @@
 # more inner steps than the model was trained with?
 #
 # On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus, **synthetic** speech and
-# listeners.
+# listeners. Fine-tuning moves all weights here; the choice between sets of tensors that it has in the main result
+# and in notebook 05 is not part of these runs.
 
 # %% tags=["parameters"]
 first = "../results/ravdess/logmel"
