@@ -40,6 +40,12 @@ def test_bad_settings_are_one_line(file, text, override, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"x\.toml: not valid TOML: 'utf-8' codec"):
+        config.load(tmp_path / "x.toml")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="no such experiment"):
         config.load(tmp_path / "nope.toml")

@@ -189,6 +189,11 @@ def test_the_full_release_has_exact_sizes_and_a_part_of_it_a_warning(tmp_path, m
     (root / "Session3/dialog/EmoEvaluation" / f"{DIALOG}.txt").write_text(_edit("C-E5:\tFear;\t()\n", ""))
     with pytest.raises(UserError, match=f"{DIALOG}_M000 has 2 observer ratings"):
         load("iemocap", root)
+    alone = "".join(line for line in TEXT.splitlines(True)[:6] if not line.startswith("C-E"))
+    (root / "Session3/dialog/EmoEvaluation" / f"{DIALOG}.txt").write_text(
+        alone + "".join(TEXT.splitlines(True)[6:]))
+    with pytest.raises(UserError, match=f"{DIALOG}_F000 has 0 observer ratings"):
+        load("iemocap", root, listeners="all")
 
 
 @settings(max_examples=60, deadline=None)
