@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -458,3 +459,12 @@ def test_an_openai_compatible_server_gets_the_audios_and_is_scored(server, tmp_p
     folder = tmp_path / "o" / runner.slug("openai-api/local/tiny") / "predictions"
     written = json.loads((folder / "Level_X.json").read_text())
     assert written["0"]["sllm_response"] == "loud 2 0 256"
+
+
+def test_weights_in_a_pickle_are_not_read(voxtral, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(voxtral, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises((OSError, UserError), match="safetensors"):
+        HfAudio(str(folder), device="cpu")

@@ -34,6 +34,7 @@ from perser.seeds import rng
 RATE, LONGEST, SILENCE, NEW_TOKENS = 16_000, 30.0, 0.5, 256
 MARKED = {"granite_speech", "granite_speech_plus"}  # their chat templates take text with a mark for each audio
 ONE_AUDIO = MARKED | {"audioflamingo3"}
+SAFE = {"use_safetensors": True, "trust_remote_code": False}  # nothing that could run code of its own
 AUDIO_AS_BASE64 = {"voxtral", "voxtral_realtime"}
 SPEAKS = {  # by type, the class of the part that answers in text; the parts that would say it aloud are not loaded
     "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
@@ -153,7 +154,7 @@ class HfAudio(Provider):
         self.processor.tokenizer.padding_side = "left"
         # the automatic class does not know all
         loader = getattr(transformers, SPEAKS.get(kind, named[0]), AutoModelForMultimodalLM)
-        self.model = loader.from_pretrained(model_name, revision=revision, dtype=dtype).to(self.device).eval()
+        self.model = loader.from_pretrained(model_name, revision=revision, dtype=dtype, **SAFE).to(self.device).eval()
         self.joins = audios == "joined" or (audios == "auto" and kind in ONE_AUDIO)
         self.as_base64, self.marked = kind in AUDIO_AS_BASE64, kind in MARKED
 
@@ -223,10 +224,10 @@ class Cascade(Provider):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
         self.processor = AutoProcessor.from_pretrained(recogniser)
-        self.asr = AutoModelForSpeechSeq2Seq.from_pretrained(recogniser, dtype=dtype).to(self.device).eval()
+        self.asr = AutoModelForSpeechSeq2Seq.from_pretrained(recogniser, dtype=dtype, **SAFE).to(self.device).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(reader, padding_side="left")
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-        self.llm = AutoModelForCausalLM.from_pretrained(reader, dtype=dtype).to(self.device).eval()
+        self.llm = AutoModelForCausalLM.from_pretrained(reader, dtype=dtype, **SAFE).to(self.device).eval()
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """Transcribe every audio of the batch, then answer every question."""
