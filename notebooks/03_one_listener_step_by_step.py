@@ -18,7 +18,6 @@ seed = 0
 shots = 20
 
 # %%
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -115,9 +114,7 @@ dev = evaluate.draws_by_listener(
     data, chosen.dev, experiment.shots, experiment.dev_draws, experiment.min_queries, seed, "dev draws"
 )
 grid = [scalar_rates(rate, method.inner_steps) for rate in method.rates]
-rates = baselines.choose(
-    ready, partial(evaluate.Learner, everybody), grid, dev, per_shots=False
-)[shots]
+rates = baselines.choose(ready, evaluate.Learner(everybody, {}), grid, dev, per_shots=False)[shots]
 learner, history = metatrain(ready, everybody, rates, method, experiment.shots, dev, seed)
 history = pd.DataFrame(history).set_index("epoch")
 print(

@@ -84,9 +84,26 @@ def prior_shift(logits: Tensor, targets: Tensor, mass: Tensor | float, strength:
     return strength * (found / expected).log()
 
 
-def adapted_logits(head: Head, rates: Tensor, x: Tensor, support: Tensor, query: Tensor, count: int, targets: Tensor,
-                   class_weights: Tensor, second_order: bool) -> Tensor:
-    """Logits (E, Q, C) after the last step: `adapt` and `personal_logits`, many times faster.
+class Formed(NamedTuple):
+    """What the clips of E episodes give with one another, all that descent needs of them: see `form`.
+
+    A (C, H): as the basis holds it; gram (E, K + Q, K) of x with the support's; shared (E, K + Q, C): h . A;
+    basis (E, K + Q, C + K): h . B; inner (E, C + K, C + K): B . B; mass (E, K, 1) and wanted (E, K, C): what the
+    softmax is multiplied with and what is taken from it in the loss' gradient.
+    """
+
+    A: Tensor
+    gram: Tensor
+    shared: Tensor
+    basis: Tensor
+    inner: Tensor
+    mass: Tensor
+    wanted: Tensor
+
+
+def form(head: Head, x: Tensor, support: Tensor, query: Tensor, count: int, targets: Tensor, class_weights: Tensor,
+         second_order: bool) -> Formed:
+    """The inner products of episodes under one head, for any rates.
 
     x: (U, D) layer-mixed clips, the first `count` those of any support; support (E, K), query (E, Q): rows of x;
     targets: (E, K, C). All that touches widths is done once per clip or once per pair of clips (perser.kernels).
@@ -98,10 +115,17 @@ def adapted_logits(head: Head, rates: Tensor, x: Tensor, support: Tensor, query:
     corner = (A @ A.T).expand(len(support), -1, -1)
     inner = torch.cat([torch.cat([corner, basis[:, :shots, :classes].mT], -1), basis[:, :shots]], 1)
     weight = clip_weights(targets, class_weights).unsqueeze(-1) / shots
-    near, inner = (gram[:, :shots], inner) if second_order else (gram[:, :shots].detach(), inner.detach())
-    d, b, change, a = descend(near, inner, head.a, rates, weight * targets.sum(-1, keepdim=True), weight * targets,
-                              second_order)
-    own = torch.cat([(A @ head.A.T).expand(len(support), -1, -1), shared[:, :shots]], 1) + inner @ change.mT
+    return Formed(A, gram, shared, basis, inner if second_order else inner.detach(),
+                  weight * targets.sum(-1, keepdim=True), weight * targets)
+
+
+def adapted_logits(head: Head, rates: Tensor, formed: Formed, second_order: bool) -> Tensor:
+    """Logits (E, Q, C) after the last step: `adapt` and `personal_logits`, many times faster."""
+    A, gram, shared, basis, inner, mass, wanted = formed
+    shots = mass.shape[1]
+    near = gram[:, :shots] if second_order else gram[:, :shots].detach()
+    d, b, change, a = descend(near, inner, head.a, rates, mass, wanted, second_order)
+    own = torch.cat([(A @ head.A.T).expand(len(gram), -1, -1), shared[:, :shots]], 1) + inner @ change.mT
     return shared[:, shots:] + basis[:, shots:] @ change.mT + b @ own + a - gram[:, shots:] @ (d @ own)
 
 

@@ -46,7 +46,7 @@ def read(path: str | os.PathLike, seconds: float = SECONDS) -> np.ndarray:
 def digest(path: str | os.PathLike) -> str:
     """Hex digest of a file's bytes: the name under which a clip's features are kept."""
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except FileNotFoundError:
         raise _missing(path) from None

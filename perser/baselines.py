@@ -4,7 +4,7 @@ Every baseline is a learner: what it has learnt, its settings per number of shot
 are chosen from a grid on the dev listeners, each number of shots for itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +17,11 @@ from perser import seeds
 from perser.adapt import adapt_explicit, prior_shift, scalar_rates
 from perser.config import AllData, Base, ListenerEmbedding, NearestListener
 from perser.episodes import Episodes, aggregate, by_listener, placed
-from perser.evaluate import answer, dev_score
+from perser.evaluate import answers, apart, count, together
 from perser.head import Head
 from perser.losses import cross_entropy
 from perser.material import Material
+from perser.scores import macro_f1
 from perser.splits import folds
 
 # The dev listeners' draws: (listener, shots) -> episodes.
@@ -77,20 +78,23 @@ def fresh(material: Material, base: Base, seed: int) -> Head:
                       seeds.generator(seed, "scratch", material.split.fold))
 
 
-def choose(material: Material, make: Callable[[dict[int, Any]], NamedTuple], grid: Iterable[Any], dev: Dev,
+@torch.no_grad()
+def choose(material: Material, learner: NamedTuple, grid: Iterable[Any], dev: Dev,
            per_shots: bool = True) -> dict[int, Any]:
     """For each number of shots the setting of the grid with the highest dev macro F1; ties: the first.
 
-    make: a learner from its settings per number of shots. per_shots False asks for one choice that serves every
-    number of shots best on average.
+    per_shots False asks for one choice that serves every number of shots best on average.
     """
-    every, grid = sorted({shots for _, shots in dev}), list(grid)
-    asked = [[k] for k in every] if per_shots else [every]
+    every, grid, scores = sorted({shots for _, shots in dev}), list(grid), {}
+    for shots in every:
+        parts = [episodes for (_, k), episodes in dev.items() if k == shots]
+        scores[shots] = [[macro_f1(*count(found, material.data.labels[query])[:3])
+                          for found, query in apart(logits, parts)]
+                         for logits in answers(learner, material, together(parts), grid)]
     chosen = {}
-    for shots in asked:
-        episodes = {key: batch for key, batch in dev.items() if key[1] in shots}
-        scores = [dev_score(material, make(dict.fromkeys(shots, setting)), episodes)[0] for setting in grid]
-        chosen |= dict.fromkeys(shots, grid[int(np.nanargmax(scores))])
+    for asked in [[shots] for shots in every] if per_shots else [every]:
+        means = [np.nanmean(np.concatenate(found)) for found in zip(*(scores[shots] for shots in asked))]
+        chosen |= dict.fromkeys(asked, grid[int(np.nanargmax(means))])
     return chosen
 
 
@@ -104,13 +108,13 @@ class PriorShift(NamedTuple):
     settings: dict[int, tuple[float, float]]
 
 
-@answer.register
-def _(learner: PriorShift, material: Material, shots: int, episodes: Episodes) -> Tensor:
-    mass, strength = learner.settings[shots]
+@answers.register
+def _(learner: PriorShift, material: Material, episodes: Episodes, settings: list[Any]) -> Iterator[Tensor]:
     clips, near, far, _ = placed(material.data, episodes)
     logits = heads.logits(learner.head, material.data.features[clips])
     targets = material.targets[torch.from_numpy(episodes.support)]
-    return logits[far] + prior_shift(logits[near], targets, mass, strength)
+    for mass, strength in settings:
+        yield logits[far] + prior_shift(logits[near], targets, mass, strength)
 
 
 class Prototypes(NamedTuple):
@@ -136,14 +140,14 @@ def prototypes(material: Material, head: Head, base: Base) -> Prototypes:
     return Prototypes(head, means, spread, {})
 
 
-@answer.register
-def _(learner: Prototypes, material: Material, shots: int, episodes: Episodes) -> Tensor:
-    mass, temperature = learner.settings[shots]
+@answers.register
+def _(learner: Prototypes, material: Material, episodes: Episodes, settings: list[Any]) -> Iterator[Tensor]:
     clips, near, far, _ = placed(material.data, episodes)
     hidden = heads.hidden(learner.head, material.data.features[clips])
     targets = material.targets[torch.from_numpy(episodes.support)]
-    means = (mass * learner.means + targets.mT @ hidden[near]) / (mass + targets.sum(1).unsqueeze(-1))
-    return -torch.cdist(hidden[far], means).square() / (temperature * learner.spread)
+    for mass, temperature in settings:
+        means = (mass * learner.means + targets.mT @ hidden[near]) / (mass + targets.sum(1).unsqueeze(-1))
+        yield -torch.cdist(hidden[far], means).square() / (temperature * learner.spread)
 
 
 class Nearest(NamedTuple):
@@ -181,16 +185,16 @@ def gradient_descent(material: Material, head: Head, ratings: np.ndarray, rate: 
                           material.targets[torch.from_numpy(ratings)], material.class_weights, False)
 
 
-@answer.register
-def _(learner: Nearest, material: Material, shots: int, episodes: Episodes) -> Tensor:
-    rate, neighbours = learner.settings[shots]
+@answers.register
+def _(learner: Nearest, material: Material, episodes: Episodes, settings: list[Any]) -> Iterator[Tensor]:
     clips, near, far, _ = placed(material.data, episodes)
     x = heads.mixed(learner.head, material.data.features[clips])
-    every = torch.einsum("nd,lcd->lnc", x, learner.maps[rate]) + learner.offsets[rate].unsqueeze(1)
     targets = material.targets[torch.from_numpy(episodes.support)]
-    losses = cross_entropy(every[:, near], targets, material.class_weights)
-    nearest = losses.topk(min(neighbours, len(losses)), 0, largest=False).indices.T
-    return torch.stack([every[chosen][:, at].mean(0) for chosen, at in zip(nearest, far)])
+    for rate, neighbours in settings:
+        every = torch.einsum("nd,lcd->lnc", x, learner.maps[rate]) + learner.offsets[rate].unsqueeze(1)
+        losses = cross_entropy(every[:, near], targets, material.class_weights)
+        nearest = losses.topk(min(neighbours, len(losses)), 0, largest=False).indices.T
+        yield torch.stack([every[chosen][:, at].mean(0) for chosen, at in zip(nearest, far)])
 
 
 class Embedding(NamedTuple):
@@ -246,9 +250,8 @@ def listener_embedding(material: Material, head: Head, method: ListenerEmbedding
     return Embedding(Head(*kept[:5]), *kept[5:], {})
 
 
-@answer.register
-def _(learner: Embedding, material: Material, shots: int, episodes: Episodes) -> Tensor:
-    rate, steps = learner.settings[shots]
+@answers.register
+def _(learner: Embedding, material: Material, episodes: Episodes, settings: list[Any]) -> Iterator[Tensor]:
     clips, near, far, _ = placed(material.data, episodes)
     hidden = heads.hidden(learner.head, material.data.features[clips])
     targets = material.targets[torch.from_numpy(episodes.support)]
@@ -256,24 +259,30 @@ def _(learner: Embedding, material: Material, shots: int, episodes: Episodes) ->
     def loss(embedding: Tensor, clips: Tensor, wanted: Tensor) -> Tensor:
         return cross_entropy(learner.logits(clips, embedding), wanted, material.class_weights)
 
-    embedding = learner.start.expand(len(near), -1)
-    for _ in range(steps):
-        embedding = embedding - rate * vmap(grad(loss))(embedding, hidden[near], targets)
-    return learner.logits(hidden[far], embedding)
+    for rate, steps in settings:
+        embedding = learner.start.expand(len(near), -1)
+        for _ in range(steps):
+            embedding = embedding - rate * vmap(grad(loss))(embedding, hidden[near], targets)
+        yield learner.logits(hidden[far], embedding)
 
 
 class Upper(NamedTuple):
     """The answer to every rating by a model fine-tuned on all the other ratings of its listener, in parts.
 
-    table (R, C): logits; nan for listeners that were not asked.
+    tables (N, R, C): logits, for each rate that it was tuned at, nan for listeners that were not asked; settings:
+    which rate, for no shots.
     """
 
-    table: Tensor
+    tables: Tensor
+    settings: dict[int, int]
 
 
 def all_data(material: Material, head: Head, method: AllData, rate: float, listeners: Iterable[int],
-             barred: np.ndarray, seed: int) -> Upper:
-    """Cut each listener's ratings, without those `barred`, into parts; answer each by SSL-E tuned on the others."""
+             barred: np.ndarray, seed: int) -> Tensor:
+    """Cut each listener's ratings, without those `barred`, into parts; answer each by SSL-E tuned on the others.
+
+    Returns the logits (R, C), nan where nobody was asked.
+    """
     data = material.data
     table = torch.full((len(data.clip), len(data.classes)), torch.nan)
     for listener in listeners:
@@ -287,7 +296,7 @@ def all_data(material: Material, head: Head, method: AllData, rate: float, liste
             x = heads.mixed(head, data.features[data.clip[part]])
             _, P, b, A, a = own
             table[torch.from_numpy(part)] = (x @ P.T + b) @ A.T + a
-    return Upper(table)
+    return table
 
 
 def upper_bound(material: Material, head: Head, method: AllData, dev: Dev, seed: int) -> Upper:
@@ -295,13 +304,14 @@ def upper_bound(material: Material, head: Head, method: AllData, dev: Dev, seed:
     split = material.split
     at = material.data.session[material.data.clip]
     barred = np.flatnonzero(at == folds(material.data.session)[split.fold - 1].test)
-    tables = {rate: all_data(material, head, method, rate, sorted({listener for listener, _ in dev}), barred, seed)
-              for rate in method.rates}
-    rate = choose(material, lambda found: tables[next(iter(found.values()))], method.rates, dev, per_shots=False)
+    asked = sorted({listener for listener, _ in dev})
+    tuned = torch.stack([all_data(material, head, method, rate, asked, barred, seed) for rate in method.rates])
+    best = next(iter(choose(material, Upper(tuned, {}), range(len(method.rates)), dev, per_shots=False).values()))
     test = [material.data.listeners.index(name) for name in split.test_listeners]
-    return all_data(material, head, method, next(iter(rate.values())), test, barred[:0], seed)
+    return Upper(all_data(material, head, method, method.rates[best], test, barred[:0], seed).unsqueeze(0), {0: 0})
 
 
-@answer.register
-def _(learner: Upper, material: Material, shots: int, episodes: Episodes) -> Tensor:
-    return learner.table[torch.from_numpy(episodes.query)]
+@answers.register
+def _(learner: Upper, material: Material, episodes: Episodes, settings: list[Any]) -> Iterator[Tensor]:
+    for rate in settings:
+        yield learner.tables[rate, torch.from_numpy(episodes.query)]

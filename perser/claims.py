@@ -23,8 +23,9 @@ def claims(results: Path, seed: int = 0) -> list[dict]:
     Each has claim (a sentence), value, low, high (mean paired difference over listeners and seeds and its
     95 % interval), unit, listeners, bar (the least value that the sentence asks for), p_holm (random signs,
     Holm-corrected within the run), verdict, synthetic (what of the data is made up) and records (the run's
-    directory). Raises UserError without a run. The verdict: "holds" when the interval is above zero, the value not below the bar and
-    p_holm at most 5 %; "uncorrected" when only the last is missing, as always with six listeners; else "fails".
+    directory). Raises UserError without a run. The verdict: "holds" when the interval is above zero, the value not
+    below the bar and p_holm at most 5 %; "uncorrected" when only the last is missing, as always with six listeners;
+    else "fails".
     """
     runs = sorted(path.parent for path in Path(results).glob("*/*/*/records.parquet"))
     if not runs:

@@ -1,7 +1,8 @@
 """From a learner and a listener's draws to counts: adapt on the support, predict the query, compare."""
 
+from collections.abc import Iterator
 from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from perser import head as heads
-from perser.adapt import adapt, adapt_explicit, adapted_logits, personal_logits, prior_shift
+from perser.adapt import adapt, adapt_explicit, adapted_logits, form, personal_logits, prior_shift
 from perser.episodes import Data, Episodes, by_listener, evaluation_episodes, placed
 from perser.head import Head
 from perser.losses import cross_entropy, soft_f1
@@ -45,49 +46,71 @@ def query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: Head,
                  keep: Tensor | None = None, every: bool = False) -> Tensor:
     """Logits (E, Q, C) of the query after adapting to the support; differentiable in head and rates.
 
-    Every clip is mixed and projected once, however many episodes share it. prior: as in Learner; keep (D,): factors on
-    the features; every: logits before the first inner step and after each one, (steps + 1, E, Q, C).
+    prior: as in Learner; keep (D,): factors on the features; every: logits before the first inner step and after each
+    one, (steps + 1, E, Q, C).
+    """
+    return next(each_query_logits(data, targets, class_weights, head, [rates], episodes, second_order, prior, keep,
+                                  every))
+
+
+def each_query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: Head, settings: list[Tensor | Head],
+                      episodes: Episodes, second_order: bool = False, prior: Tensor | None = None,
+                      keep: Tensor | None = None, every: bool = False) -> Iterator[Tensor]:
+    """`query_logits` with each of some rates.
+
+    Every clip is mixed and projected once, however many episodes and settings share it.
     """
     targets = targets[torch.from_numpy(episodes.support)]
-    if isinstance(rates, Head) or rates[:, 0].any():
+    if any(isinstance(rates, Head) or rates[:, 0].any() for rates in settings):
         assert keep is None and prior is None and not every, "only the exact engine knows of these"
         support, query = (torch.from_numpy(data.clip[part]) for part in episodes)
-        rates = rates if isinstance(rates, Head) else Head(*rates.unbind(1))
-        personal = adapt_explicit(head, rates, data.features[support], targets, class_weights, second_order)
-        return vmap(heads.logits)(personal, data.features[query])
+        for rates in settings:
+            rates = rates if isinstance(rates, Head) else Head(*rates.unbind(1))
+            personal = adapt_explicit(head, rates, data.features[support], targets, class_weights, second_order)
+            yield vmap(heads.logits)(personal, data.features[query])
+        return
     clips, near, far, count = placed(data, episodes, head.P.device)
     x = heads.mixed(head, data.features, clips)
     x = x if keep is None else x * keep
     if prior is None and not every:
-        return adapted_logits(head, rates, x, near, far, count, targets, class_weights, second_order)
+        formed = form(head, x, near, far, count, targets, class_weights, second_order)
+        for rates in settings:
+            yield adapted_logits(head, rates, formed, second_order)
+        return
     hidden = x @ head.P.T + head.b
     shift = None
     if prior is not None:
         start = hidden[near] @ head.A.T + head.a
         shift = prior_shift(start, targets, prior[0].exp(), prior[1])
         shift = shift if second_order else shift.detach()
-    states = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order, shift)
-    found = [personal_logits(head, state, x[near], x[far], hidden[far], second_order)
-             for state in (states if every else states[-1:])]
-    return torch.stack(found) if every else found[0]
+    for rates in settings:
+        states = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order, shift)
+        found = [personal_logits(head, state, x[near], x[far], hidden[far], second_order)
+                 for state in (states if every else states[-1:])]
+        yield torch.stack(found) if every else found[0]
 
 
 @singledispatch
-def answer(learner: NamedTuple, material: Material, shots: int, episodes: Episodes) -> Tensor:
-    """Logits (E, Q, C) of the query by a learner that has seen the support."""
+def answers(learner: NamedTuple, material: Material, episodes: Episodes, settings: list[Any]) -> Iterator[Tensor]:
+    """Logits (E, Q, C) of the query by a learner that has seen the support, with each of some settings."""
     raise TypeError(f"no way to ask a {type(learner).__name__}")
 
 
-@answer.register
-def _(learner: Learner, material: Material, shots: int, episodes: Episodes) -> Tensor:
-    return query_logits(material.data, material.targets, material.class_weights, learner.head, learner.settings[shots],
-                        episodes, prior=learner.prior)
+@answers.register
+def _(learner: Learner, material: Material, episodes: Episodes, settings: list[Any]) -> Iterator[Tensor]:
+    return each_query_logits(material.data, material.targets, material.class_weights, learner.head, settings, episodes,
+                             prior=learner.prior)
 
 
-def count(predicted: Tensor, logits: Tensor, labels: Tensor) -> Counts:
-    """Counts over every query of every draw: predicted, labels (..., C) bool."""
-    predicted, labels = predicted.flatten(0, -2), labels.flatten(0, -2)
-    top = labels.gather(1, logits.flatten(0, -2).argmax(-1, keepdim=True))
+def answer(learner: NamedTuple, material: Material, shots: int, episodes: Episodes) -> Tensor:
+    """Logits (E, Q, C) of the query by a learner that has seen the support, with its settings for so many shots."""
+    return next(answers(learner, material, episodes, [learner.settings[shots]]))
+
+
+def count(logits: Tensor, labels: Tensor) -> Counts:
+    """Counts over every query of every draw: logits, labels (..., C)."""
+    logits, labels = logits.flatten(0, -2), labels.flatten(0, -2)
+    predicted, top = heads.predict(logits), labels.gather(1, logits.argmax(-1, keepdim=True))
     return Counts(tp=(predicted & labels).sum(0).numpy(), fp=(predicted & ~labels).sum(0).numpy(),
                   fn=(~predicted & labels).sum(0).numpy(), queries=len(labels), top=int(top.sum()))
 
@@ -98,24 +121,25 @@ def query_loss(material: Material, logits: Tensor, query: Tensor, f1: float = 0.
     return (1 - f1) * entropy + f1 * (1 - soft_f1(logits, material.data.labels[query])) if f1 else entropy
 
 
+def together(parts: list[Episodes]) -> Episodes:
+    """Parts as one batch; queries of different lengths are filled up with their last rating."""
+    most = max(part.query.shape[1] for part in parts)
+    filled = [np.pad(part.query, ((0, 0), (0, most - part.query.shape[1])), mode="edge") for part in parts]
+    return Episodes(np.concatenate([part.support for part in parts]), np.concatenate(filled))
+
+
+def apart(logits: Tensor, parts: list[Episodes]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits of `together` cut into its parts again: each part's own and the ratings (E, Q) that they are for."""
+    for part, found in zip(parts, logits.split([len(part.query) for part in parts])):
+        yield found[:, :part.query.shape[1]], torch.from_numpy(part.query)
+
+
 @torch.no_grad()
 def evaluate(material: Material, learner: NamedTuple, shots: int, parts: list[Episodes],
              f1: float = 0.0) -> list[tuple[Counts, float]]:
-    """Counts and `query_loss` of a learner for each part, such as one listener's draws, all in one batch.
-
-    Queries of different lengths are filled up with their last rating, which is then not counted.
-    """
-    most = max(part.query.shape[1] for part in parts)
-    filled = [np.pad(part.query, ((0, 0), (0, most - part.query.shape[1])), mode="edge") for part in parts]
-    episodes = Episodes(np.concatenate([part.support for part in parts]), np.concatenate(filled))
-    logits = answer(learner, material, shots, episodes)
-    scored = []
-    for part, found in zip(parts, logits.split([len(part.query) for part in parts])):
-        query = torch.from_numpy(part.query)
-        found = found[:, :query.shape[1]]
-        scored.append((count(heads.predict(found), found, material.data.labels[query]),
-                       float(query_loss(material, found, query, f1))))
-    return scored
+    """Counts and `query_loss` of a learner for each part, such as one listener's draws, all in one batch."""
+    return [(count(found, material.data.labels[query]), float(query_loss(material, found, query, f1)))
+            for found, query in apart(answer(learner, material, shots, together(parts)), parts)]
 
 
 def draws_by_listener(data: Data, pool: np.ndarray, shots: tuple[int, ...], draws: int, min_queries: int, seed: int,

@@ -79,7 +79,7 @@ def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, 
     shots = tuple(sorted({k for _, k in dev}))
 
     def chosen(made: NamedTuple, grid: Iterable[Any]) -> NamedTuple:
-        return made._replace(settings=choose(material, lambda found: made._replace(settings=found), grid, dev))
+        return made._replace(settings=choose(material, made, grid, dev))
 
     match method:
         case Aggregated():
@@ -101,7 +101,7 @@ def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, 
             return upper_bound(material, head, method, dev, seed)
         case Maml():
             grid = [scalar_rates(rate, method.inner_steps, method.adapts) for rate in method.rates]
-            rates = choose(material, lambda found: Learner(head, found), grid, dev, per_shots=False)[shots[0]]
+            rates = choose(material, Learner(head, {}), grid, dev, per_shots=False)[shots[0]]
             return metatrain(material, head, rates, method, shots, dev, seed, others() if method.crossfit else {})[0]
 
 
@@ -115,7 +115,7 @@ def rows(material: Material, learner: NamedTuple, plan: "Plan", seed: int) -> li
         draws = draws_by_listener(material.data, getattr(material.split, setting), plan.shots[setting],
                                   experiment.draws, experiment.min_queries, seed, "test draws")
         listeners = sorted({listener for listener, _ in draws})
-        fixed = isinstance(learner, Upper) or 0 in learner.settings
+        fixed = 0 in learner.settings
         for shots in (plan.shots[setting][:1] if fixed else plan.shots[setting]) if listeners else ():
             for steps, tested in variants(learner, shots, experiment.steps):
                 scored = evaluate(material, tested, shots, [draws[listener, shots] for listener in listeners])
@@ -128,8 +128,6 @@ def rows(material: Material, learner: NamedTuple, plan: "Plan", seed: int) -> li
 
 def variants(learner: NamedTuple, shots: int, wanted: tuple[int, ...] | None) -> list[tuple[int, NamedTuple]]:
     """(inner steps, learner) to test: as learnt for the nearest number of shots, or after each wanted step."""
-    if isinstance(learner, Upper):
-        return [(0, learner)]
     settings = learner.settings[min(learner.settings, key=lambda k: abs(k - shots))]
     if not isinstance(learner, Learner) or 0 in learner.settings or isinstance(settings, Head):
         steps = len(settings.mix) if isinstance(settings, Head) else 0

@@ -50,7 +50,7 @@ def measured(material: Material, trail: list[Head], episodes: Episodes, draw: in
     for step, head in enumerate(trail):
         logits = query_logits(material, head, episodes, draw)
         near = heads.logits(head, data.features[data.clip[support]])
-        found = count(heads.predict(logits), logits, data.labels[query])
+        found = count(logits, data.labels[query])
         moved = {
             name: query_logits(material, trail[0]._replace(**{name: getattr(head, name)}), episodes, draw)
             - start

@@ -176,7 +176,7 @@ def _transformer(folder: Path, name: str, identity: str | None, device: str | No
     # Whatever the folder is called, what it holds must not pass for the trained model.
     name = f"{name}-random" if random and "random" not in name else name
     model = _Transformer(folder, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    return Upstream(name, identity or _content(weights + [folder / "config.json"]),
+    return Upstream(name, identity or _content([*weights, folder / "config.json"]),
                     config["num_hidden_layers"] + 1, config["hidden_size"], False, levels, model.embed, random)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 
 from perser import kernels, seeds
-from perser.adapt import adapt, adapt_explicit, adapted_logits, personal_head, personal_logits, scalar_rates
+from perser.adapt import adapt, adapt_explicit, adapted_logits, form, personal_head, personal_logits, scalar_rates
 from perser.head import TENSORS, Head, init, logits, mixed, trainable
 from perser.losses import cross_entropy
 
@@ -50,7 +50,8 @@ def shared_loss(head, rates, features, targets, class_weights, second_order):
     clips = torch.cat([part.flatten(0, 1) for part in features])
     support, query = torch.arange(E * K).view(E, K), E * K + torch.arange(E * Q).view(E, Q)
     x = mixed(head, clips, torch.arange(len(clips)))
-    found = adapted_logits(head, rates, x, support, query, E * K, targets[0], class_weights, second_order)
+    found = adapted_logits(head, rates, form(head, x, support, query, E * K, targets[0], class_weights, second_order),
+                           second_order)
     return cross_entropy(found, targets[1], class_weights).mean()
 
 
@@ -191,7 +192,8 @@ def test_clips_that_episodes_share_get_the_gradients_of_all(second_order, monkey
 
     def shared(head, rates, *rest):
         x = mixed(head, clips, torch.arange(7))
-        found = adapted_logits(head, rates, x, support, query, 7, targets[0], class_weights, second_order)
+        found = adapted_logits(head, rates, form(head, x, support, query, 7, targets[0], class_weights, second_order),
+                               second_order)
         return cross_entropy(found, targets[1], class_weights).mean()
 
     together = (clips[support], clips[query]), targets, class_weights, second_order

@@ -190,8 +190,8 @@ def test_a_model_on_an_upstream_in_a_folder_is_personalised_with_its_own_levels(
                   "--out", out, "--jobs", 1, *settings)[0] == 0
     files = wavs(root, 5)[:8]
     ratings = tmp_path / "mine.csv"
-    ratings.write_text("file,label\n" + "\n".join(f"{wav.name},sad" for wav in files[:5] if not (tmp_path / wav.name)
-                                                  .write_bytes(wav.read_bytes()) is None))
+    ratings.write_text("file,label\n" + "\n".join(f"{wav.name},sad" for wav in files[:5] if (tmp_path / wav.name)
+                                                  .write_bytes(wav.read_bytes()) is not None))
     words = ["adapt", "--model", out / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings", ratings, "--audio",
              tmp_path, "--out", tmp_path / "mine.safetensors"]
     code, _, err = perser(*words)

@@ -15,7 +15,7 @@ from perser.adapt import prior_shift, scalar_rates
 from perser.baselines import cross_fitted, fresh, train_base
 from perser.config import AllData, Base, ListenerEmbedding, Maml, NearestListener
 from perser.episodes import Episodes, train_episodes, training_pools
-from perser.evaluate import Learner, answer, draws_by_listener, query_logits
+from perser.evaluate import Learner, answer, answers, draws_by_listener, query_logits
 from perser.head import Head, logits
 from perser.losses import cross_entropy, soft_f1
 from perser.material import material
@@ -150,18 +150,38 @@ def test_the_upper_bound_answers_each_rating_without_having_seen_it(here, start,
     method = AllData(parts=3, rates=(0.1,), steps=2)
     listener = here.data.listeners.index(here.split.test_listeners[0])
     mine = np.flatnonzero(here.data.listener == listener)
-    table = baselines.all_data(here, start, method, 0.1, [listener], mine[:0], 0).table
+    table = baselines.all_data(here, start, method, 0.1, [listener], mine[:0], 0)
     assert not table[mine].isnan().any() and table[here.data.listener != listener].isnan().all()
     targets = here.targets.clone()
     targets[mine[0]] = targets[mine[0]].flip(0)
-    other = baselines.all_data(here._replace(targets=targets), start, method, 0.1, [listener], mine[:0], 0).table
+    other = baselines.all_data(here._replace(targets=targets), start, method, 0.1, [listener], mine[:0], 0)
     same = (table[mine] == other[mine]).all(1)
     order = rng(0, "all data", here.split.test_listeners[0]).permutation(mine)
     own = next(order[i::3] for i in range(3) if mine[0] in order[i::3])
     assert same[np.isin(mine, own)].all() and not same[~np.isin(mine, own)].any()
     found = baselines.upper_bound(here, start, method, dev, 0)
     asked = Episodes(mine[None, :5], mine[None, 5:9])
-    torch.testing.assert_close(answer(found, here, 5, asked)[0], table[mine[5:9]])
+    torch.testing.assert_close(answer(found, here, 0, asked)[0], table[mine[5:9]])
+
+
+def test_settings_asked_together_answer_as_alone(here, start, episodes):
+    """No setting of a grid changes what the next one says, whatever they share."""
+    means = baselines.prototypes(here, start, BASE)
+    known = baselines.nearest_listener(here, start, NearestListener(rates=(0.1, 0.5), ratings=6, steps=1), 0)
+    embedding = baselines.listener_embedding(here, start, ListenerEmbedding(epochs=1), BASE, 0)
+    some = [scalar_rates(rate, steps, names) for rate, steps, names
+            in ((0.5, 3, ("A", "a")), (0.2, 1, ("P", "b", "A", "a")), (0.5, 3, ("a",)))]
+    layers = [*some, scalar_rates(0.2, 2, ("mix", "a"))]
+    for learner, grid in [(Learner(start, {}), some), (Learner(start, {}), layers),
+                          (Learner(start, {}, torch.tensor([1.0, 0.5])), some),
+                          (baselines.PriorShift(start, {}), [(1.0, 0.5), (3.0, 1.0), (1.0, 1.0)]),
+                          (means, [(1.0, 0.5), (3.0, 1.0), (1.0, 1.0)]), (known, [(0, 2), (1, 1), (1, 2)]),
+                          (embedding, [(0.5, 2), (0.1, 1), (0.5, 1)])]:
+        together = list(answers(learner, here, episodes, grid))
+        assert len({found.numpy().tobytes() for found in together}) == len(grid)
+        for setting, found in zip(grid, together, strict=True):
+            alone = answer(learner._replace(settings={5: setting}), here, 5, episodes)
+            torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_from_scratch_starts_from_what_the_seed_alone_decides(here):

@@ -441,7 +441,7 @@ def test_rates_are_chosen_by_the_dev_listeners():
     dev = draws_by_listener(here.data, here.split.dev, (3, 5), 2, 5, 0, "dev draws")
     grid = [scalar_rates(1e4, 3), scalar_rates(0.001, 3)]
     for per_shots in (True, False):
-        chosen = choose(here, lambda rates: Learner(start, rates), grid, dev, per_shots)
+        chosen = choose(here, Learner(start, {}), grid, dev, per_shots)
         assert set(chosen) == {3, 5} and all(torch.equal(rates, grid[1]) for rates in chosen.values())
 
 

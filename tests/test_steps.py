@@ -6,9 +6,9 @@ import torch
 
 from perser import evaluate, head, seeds, steps
 from perser.adapt import scalar_rates
-from perser.material import Material
 from perser.episodes import Data, Episodes, rating_targets
 from perser.losses import cross_entropy
+from perser.material import Material
 
 
 @pytest.fixture

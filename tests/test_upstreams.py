@@ -115,7 +115,7 @@ def test_group_norm_models_do_need_equal_lengths(folders):
 @given(lengths=st.lists(st.integers(1, 40), max_size=20), budget=st.integers(1, 100))
 def test_batches_cover_every_clip_once_within_the_budget(grouped, lengths, budget):
     batches = list(upstreams._batches(lengths, grouped, budget))
-    assert sorted(sum(batches, [])) == list(range(len(lengths)))
+    assert sorted(clip for batch in batches for clip in batch) == list(range(len(lengths)))
     for batch in batches:
         sizes = [lengths[index] for index in batch]
         assert len(batch) == 1 or max(sizes) * len(batch) <= budget
@@ -280,7 +280,7 @@ def test_hub_models_are_pinned_and_their_identity_is_the_resolved_commit(offline
 
 def test_egemaps_without_opensmile_says_how_and_on_what_terms_to_get_it(monkeypatch):
     monkeypatch.setattr(upstreams, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="research only.*pip install opensmile==2.6.0"):
+    with pytest.raises(UserError, match=r"research only.*pip install opensmile==2\.6\.0"):
         upstreams.load("egemaps")
 
 

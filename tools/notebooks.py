@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -105,9 +106,10 @@ def run_one(source: Path, out: Path, values: dict[str, str]) -> bool:
     nbformat.write(built(source), bare)
     inside = {name: from_folder(value) for name, value in values.items()}
     try:
+        # The kernel is told its folder: papermill's `cwd` would change that of every page at work.
         papermill.execute_notebook(
-            str(bare), str(done), inside, cwd=str(FOLDER), start_timeout=START,
-            progress_bar=sys.stderr.isatty()
+            str(bare), str(done), inside, start_timeout=START, progress_bar=sys.stderr.isatty(),
+            resources={"metadata": {"path": str(FOLDER)}},
         )
     finally:
         bare.unlink()
@@ -117,7 +119,10 @@ def run_one(source: Path, out: Path, values: dict[str, str]) -> bool:
 
 
 def execute(names: list[str], out: Path, values: dict[str, str]) -> None:
-    """Execute notebooks, each with the parameters that it declares; one that none declares is an error."""
+    """Execute notebooks, one per core at a time, each with the parameters that it declares.
+
+    Raises UsageError for a parameter that none declares.
+    """
     chosen = sources(names)
     known = {source: declared(source) for source in chosen}
     if unknown := sorted(set(values) - set().union(*known.values())):
@@ -126,9 +131,13 @@ def execute(names: list[str], out: Path, values: dict[str, str]) -> None:
             f"there are: {', '.join(sorted(set().union(*known.values()))) or 'none'}"
         )
     out.mkdir(parents=True, exist_ok=True)
-    for source in chosen:
-        made = run_one(source, out, {name: values[name] for name in values if name in known[source]})
-        print(f"{source.stem}: {'executed' if made else 'unchanged'}", flush=True)
+
+    def one(source: Path) -> bool:
+        return run_one(source, out, {name: values[name] for name in values if name in known[source]})
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pages:
+        for source, made in zip(chosen, pages.map(one, chosen)):
+            print(f"{source.stem}: {'executed' if made else 'unchanged'}", flush=True)
 
 
 def update(names: list[str]) -> None:
