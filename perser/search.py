@@ -5,6 +5,7 @@ import json
 import logging
 import tomllib
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Space(Strict):
 class Wanted(Strict):
     """One method's search: the number of trials and the space of every setting that is looked for."""
 
-    trials: int = Field(ge=1, description="the first is the settings of the experiment itself")
+    trials: int = Field(ge=1, description="the first is the settings of the experiment itself; lists alone are searched "
+                                          "whole, with at most so many")
     space: dict[str, Space] = Field(min_length=1)
 
 
@@ -89,13 +91,17 @@ def trials(plans: dict[str, Plan], name: str, method: Method, wanted: Wanted, se
            told: Callable[[dict], None] = lambda row: None) -> pd.DataFrame:
     """Every trial of one method: its settings and points, by corpus and setting and on average.
 
-    Optuna's tree-structured Parzen estimator proposes. The same seed proposes the same, and what is computed is kept
-    beside the plans' directories: a killed search goes on.
+    Optuna's tree-structured Parzen estimator proposes, or where every space is a list each combination is tried once.
+    The same seed proposes the same, and what is computed is kept beside the plans' directories: a killed search goes on.
     """
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6))
-    first = json.loads(method.model_dump_json())
+    first, number = json.loads(method.model_dump_json()), wanted.trials
     study.enqueue_trial({key: first[key] for key in wanted.space})
+    if all(space.choices for space in wanted.space.values()):
+        for each in product(*(space.choices for space in wanted.space.values())):
+            study.enqueue_trial(dict(zip(wanted.space, each)), skip_if_exists=True)
+        number = min(number, len(study.trials))
     found = []
 
     def objective(trial: optuna.Trial) -> float:
@@ -107,7 +113,7 @@ def trials(plans: dict[str, Plan], name: str, method: Method, wanted: Wanted, se
         told(found[-1])
         return found[-1]["points"]
 
-    study.optimize(objective, n_trials=wanted.trials)
+    study.optimize(objective, n_trials=number)
     return pd.DataFrame(found)
 
 

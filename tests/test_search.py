@@ -54,6 +54,18 @@ def test_the_same_seed_repeats_without_computing_anything(found, monkeypatch):
     pd.testing.assert_frame_equal(search.trials(plans, "meta-perser", METHOD, WANTED, 0, 1), frame)
 
 
+def test_lists_alone_are_searched_whole_and_each_combination_once(tmp_path, monkeypatch):
+    """Points that the combination decides; the experiment's own settings come first, although they are worst."""
+    monkeypatch.setattr(search, "score", lambda plan, method, jobs: {"seen": method.inner_steps + method.episodes})
+    space = {"inner_steps": {"choices": [5, 2, 3]}, "episodes": {"choices": [METHOD.episodes, 40]}}
+    wanted = search.Wanted.model_validate({"trials": 50, "space": space})
+    found = search.trials({"one": None}, "meta-perser", METHOD, wanted, 0, 1)
+    assert len(found) == 6 == found["settings"].nunique() and found["points"].max() == 45
+    assert json.loads(found["settings"][0]) == {"inner_steps": 5, "episodes": METHOD.episodes}
+    few = search.trials({"one": None}, "meta-perser", METHOD, wanted.model_copy(update={"trials": 2}), 0, 1)
+    pd.testing.assert_frame_equal(few, found[:2])
+
+
 def test_the_outcome_is_the_best_trial_beside_the_first():
     frame = pd.DataFrame({"method": ["a", "a", "a", "b"], "trial": [0, 1, 2, 0], "points": [1.0, 3.0, 3.0, 2.0],
                           "settings": list("wxyz")})
