@@ -16,7 +16,7 @@ from pathlib import Path
 
 from IPython.display import Image, Markdown, display
 
-from perser import captions, claims, figures, intervals, records, tables
+from perser import captions, claims, figures, intervals, records, study, tables
 from perser.scores import SETTINGS, per_listener, per_seed
 
 frame, manifest = records.read(Path(results)), records.manifest(Path(results))
@@ -61,21 +61,24 @@ pdf, png = figures.save(figures.gains(frame), Path("../out/notebooks/figures/gai
 display(Image(png, width=560))
 
 # %% [markdown]
+# ## Paired tests
+#
+# The same episodes for every method, so that each difference is paired by listener and seed. Fine-tuning is held
+# against doing nothing, meta-learning against the best that does without it.
+
+# %%
+about = tables.comparisons_caption(frame, manifest, tables.LADDER)
+display(Markdown(tables.markdown(tables.comparisons_table(study.ladder(per_seed(frame))), about)))
+
+# %% [markdown]
 # ## Accuracy of the first guess
 #
 # Macro F1 counts rare classes as much as common ones and rewards ticking the right number of classes. The
-# share of clips whose most probable class the listener had ticked says it in plainer terms. With 95 % intervals
-# over listeners and seeds.
+# share of clips whose most probable class the listener had ticked says it in plainer terms.
 
 # %%
-seeded = per_seed(frame)
-for (method, shots), _ in seeded.groupby(["method", "shots"], sort=False):
-    for setting in SETTINGS:
-        values = 100 * intervals.select(seeded, method, setting, shots, score="accuracy")
-        gain = 100 * intervals.paired(seeded, method, captions.BASELINE, setting, shots, score="accuracy")
-        level, more = intervals.interval(values, 0), intervals.interval(gain, 0)
-        beside = "" if method == captions.BASELINE else f", over SSL-E {tables.text(*more[:3], '+')}"
-        print(f"{captions.title(method):12} K {shots or '-':>2} {setting:6} {tables.text(*level[:3])}{beside}")
+about = tables.main_caption(frame, manifest, score="accuracy")
+display(Markdown(tables.markdown(tables.main_table(frame, score="accuracy"), about)))
 
 # %% [markdown]
 # ## What may be claimed

@@ -2,8 +2,9 @@
 # # The same methods on other upstreams
 #
 # What a personal model can learn is bounded by what its upstream hears. This page runs SSL-E, fine-tuning and
-# Meta-PerSER with the settings of the main experiment on several upstreams and asks two things: how much the
-# upstream changes the result, and which of its layers are read.
+# Meta-PerSER on several upstreams and asks two things: how much the upstream changes the result, and which of its
+# layers are read. Fine-tuning moves all weights here, and Meta-PerSER's settings are those that the longer search
+# (notebook 05) began with, not yet those of the main experiment.
 #
 # **No trained speech model is part of this page.** Beside `logmel` it shows models of the three families with
 # *random weights*: they have the form of wav2vec 2.0, HuBERT and WavLM, made small, and have learnt nothing

@@ -1,6 +1,7 @@
 """From a finished run's records to its tables and figures."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -60,38 +61,41 @@ def compare(runs: Iterable[Path], out: Path) -> list[Path]:
 def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
     """The tables of a run by name, each with its caption; the first is the one to print.
 
-    methods: rows in groups, and each meta-learning method against the best other one. ablation: rows with
-    check marks, and the parts' main effects. steps: one row per inner step. recipe: rows, each against the
-    last of ours, and what was changed in the published recipe against that. Any other
-    experiment: the main table under the experiment's name.
+    One of macro F1 under the experiment's name, one of accuracy, and paired tests. methods: rows in groups, and each
+    meta-learning method against the best other one. ablation: rows with check marks, and the parts' main effects.
+    steps: one row per inner step, and each against the number trained with. recipe: each row against the last of
+    ours, and what was changed in the published recipe against that. Any other experiment: at every number of shots
+    methods without meta-learning against SSL-E, those with it against the best of these.
     """
     experiment = captions.labels(frame)["experiment"]
+    table, caption = {
+        "steps": (partial(tables.steps_table, manifest=manifest), tables.steps_caption),
+        "ablation": (tables.ablation_table, tables.ablation_caption),
+        "methods": (tables.methods_table, tables.methods_caption),
+    }.get(experiment, (tables.main_table, tables.main_caption))
+    found = {name: (table(frame, score=score), caption(frame, manifest, score=score))
+             for name, score in ((experiment, "f1"), (f"{experiment}-accuracy", "accuracy"))}
+    for name, (tested, about) in _tests(experiment, frame, manifest).items():
+        if len(tested.cells):
+            found[name] = (tested, tables.comparisons_caption(frame, manifest, about))
+    return found
+
+
+def _tests(experiment: str, frame: pd.DataFrame, manifest: dict) -> dict[str, tuple[Table, str]]:
+    """The paired tests of an experiment by name, and what each row is held against."""
     if experiment == "steps":
-        return {"steps": (tables.steps_table(frame, manifest), tables.steps_caption(frame, manifest))}
+        return {"comparisons": (tables.trained_table(study.against_trained(frame, manifest)), tables.TRAINED)}
+    scores = per_seed(frame)
     if experiment == "ablation":
-        found = study.effects(per_seed(frame))
-        return {
-            "ablation": (tables.ablation_table(frame), tables.ablation_caption(frame, manifest)),
-            "effects": (tables.effects_table(found), tables.comparisons_caption(frame, manifest, tables.EFFECT)),
-        }
+        return {"effects": (tables.effects_table(study.effects(scores)), tables.EFFECT)}
     if experiment == "methods":
-        found = study.against_best(per_seed(frame))
-        return {
-            "methods": (tables.methods_table(frame), tables.methods_caption(frame, manifest)),
-            "comparisons": (
-                tables.comparisons_table(found),
-                tables.comparisons_caption(frame, manifest, tables.BEST),
-            ),
-        }
-    main = {experiment: (tables.main_table(frame), tables.main_caption(frame, manifest))}
-    if experiment == "recipe" and (ours := study.ours(scores := per_seed(frame))):
-        found = study.against(scores, ours[-1])
-        main["comparisons"] = (tables.comparisons_table(found), tables.comparisons_caption(frame, manifest))
-        changed = scores[(scores["method"] == study.OURS[0]) | scores["method"].str.startswith("recipe-")]
-        if changed["method"].nunique() > 1:
-            found = study.against(changed, study.OURS[0])
-            main["published"] = (tables.comparisons_table(found), tables.comparisons_caption(frame, manifest))
-    return main
+        return {"comparisons": (tables.comparisons_table(study.against_best(scores)), tables.BEST)}
+    if experiment != "recipe":
+        return {"comparisons": (tables.comparisons_table(study.ladder(scores)), tables.LADDER)}
+    changed = scores[(scores["method"] == study.OURS[0]) | scores["method"].str.startswith("recipe-")]
+    held = {"comparisons": (scores, study.ours(scores)[-1:]), "published": (changed, study.OURS[:1])}
+    return {name: (tables.comparisons_table(study.against(part, baseline)), "")
+            for name, (part, baselines) in held.items() for baseline in baselines if part["method"].nunique() > 1}
 
 
 def figures_of(frame: pd.DataFrame, manifest: dict) -> Iterator[tuple[str, Figure]]:

@@ -40,7 +40,7 @@ class Space(Strict):
 class Wanted(Strict):
     """One method's search: the number of trials and the space of every setting that is looked for."""
 
-    trials: int = Field(ge=1, description="the first is the settings of the experiment itself; lists alone are searched "
+    trials: int = Field(ge=1, description="the first is the experiment's own settings; lists alone are searched "
                                           "whole, with at most so many")
     space: dict[str, Space] = Field(min_length=1)
 
@@ -92,7 +92,8 @@ def trials(plans: dict[str, Plan], name: str, method: Method, wanted: Wanted, se
     """Every trial of one method: its settings and points, by corpus and setting and on average.
 
     Optuna's tree-structured Parzen estimator proposes, or where every space is a list each combination is tried once.
-    The same seed proposes the same, and what is computed is kept beside the plans' directories: a killed search goes on.
+    The same seed proposes the same, and what is computed is kept beside the plans' directories: a killed search goes
+    on.
     """
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6))
@@ -124,8 +125,11 @@ def _drawn(trial: optuna.Trial, key: str, space: Space) -> Any:
 
 
 def write(out: Path, name: str, found: pd.DataFrame, search: Search, plans: dict[str, Plan]) -> pd.DataFrame:
-    """Enter one method's trials into OUT/trials.csv, with OUT/manifest.json beside it; returns all trials."""
-    path = Path(out) / "trials.csv"
+    """Enter one method's trials into OUT/trials.csv, with OUT/manifest.json beside it; returns all trials.
+
+    Every trial names its commit: those of other methods stay as they are, the manifest is of the last.
+    """
+    path, found = Path(out) / "trials.csv", found.assign(commit=provenance.git()["commit"])
     if path.exists():
         kept = pd.read_csv(path)
         found = pd.concat([kept[kept["method"] != name], found], ignore_index=True)

@@ -66,6 +66,21 @@ def against_best(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return compare(scores, pairs, seed)
 
 
+def ladder(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """At every number of shots each method without meta-learning against SSL-E, and each one with it against the
+    best method without: as `intervals.compare`, Holm-corrected over all rows.
+    """
+    pairs = []
+    for setting in SETTINGS:
+        for shots in sorted(set(scores.loc[scores["setting"] == setting, "shots"]) - {0}):
+            best = best_baseline(scores, setting, shots)
+            rivals = dict.fromkeys(methods(scores, captions.GROUPS[0]), captions.BASELINE)
+            rivals |= dict.fromkeys(methods(scores, captions.GROUPS[1]), best)
+            pairs += [(method, rival, setting, int(shots)) for method, rival in rivals.items()
+                      if rival in rivals and method != captions.BASELINE]
+    return compare(scores, pairs, seed)
+
+
 def against(scores: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
     """Every other method that adapts against one, per setting at its largest number of shots: as `compare`."""
     pairs = [
@@ -151,8 +166,8 @@ def kept_start(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "same", "records"])
 
 
-def by_step(records: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Macro F1 in points after each inner step, and the gain over SSL-E, at each setting's largest number of
+def by_step(records: pd.DataFrame, seed: int = 0, score: str = "f1") -> pd.DataFrame:
+    """A score in points after each inner step, and the gain over SSL-E, at each setting's largest number of
     shots: rows of method, steps, setting, shots, mean, low, high, listeners, gain, gain_low, gain_high,
     between_seeds (of the gain) and records.
 
@@ -167,8 +182,8 @@ def by_step(records: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             mine = scores[(scores["method"] == method) & (scores["setting"] == setting)]
             mine = mine[mine["shots"] == mine["shots"].max()]
             shots = most_shots(mine, setting)
-            values = 100 * select(mine, method, setting, shots)
-            gain = (values - 100 * select(parts[0], before, setting, shots)).dropna(how="all")
+            values = 100 * select(mine, method, setting, shots, score)
+            gain = (values - 100 * select(parts[0], before, setting, shots, score)).dropna(how="all")
             found = dict(zip(("gain", "gain_low", "gain_high"), interval(gain, seed)))
             rows.append(
                 {"method": method, "steps": steps, "setting": setting, "shots": shots}
@@ -179,6 +194,22 @@ def by_step(records: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     order = {method: place for place, method in enumerate(dict.fromkeys(records["method"]))}
     frame = pd.DataFrame(rows).sort_values("method", key=lambda names: names.map(order), kind="stable")
     return frame.reset_index(drop=True)
+
+
+def against_trained(records: pd.DataFrame, manifest: dict, seed: int = 0) -> pd.DataFrame:
+    """Macro F1 after every other number of inner steps minus that after the number trained with, at each setting's
+    largest number of shots: rows of method, setting, shots, steps, trained, then as `intervals.effect` (0..1) and
+    p_holm over all rows.
+    """
+    parts, rows = {int(steps): per_seed(part) for steps, part in records.groupby("steps")}, []
+    for (method, trained), setting in product(trained_steps(manifest).items(), SETTINGS):
+        found = {steps: select(scores, method, setting, most_shots(scores, setting)) for steps, scores in parts.items()}
+        found = {steps: values for steps, values in found.items() if len(values)}
+        rows += [{"method": method, "setting": setting, "shots": most_shots(parts[trained], setting), "steps": steps,
+                  "trained": trained} | effect((values - found[trained]).dropna(how="all"), seed)
+                 for steps, values in found.items() if trained in found and steps != trained]
+    frame = pd.DataFrame(rows, columns=None if rows else ["method", "setting", "shots", "steps", "trained", "p"])
+    return frame.assign(p_holm=corrected(frame["p"]))
 
 
 def real_first(runs: dict[Path, pd.DataFrame]) -> dict[Path, pd.DataFrame]:

@@ -14,6 +14,7 @@ from perser.records import RANDOM
 from perser.scores import SETTINGS, per_seed
 
 CHANCE = "Chance"
+SCORES = {"f1": "Macro F1", "accuracy": "Accuracy (share of clips whose most probable class the listener ticked)"}
 COUNTED = "Records: rows of records.parquet behind the line."
 TICK = "✓"
 # Set flush left.
@@ -47,25 +48,25 @@ class Table(NamedTuple):
     breaks: tuple[int, ...] = ()
 
 
-def main_table(records: pd.DataFrame, seed: int = 0) -> Table:
-    """Macro F1 of every method and number of shots, seen and unseen side by side, and the gain over SSL-E.
+def main_table(records: pd.DataFrame, seed: int = 0, score: str = "f1") -> Table:
+    """A score of every method and number of shots, seen and unseen side by side, and the gain over SSL-E.
 
-    Rows: chance, methods without shots, then every number of shots with its methods. Numbers are in points
-    (percent), with the interval over listeners and seeds; the gain is paired by both. `seed` is the
-    bootstrap's.
+    score: "f1" or "accuracy", as `scores.per_seed` gives them. Rows: chance (of macro F1 alone), methods without
+    shots, then every number of shots with its methods. Numbers are in points (percent), with the interval over
+    listeners and seeds; the gain is paired by both. `seed` is the bootstrap's.
     """
     captions.labels(records)
     scores = per_seed(records)
-    rows = [_chance(scores, seed)]
-    rows += [_row(scores, method, int(shots), seed) for method, shots in _cells(scores)]
+    rows = [_chance(scores, seed)] if score == "f1" else []
+    rows += [_row(scores, method, int(shots), seed, score=score) for method, shots in _cells(scores)]
     return _scored(pd.DataFrame(rows), captions.BASELINE)
 
 
-def methods_table(records: pd.DataFrame, seed: int = 0) -> Table:
+def methods_table(records: pd.DataFrame, seed: int = 0, score: str = "f1") -> Table:
     """The main table with its rows in groups: per number of shots, methods without meta-learning, then those
     with it; the upper bound last.
     """
-    table = main_table(records, seed)
+    table = main_table(records, seed, score)
     numbers = table.numbers.assign(group=[captions.group(method) for method in table.numbers["method"]])
     numbers.loc[numbers["method"] == CHANCE, "group"] = ""
     rank = numbers["group"].map(lambda name: captions.GROUPS.index(name) if name else -1)
@@ -151,14 +152,15 @@ def _cells(scores: pd.DataFrame) -> list[tuple[str, int]]:
     return sorted(dict.fromkeys(zip(scores["method"], scores["shots"])), key=lambda cell: cell[1])
 
 
-def _row(scores: pd.DataFrame, method: str, shots: int, seed: int, baseline: str = captions.BASELINE) -> dict:
+def _row(scores: pd.DataFrame, method: str, shots: int, seed: int, baseline: str = captions.BASELINE,
+         score: str = "f1") -> dict:
     row = {"method": method, "shots": shots}
     for setting in SETTINGS:
-        row |= _numbers(setting, interval(select(scores, method, setting, shots), seed))
+        row |= _numbers(setting, interval(select(scores, method, setting, shots, score), seed))
     for setting in SETTINGS:
         gain = Interval(np.nan, np.nan, np.nan, 0)
         if method != baseline and baseline in set(scores["method"]):
-            gain = interval(paired(scores, method, baseline, setting, shots), seed)
+            gain = interval(paired(scores, method, baseline, setting, shots, score), seed)
         row |= _numbers(f"gain_{setting}", gain)
     mine = scores[(scores["method"] == method) & (scores["shots"] == shots)]
     return row | {"records": int(mine["records"].sum())}
@@ -280,17 +282,19 @@ BEST = (
     "Against: the method without meta-learning of the highest mean on these clips at this K, picked on the "
     "listeners it is compared on, which favours it."
 )
+LADDER = BEST.replace("Against: ", f"Against: {captions.title(captions.BASELINE)}; for meta-learning ")
+TRAINED = "Difference: after so many inner steps minus after the number trained with."
 EFFECT = (
     "Effect: with the part minus without it, averaged over the four combinations of the other two parts; the "
     "last part compares two readings of one of them with the other parts on."
 )
 
 
-def ablation_table(records: pd.DataFrame, seed: int = 0) -> Table:
+def ablation_table(records: pd.DataFrame, seed: int = 0, score: str = "f1") -> Table:
     """Every combination of the parts at every number of shots, with the gain over the row that has none."""
     captions.labels(records)
     scores = per_seed(records)
-    numbers = pd.DataFrame([_row(scores, method, int(shots), seed, "maml") for method, shots in _cells(scores)])
+    numbers = pd.DataFrame([_row(scores, method, int(shots), seed, "maml", score) for method, shots in _cells(scores)])
     chosen = [captions.parts(method) for method in numbers["method"]]
     marks = {
         name: ["-" if found is None else TICK if part in found else "" for found in chosen]
@@ -313,7 +317,7 @@ def ablation_table(records: pd.DataFrame, seed: int = 0) -> Table:
 OF_PARTS = {"maml": "maml", "csmt+da+lslr": "meta-perser"}  # rows of the ablation that have a name of their own
 
 
-def ablation_caption(records: pd.DataFrame, manifest: dict) -> str:
+def ablation_caption(records: pd.DataFrame, manifest: dict, score: str = "f1") -> str:
     """What is on and off, and what the last columns are."""
     return caption(
         records,
@@ -322,13 +326,14 @@ def ablation_caption(records: pd.DataFrame, manifest: dict) -> str:
         f"Over MAML: the gain over the row with every part off, paired by listener{_and_seed(records)}.",
         "Bold: best printed mean for the same K.",
         COUNTED,
+        score=score,
     )
 
 
-def steps_table(records: pd.DataFrame, manifest: dict, seed: int = 0) -> Table:
-    """Macro F1 after each inner step, seen and unseen side by side; trained: the number trained with."""
+def steps_table(records: pd.DataFrame, manifest: dict, seed: int = 0, score: str = "f1") -> Table:
+    """A score after each inner step, seen and unseen side by side; trained: the number trained with."""
     captions.labels(records)
-    numbers = study.by_step(records, seed)
+    numbers = study.by_step(records, seed, score)
     trained = study.trained_steps(manifest)
     wide = {
         setting: part.set_index(["method", "steps"]) for setting, part in numbers.groupby("setting", sort=False)
@@ -357,7 +362,7 @@ def steps_table(records: pd.DataFrame, manifest: dict, seed: int = 0) -> Table:
     return Table(cells, _nothing(cells), numbers, breaks)
 
 
-def steps_caption(records: pd.DataFrame, manifest: dict) -> str:
+def steps_caption(records: pd.DataFrame, manifest: dict, score: str = "f1") -> str:
     """What a step is, and which number was trained."""
     return caption(
         records,
@@ -365,7 +370,26 @@ def steps_caption(records: pd.DataFrame, manifest: dict) -> str:
         "Steps: inner steps taken at test, all from the same start; beyond those trained, the last step's "
         f"rates are used again. {TICK}: the number trained with.",
         f"Gain: over {captions.title(captions.BASELINE)}, paired by listener{_and_seed(records)}.",
+        score=score,
     )
+
+
+def trained_table(found: pd.DataFrame) -> Table:
+    """Rows of `study.against_trained`, in points: other numbers of inner steps than the one trained with."""
+    numbers = _in_points(found)
+    cells = pd.DataFrame(
+        {
+            "Method": numbers["method"].map(captions.title),
+            "Clips": numbers["setting"],
+            "K": numbers["shots"].astype(str),
+            "Steps": numbers["steps"].astype(str),
+            "Trained": numbers["trained"].astype(str),
+            **_said(numbers, "Difference"),
+        }
+    )
+    block = numbers["method"] + numbers["setting"]
+    breaks = np.flatnonzero(block != block.shift())[1:]
+    return Table(cells, _nothing(cells), numbers, tuple(int(row) for row in breaks))
 
 
 def traits_table(found: pd.DataFrame) -> Table:
@@ -408,40 +432,42 @@ def _best(cells: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return bold
 
 
-def main_caption(records: pd.DataFrame, manifest: dict, *more: str) -> str:
+def main_caption(records: pd.DataFrame, manifest: dict, *more: str, score: str = "f1") -> str:
     """What the main table shows, of what, and how sure it is."""
     return caption(
         records,
         manifest,
-        *_columns(records),
+        *_columns(records, score=score),
         *more,
         COUNTED,
+        score=score,
     )
 
 
-def _columns(records: pd.DataFrame, within: str = "") -> tuple[str, ...]:
+def _columns(records: pd.DataFrame, within: str = "", score: str = "f1") -> tuple[str, ...]:
     """What stands in the columns of the main table."""
     return (
         f"Gain: over {captions.title(captions.BASELINE)}{within}, paired by listener{_and_seed(records)}.",
         "Bold: best printed mean for the same K.",
-        f"{CHANCE}: every class ticked for every clip.",
+        f"{CHANCE}: every class ticked for every clip." if score == "f1" else "",
     )
 
 
-def methods_caption(records: pd.DataFrame, manifest: dict) -> str:
+def methods_caption(records: pd.DataFrame, manifest: dict, score: str = "f1") -> str:
     """The main caption, and what the upper bound is."""
     bound = "tuned on all the listener's other ratings, cross-validated; no method to beat."
     there = captions.UPPER in set(records["method"])
-    return main_caption(records, manifest, *([f"{captions.title(captions.UPPER)}: {bound}"] if there else []))
+    return main_caption(records, manifest, *([f"{captions.title(captions.UPPER)}: {bound}"] if there else []),
+                        score=score)
 
 
-def caption(records: pd.DataFrame, manifest: dict, *says: str) -> str:
+def caption(records: pd.DataFrame, manifest: dict, *says: str, score: str = "f1") -> str:
     """What every table says: made up or not, of what, how sure, then what this one adds, then the run."""
     made, few = captions.stamp(records), records["listener"].nunique() < 10
     seeds = " and seeds" if records["seed"].nunique() > 1 else ""
     parts = [
         f"{made.capitalize()}." if made else "",
-        f"Macro F1 in points, mean over listeners{seeds} with the {captions.resampled(records)}: "
+        f"{SCORES[score]} in points, mean over listeners{seeds} with the {captions.resampled(records)}: "
         f"{captions.source(records)}.",
         "So few listeners make the interval narrower than it should be." if few else "",
         "" if seeds else "One seed: the interval says nothing of what other seeds would give.",

@@ -267,11 +267,11 @@ def test_runs_of_several_upstreams_are_reported_side_by_side(tmp_path):
 
 
 WRITTEN = {
-    "methods": {"methods.md", "comparisons.tex", "methods.pdf", "who-meta-perser.csv", "who-meta-perser.png",
-                "rates.png", "layers.pdf"},
-    "ablation": {"ablation.md", "effects.md", "effects.png", "rates.pdf"},
-    "shots": {"shots.md", "shots.png", "shots-gained.png"},
-    "steps": {"steps.tex", "steps.png"},
+    "methods": {"methods.md", "methods-accuracy.tex", "comparisons.tex", "methods.pdf", "who-meta-perser.csv",
+                "who-meta-perser.png", "rates.png", "layers.pdf"},
+    "ablation": {"ablation.md", "ablation-accuracy.csv", "effects.md", "effects.png", "rates.pdf"},
+    "shots": {"shots.md", "shots-accuracy.md", "comparisons.md", "shots.png", "shots-gained.png"},
+    "steps": {"steps.tex", "steps-accuracy.md", "comparisons.csv", "steps.png"},
     "recipe": {"recipe.md", "comparisons.md", "recipe.pdf"},
     "upstreams": {"upstreams.md", "upstreams.pdf", "layers.pdf"},
 }

@@ -66,6 +66,35 @@ def test_lists_alone_are_searched_whole_and_each_combination_once(tmp_path, monk
     pd.testing.assert_frame_equal(few, found[:2])
 
 
+def test_trials_of_one_method_replace_its_own_and_name_their_commit(found, tmp_path, monkeypatch):
+    _, plans, frame = found
+    wanted = search.Search.model_validate({"experiment": "methods", "corpora": {"one": {}}, "methods": {"a": WANTED}})
+    for commit, method, rows in (("c1", "a", frame), ("c1", "b", frame[:1]), ("c2", "a", frame[:2])):
+        monkeypatch.setattr(search.provenance, "git", lambda commit=commit: {"commit": commit, "dirty": False})
+        all_of_them = search.write(tmp_path, method, rows.assign(method=method), wanted, plans)
+    kept = pd.read_csv(tmp_path / "trials.csv")
+    assert kept[["method", "commit"]].values.tolist() == [["b", "c1"], ["a", "c2"], ["a", "c2"]]
+    assert kept["settings"].tolist() == all_of_them["settings"].tolist()
+    assert json.loads((tmp_path / "manifest.json").read_text())["commit"] == "c2"
+
+
+def test_the_committed_search_is_the_one_of_the_file():
+    """Every method with the trials and spaces that its file names; lists alone may have fewer."""
+    wanted, _ = search.read(ROOT / "experiments" / "search.toml")
+    table = pd.read_csv(ROOT / "results" / "search" / "trials.csv")
+    held = json.loads((ROOT / "results" / "search" / "manifest.json").read_text())["search"]
+    assert held == json.loads(wanted.model_dump_json())
+    for name, asked in wanted.methods.items():
+        mine = table[table["method"] == name]
+        whole = np.prod([len(space.choices or [0] * asked.trials) for space in asked.space.values()])
+        assert len(mine) == min(asked.trials, whole) and mine["commit"].str.len().eq(40).all(), name
+        for settings in map(json.loads, mine["settings"]):
+            assert set(settings) == set(asked.space)
+            for key, space in asked.space.items():
+                assert (settings[key] in space.choices if space.choices
+                        else space.low <= settings[key] <= space.high), (name, key)
+
+
 def test_the_outcome_is_the_best_trial_beside_the_first():
     frame = pd.DataFrame({"method": ["a", "a", "a", "b"], "trial": [0, 1, 2, 0], "points": [1.0, 3.0, 3.0, 2.0],
                           "settings": list("wxyz")})
@@ -93,13 +122,35 @@ def test_a_wrong_file_is_one_line(tmp_path, text, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_experiments_hold_what_the_committed_search_found():
+def found_settings():
     wanted, _ = search.read(ROOT / "experiments" / "search.toml")
-    best = study.found(pd.read_csv(ROOT / "results" / "search" / "trials.csv"), wanted.margin)
+    trials = pd.read_csv(ROOT / "results" / "search" / "trials.csv")
+    best = study.found(trials, wanted.margin)
     assert set(best["method"]) == set(wanted.methods)
-    for name in ("main", "methods", "ablation", "recipe", "shots", "steps"):
-        methods = config.load(ROOT / "experiments" / f"{name}.toml").methods
-        for row in best[best["method"].isin(methods)].to_dict("records"):
-            held = methods[row["method"]].model_dump()
-            settings = json.loads(row["settings"])
-            assert {key: held[key] for key in settings} == settings, (name, row["method"])
+    return [{row["method"]: json.loads(row["settings"]) for row in part.to_dict("records")}
+            for part in (best, trials[trials["trial"] == 0])]
+
+
+def held(experiment, settings):
+    """Whether each method of an experiment has the settings, of those that are named."""
+    methods = config.load(ROOT / "experiments" / f"{experiment}.toml").methods
+    return {name: all(methods[name].model_dump()[key] == value for key, value in settings[name].items())
+            for name in methods if name in settings}
+
+
+@pytest.mark.parametrize("experiment", ["main", "methods", "recipe"])
+def test_the_experiments_hold_what_the_committed_search_found(experiment):
+    found, _ = found_settings()
+    assert all(held(experiment, found).values())
+
+
+@pytest.mark.parametrize("experiment", ["ablation", "shots", "steps", "readings", "upstreams"])
+def test_experiments_not_run_again_since_say_that_they_hold_what_the_search_began_with(experiment):
+    """And that this is not what it found: else they should not say it."""
+    found, first = found_settings()
+    assert all(held(experiment, first).values())
+    methods = config.load(ROOT / "experiments" / f"{experiment}.toml").methods
+    others = "csmt+da+lslr" if experiment == "ablation" else "meta-perser"
+    assert {key: methods[others].model_dump()[key] for key in first["meta-perser"]} == first["meta-perser"]
+    assert found["meta-perser"] != first["meta-perser"]
+    assert "settings that the longer search began with" in (ROOT / "experiments" / f"{experiment}.toml").read_text()

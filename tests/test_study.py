@@ -44,6 +44,30 @@ def test_each_meta_method_meets_the_best_of_its_own_setting():
     assert found["mean"].tolist() == pytest.approx([0.08, -0.01, 0.05, -0.04])
 
 
+def test_the_ladder_holds_simple_methods_against_ssl_e_and_meta_learning_against_their_best():
+    few = scores({"ssl-e": 0.3, "prior-shift": 0.4, "fine-tuning": 0.35, "maml": 0.5, "all-data": 0.9}, shots=5)
+    table = pd.concat([few, scores({"prior-shift": 0.4, "fine-tuning": 0.45, "maml": 0.42}, shots=20)])
+    found = study.ladder(table)
+    seen = [["prior-shift", "ssl-e", 5], ["fine-tuning", "ssl-e", 5], ["maml", "prior-shift", 5],
+            ["prior-shift", "ssl-e", 20], ["fine-tuning", "ssl-e", 20], ["maml", "fine-tuning", 20]]
+    assert found.loc[found["setting"] == "seen", ["method", "baseline", "shots"]].values.tolist() == seen
+    assert found["mean"].tolist() == pytest.approx([0.1, 0.05, 0.1, 0.1, 0.15, -0.03] * 2)
+    assert (found["p_holm"] >= found["p"]).all() and set(found["setting"]) == {"seen", "unseen"}
+    assert study.ladder(scores({"maml": 0.5, "anil": 0.4})).empty  # nothing to be held against
+
+
+def test_other_numbers_of_steps_are_held_against_the_trained_one():
+    """Each step is one more hit of a hundred, in points 1; SSL-E and fine-tuning were trained with none."""
+    taken = {"maml": (0, 1, 3), "fine-tuning": (0, 1)}
+    frame = made_study({"ssl-e": 0, "fine-tuning": 1, "maml": 2}, "steps", steps=taken, noise=0)
+    manifest = {"config": {"methods": {"ssl-e": {}, "fine-tuning": {}, "maml": {"inner_steps": 1}}}}
+    found = study.against_trained(frame, manifest)
+    assert found[["method", "setting", "shots", "steps", "trained"]].values.tolist() == [
+        ["maml", setting, 20, steps, 1] for setting in ("seen", "unseen") for steps in (0, 3)]
+    assert found["mean"].tolist() == pytest.approx([-0.01, 0.02] * 2) and (found["listeners"] == 8).all()
+    assert study.against_trained(frame, {"config": {"methods": {"maml": {"inner_steps": 7}}}}).empty
+
+
 ABLATION = {"maml": 0.30, "csmt": 0.30, "da": 0.31, "lslr": 0.33, "csmt+da": 0.31, "csmt+lslr": 0.37}
 ABLATION |= {"da+lslr": 0.34, "csmt+da+lslr": 0.38, "shared+da+lslr": 0.32}
 

@@ -91,6 +91,18 @@ def test_numbers_are_the_means_over_listeners_in_points():
     assert table.cells.iloc[-1]["Seen"].startswith(f"{row['seen']:.1f} [")
 
 
+def test_accuracy_is_the_share_of_clips_whose_first_class_was_ticked():
+    frame = made_records()
+    table = tables.main_table(frame, score="accuracy")
+    assert "Chance" not in set(table.cells["Method"]) and len(table.cells) == 5
+    mine = frame[(frame["method"] == "meta-perser") & (frame["shots"] == 20) & (frame["setting"] == "seen")]
+    row = table.numbers.iloc[-1]
+    assert row["seen"] == pytest.approx(100 * (mine["top"] / mine["queries"]).mean())
+    assert row["gain_seen"] == pytest.approx(row["seen"] - table.numbers.loc[0, "seen"])
+    caption = tables.main_caption(frame, MANIFEST, score="accuracy")
+    assert "Accuracy (share of clips" in caption and "Macro F1" not in caption and "Chance" not in caption
+
+
 def test_best_of_each_k_is_bold_and_printed_ties_are_both():
     cells = pd.DataFrame(
         {"K": ["-", "5", "5", "5", "20"], "Seen": ["99.0", "31.2 [1.0, 2.0]", "31.2 [0.0, 9.0]", "30.0", "-"]}
@@ -171,15 +183,9 @@ def test_report_writes_the_same_bytes_twice(run, tmp_path):
     once, again = (report.report(run, tmp_path / name) for name in ("one", "two"))
     place = tmp_path / "one" / "toy_corpus" / "logmel" / "main"
     assert sorted(place.iterdir()) == sorted(once)
-    assert sorted(path.name for path in once) == [
-        "gains.pdf",
-        "gains.png",
-        "main.csv",
-        "main.md",
-        "main.tex",
-        "shots.pdf",
-        "shots.png",
-    ]
+    tables, figures = ("comparisons", "main", "main-accuracy"), ("gains", "shots")
+    assert {path.name for path in once} == {f"{name}.{end}" for name in tables for end in ("md", "tex", "csv")} | {
+        f"{name}.{end}" for name in figures for end in ("pdf", "png")}
     for one, two in zip(once, again):
         assert one.read_bytes() == two.read_bytes()
 

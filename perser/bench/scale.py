@@ -41,6 +41,7 @@ def scale(device: torch.device, turns: Turns, listeners: tuple[int, ...] = LISTE
             row |= {f"{what}_ms": 1000 * time.seconds, f"{what}_cpu_ms": 1000 * time.cpu_seconds,
                     f"{what}_ms_to_first": measure.ratio(own, first).seconds}
         for row in rows:
+            built[row["listeners"]][3]()
             with measure.peak(device) as risen:
                 for _ in range(turns.rounds):
                     built[row["listeners"]][1]()
@@ -49,8 +50,11 @@ def scale(device: torch.device, turns: Turns, listeners: tuple[int, ...] = LISTE
 
 
 def _calls(folder: Path, device: torch.device, listeners: int, clips: int, size: Size,
-           shape: tuple[int, int, int]) -> tuple[Call, Call, float]:
-    """An episode draw, an outer step with its draw, and the seconds to set both up."""
+           shape: tuple[int, int, int]) -> tuple[Call, Call, float, Call]:
+    """An episode draw, an outer step with its draw, the seconds to set both up, and what reads all of the files.
+
+    A page of a file that a step is the first to touch counts as memory in use, but it is the system's cache.
+    """
     folder.mkdir()
     data, targets = _data(folder, listeners, clips, size)
     data = data if device.type == "cpu" else data._replace(features=data.features.to(device))
@@ -75,7 +79,7 @@ def _calls(folder: Path, device: torch.device, listeners: int, clips: int, size:
         found = query_logits(data, targets, weights, head, rates, chosen, True)
         torch.autograd.grad(cross_entropy(found, wanted, weights).mean(), (*head, rates))
 
-    return drawn, step, setup.seconds
+    return drawn, step, setup.seconds, lambda: [part.sum() for part in (data.features, data.clip, targets)]
 
 
 def _data(folder: Path, listeners: int, clips: int, size: Size) -> tuple[Data, torch.Tensor]:
