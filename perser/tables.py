@@ -215,33 +215,33 @@ def p_text(p: float) -> str:
 
 def comparisons_table(found: pd.DataFrame) -> Table:
     """Rows of `intervals.compare`, in points: each method against its baseline."""
-    numbers = _in_points(found)
-    cells = pd.DataFrame(
-        {
-            "Method": numbers["method"].map(captions.title),
-            "Clips": numbers["setting"],
-            "K": numbers["shots"].astype(str),
-            "Against": numbers["baseline"].map(captions.title),
-            **_said(numbers, "Difference"),
-        }
-    )
-    breaks = np.flatnonzero(numbers["setting"] != numbers["setting"].shift())[1:]
-    return Table(cells, _nothing(cells), numbers, tuple(int(row) for row in breaks))
+    first = {"Method": found["method"].map(captions.title), **_where(found),
+             "Against": found["baseline"].map(captions.title)}
+    return _differences(found, first, "Difference", ["setting"])
 
 
 def effects_table(found: pd.DataFrame) -> Table:
     """Rows of `study.effects`, in points: what each part of the method adds."""
-    numbers = _in_points(found)
     names = captions.PARTS | {captions.READING: f"{captions.PARTS['csmt']}: one batch in both loops, not two"}
-    cells = pd.DataFrame(
-        {
-            "Part": numbers["part"].map(names),
-            "Clips": numbers["setting"],
-            "K": numbers["shots"].astype(str),
-            **_said(numbers, "Effect"),
-        }
-    )
-    breaks = np.flatnonzero(numbers["part"] != numbers["part"].shift())[1:]
+    return _differences(found, {"Part": found["part"].map(names), **_where(found)}, "Effect", ["part"])
+
+
+def trained_table(found: pd.DataFrame) -> Table:
+    """Rows of `study.against_trained`, in points: other numbers of inner steps than the one trained with."""
+    first = {"Method": found["method"].map(captions.title), **_where(found), "Steps": found["steps"].astype(str),
+             "Trained": found["trained"].astype(str)}
+    return _differences(found, first, "Difference", ["method", "setting"])
+
+
+def _where(found: pd.DataFrame) -> dict[str, pd.Series]:
+    return {"Clips": found["setting"], "K": found["shots"].astype(str)}
+
+
+def _differences(found: pd.DataFrame, first: dict[str, pd.Series], name: str, block: list[str]) -> Table:
+    """Paired differences in points behind their first columns; a rule wherever `block` changes."""
+    numbers = _in_points(found)
+    cells = pd.DataFrame({**first, **_said(numbers, name)})
+    breaks = np.flatnonzero((numbers[block] != numbers[block].shift()).any(axis=1))[1:]
     return Table(cells, _nothing(cells), numbers, tuple(int(row) for row in breaks))
 
 
@@ -372,24 +372,6 @@ def steps_caption(records: pd.DataFrame, manifest: dict, score: str = "f1") -> s
         f"Gain: over {captions.title(captions.BASELINE)}, paired by listener{_and_seed(records)}.",
         score=score,
     )
-
-
-def trained_table(found: pd.DataFrame) -> Table:
-    """Rows of `study.against_trained`, in points: other numbers of inner steps than the one trained with."""
-    numbers = _in_points(found)
-    cells = pd.DataFrame(
-        {
-            "Method": numbers["method"].map(captions.title),
-            "Clips": numbers["setting"],
-            "K": numbers["shots"].astype(str),
-            "Steps": numbers["steps"].astype(str),
-            "Trained": numbers["trained"].astype(str),
-            **_said(numbers, "Difference"),
-        }
-    )
-    block = numbers["method"] + numbers["setting"]
-    breaks = np.flatnonzero(block != block.shift())[1:]
-    return Table(cells, _nothing(cells), numbers, tuple(int(row) for row in breaks))
 
 
 def traits_table(found: pd.DataFrame) -> Table:

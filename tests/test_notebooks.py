@@ -1,7 +1,9 @@
 """Notebooks: pairs in sync, parameters that papermill finds, pages that say what is synthetic."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,3 +116,42 @@ def test_sound_can_be_played_in_the_page():
             if "data" in output
         ]
         assert sum("data:audio/" in page for page in pages) >= 3
+
+
+EXECUTE = """
+import sys
+from pathlib import Path
+import notebooks
+notebooks.FOLDER, here = Path(sys.argv[1]), Path.cwd()
+try:
+    notebooks.execute([], Path(sys.argv[2]), {"word": "said"})
+except notebooks.PapermillExecutionError as error:
+    print("failed:", error.evalue)
+assert Path.cwd() == here
+"""
+
+
+def test_pages_run_in_their_own_folder_whatever_runs_beside_them(tmp_path):
+    """Three pages, one of them slow; then one fails, and what was there is kept."""
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    folder.mkdir()
+    names = ["00_one", "01_two", "02_three"]
+    for number, name in enumerate(names):
+        cells = ['# %% tags=["parameters"]', f"word = 'none{number}'", "# %%", "import time",
+                 "from pathlib import Path", f"time.sleep({number % 2})", "print(word, Path.cwd())"]
+        (folder / f"{name}.py").write_text("\n".join(cells) + "\n")
+
+    def execute() -> list[str]:
+        path = os.environ | {"PYTHONPATH": str(ROOT / "tools")}
+        done = subprocess.run([sys.executable, "-c", EXECUTE, folder, out], capture_output=True, text=True, env=path,
+                              check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert execute() == [f"{name}: executed" for name in names]
+    for name in names:
+        assert f"said {folder}" in printed(nbformat.read(out / f"{name}.ipynb", as_version=4))
+        assert f"said {folder}" in (out / f"{name}.html").read_text()
+    (folder / "01_two.py").write_text("# %%\nraise ValueError('told')\n")
+    assert execute() == ["00_one: unchanged", "failed: told"]
+    assert not (out / "01_two.digest").exists() and not list(out.glob(".*"))
