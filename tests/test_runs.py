@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,29 +100,50 @@ def test_experiments_with_the_same_settings_share_their_parts(small, monkeypatch
     assert plan(out, more).part((1, 0, 0), "ssl-e") != plan(out).part((1, 0, 0), "ssl-e")
 
 
-def elsewhere(out, **change):
-    """The same plan as if by other code."""
-    found = plan(out, SMALL.model_copy(update=change))
-    found.code = "0" * 16
-    return found
-
-
-def test_parts_of_other_code_are_taken_over_where_the_present_code_repeats_them(small, tmp_path):
-    _, frame = small
-    old, here = elsewhere(tmp_path / "old" / "run"), plan(tmp_path / "new" / "run")
-    runs.run(old, jobs=1)
-    # One unit of fine-tuning is of code that counted otherwise, one of MAML in the middle was never computed.
-    other = old.part(old.units[-1], "fine-tuning") / "records.parquet"
-    records.write(pd.read_parquet(other).assign(top=0), other)
-    (old.part((1, 3, 0), "meta-perser") / "records.parquet").unlink()
-    assert runs.reuse(here, old.out, jobs=1) == ["ssl-e", "meta-perser"]
+def test_records_of_another_run_are_taken_over_where_the_present_code_repeats_them(small, tmp_path):
+    """One unit of fine-tuning was counted otherwise, one of MAML is missing, another method has other settings."""
+    out, frame = small
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    last = (frame["fold"] == 2) & (frame["listener"] == "E6")
+    frame = frame.assign(top=frame["top"].where(~last | (frame["method"] != "fine-tuning"), 0))
+    gone = (frame["method"] == "meta-perser") & (frame["fold"] == 1) & (frame["listener"] == "E4")
+    records.write(frame[~gone], old / "records.parquet")
+    told = records.manifest(old)
+    records.write_json(told | {"code": "0" * 16, "commit": "1" * 40}, old / "manifest.json")
+    more = SMALL.methods | {"longer": SMALL.methods["meta-perser"].model_copy(update={"epochs": 1})}
+    here = plan(tmp_path / "new" / "run", SMALL.model_copy(update={"name": "other", "methods": more}))
+    assert runs.reuse(here, old, jobs=1) == ["ssl-e", "meta-perser"]
     assert [unit for unit in here.units if "meta-perser" in here.missing(unit)] == [(1, 3, 0)]
     assert len([unit for unit in here.units if "fine-tuning" in here.missing(unit)]) == len(here.units) - 2
-    pd.testing.assert_frame_equal(runs.run(here, jobs=1), frame)
-    mine, theirs = sorted(records.manifest(here.out)["parts"], key=lambda part: part["code"] == old.code)
-    assert (mine["code"], mine["parts"], theirs["code"], theirs["parts"]) == (here.code, 12 + 2 + 3, old.code, 10 + 9)
-    assert mine["methods"] == ["fine-tuning", "meta-perser", "ssl-e"] and theirs["methods"] == ["meta-perser", "ssl-e"]
-    assert mine["minutes"] > 0
+    assert all("longer" in here.missing(unit) for unit in here.units)
+    found = runs.run(here, jobs=1)
+    pd.testing.assert_frame_equal(found[found["method"] != "longer"].reset_index(drop=True),
+                                  small[1].assign(experiment="other"))
+    mine, theirs = sorted(records.manifest(here.out)["parts"], key=lambda part: part["code"] == "0" * 16)
+    assert (mine["parts"], theirs["parts"], theirs["commit"]) == (12 + 12 + 2 + 3, 10 + 9, "1" * 40)
+    assert theirs["methods"] == ["meta-perser", "ssl-e"] and theirs["minutes"] is None and mine["minutes"] > 0
+    for name in ("learnt.parquet", "listeners.parquet"):
+        kept = pd.read_parquet(here.out / name)
+        kept = kept[kept["method"] != "longer"].reset_index(drop=True) if "method" in kept else kept
+        pd.testing.assert_frame_equal(kept, pd.read_parquet(out / name))
+
+
+@pytest.mark.parametrize("change, key", [({"draws": 3}, "draws"), ({"base": Base(hidden=4)}, "base")])
+def test_records_of_other_settings_are_not_taken_over(small, tmp_path, change, key):
+    with pytest.raises(UserError, match=f"a run with another `{key}`"):
+        runs.reuse(plan(tmp_path / "run", SMALL.model_copy(update=change)), small[0], jobs=1)
+
+
+def test_records_of_other_data_are_not_taken_over(small, tmp_path):
+    here = plan(tmp_path / "run")
+    here.fingerprint = "0" * 16
+    with pytest.raises(UserError, match="a run with another `data`"):
+        runs.reuse(here, small[0], jobs=1)
+    records.write_json({"code": ""}, tmp_path / "manifest.json")
+    records.write(small[1], tmp_path / "records.parquet")
+    with pytest.raises(UserError, match="a run of another version"):
+        runs.reuse(here, tmp_path, jobs=1)
 
 
 def test_what_is_no_run_is_not_taken_over(tmp_path):
