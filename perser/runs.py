@@ -102,7 +102,9 @@ def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, 
         case Maml():
             grid = [scalar_rates(rate, method.inner_steps, method.adapts) for rate in method.rates]
             rates = choose(material, Learner(head, {}), grid, dev, per_shots=False)[shots[0]]
-            return metatrain(material, head, rates, method, shots, dev, seed, others() if method.crossfit else {})[0]
+            made = metatrain(material, head, rates, method, shots, dev, seed, others() if method.crossfit else {})[0]
+            return chosen(made, [lasting(made.settings[shots[0]], steps) for steps in method.test_steps]
+                          ) if method.test_steps else made
 
 
 def rows(material: Material, learner: NamedTuple, plan: "Plan", seed: int) -> list[dict]:
@@ -132,9 +134,13 @@ def variants(learner: NamedTuple, shots: int, wanted: tuple[int, ...] | None) ->
     if not isinstance(learner, Learner) or 0 in learner.settings or isinstance(settings, Head):
         steps = len(settings.mix) if isinstance(settings, Head) else 0
         return [(steps, learner._replace(settings={shots: settings}))]
-    beyond = settings[-1:].expand(max(wanted or [0]), -1)
-    return [(steps, learner._replace(settings={shots: torch.cat([settings, beyond])[:steps]}))
+    return [(steps, learner._replace(settings={shots: lasting(settings, steps)}))
             for steps in wanted or [len(settings)]]
+
+
+def lasting(rates: torch.Tensor, steps: int) -> torch.Tensor:
+    """Rates (steps, tensors) for so many inner steps: beyond those that there are the last one's again."""
+    return torch.cat([rates, rates[-1:].expand(steps, -1)])[:steps]
 
 
 class Plan:
@@ -159,7 +165,9 @@ class Plan:
                                     "smoothing": experiment.base.smoothing}
         self.traits = traits(corpus.ratings, corpus.classes)
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
-        self.code, self.commit = provenance.code(), provenance.git()["commit"]
+        self.code = provenance.code()
+        self.origin = {"code": self.code, "commit": provenance.git()["commit"], "data": self.fingerprint,
+                       "cpu": provenance.machine()["cpu"]}
         self.groups = listener_groups(self.data, experiment.groups, min(experiment.shots) + experiment.min_queries)
         self.dev_held_out = (experiment.dev == "held-out" if experiment.dev
                              else min(map(len, self.groups)) >= LEAST_DEV)
@@ -280,8 +288,7 @@ def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
             checkpoints.save(Model(learner, ready.mean, ready.scale, ready.class_weights, about), part)
         if not isinstance(learner, Upper):
             records.write(learnt(learner, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
-        records.write_json({"code": plan.code, "commit": plan.commit, "seconds": time.perf_counter() - start},
-                           part / "part.json")
+        records.write_json(plan.origin | {"seconds": time.perf_counter() - start}, part / "part.json")
         records.write(frame, part / "records.parquet")
 
 
@@ -320,12 +327,14 @@ def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
 def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
     """Take over the records of a finished run, method by method, where the present code repeats them.
 
-    Held to it on the first and the last unit, computed anew: they must be the same to the bit. What is taken over says
-    which code and commit it is of, and has no models. Returns the methods taken over. Raises UserError when `old` is
-    no run or one of other data or settings.
+    Held to it on the first and the last unit, computed anew: every count must be the same. So the run may be another
+    machine's, whose features differ in their last bits: what that changes is computed anew. What is taken over says
+    which run it is of, and has no models. Returns the methods taken over. Raises UserError when `old` is no run or one
+    of other data or settings.
     """
     said, frame = records.manifest(old), records.read(old)
     held = _comparable(plan, said, Path(old))
+    origin = {key: said[key] for key in ("code", "commit", "data")} | {"cpu": said["machine"]["cpu"]}
     whose = {plan.data.listeners[i]: group for group, members in enumerate(plan.groups) for i in members}
     keys = [frame["method"], frame["fold"], frame["listener"].map(whose), frame["seed"]]
     there = {(name, unit): part.drop(columns="experiment").reset_index(drop=True)
@@ -348,21 +357,21 @@ def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
         if (name, unit) in there and not (part / "records.parquet").exists():
             if (name, *unit) in learnt:
                 records.write(learnt[name, *unit], part / "learnt.parquet")
-            records.write_json({"code": said["code"], "commit": said["commit"], "seconds": None}, part / "part.json")
+            records.write_json(origin | {"seconds": None}, part / "part.json")
             records.write(there[name, unit], part / "records.parquet")
     return taken
 
 
 def _comparable(plan: Plan, said: dict, old: Path) -> dict[str, Method]:
-    """The methods of a run that is of the plan's data and settings, by its manifest."""
+    """The methods of a run that is of the plan's corpus and settings, by its manifest."""
     try:
         held = Experiment.model_validate(said["config"])
     except (KeyError, ValidationError):
         raise UserError(f"{old}: a run of another version; nothing can be taken over from it") from None
-    mine, theirs = ({key: json.loads(json.dumps(about.get(key))) for key in ("data", *plan.about)}
-                    | json.loads(experiment.model_dump_json(exclude={"name", "methods", "seeds", "folds"}))
-                    for about, experiment in ((plan.about | {"data": plan.fingerprint}, plan.experiment), (said, held)))
-    other = [key for key in mine if key != "experiment" and mine[key] != theirs[key]]
+    mine, theirs = (json.loads(experiment.model_dump_json(exclude={"name", "methods", "seeds", "folds"}))
+                    | {key: json.loads(json.dumps(about.get(key))) for key in plan.about if key != "experiment"}
+                    for about, experiment in ((plan.about, plan.experiment), (said, held)))
+    other = [key for key in mine if mine[key] != theirs[key]]
     if other:
         raise UserError(f"{old}: a run with another `{other[0]}`; nothing can be taken over from it")
     return held.methods
@@ -405,12 +414,16 @@ def _claim(out: Path, settings: dict) -> None:
 
 
 def _origins(plan: Plan) -> list[dict]:
-    """By which code the parts were computed: methods, how many parts, minutes (of one core, where they are known)."""
+    """By which code the parts were computed, or of which run they are: methods, how many parts, minutes (of one core,
+    where they are known).
+    """
     found = pd.DataFrame([{"method": name, **json.loads((plan.part(unit, name) / "part.json").read_text())}
                           for unit, name in product(plan.units, plan.experiment.methods)])
-    return [{"code": code, "commit": commit, "methods": sorted(set(part["method"])), "parts": len(part),
-             "minutes": round(float(part["seconds"].sum()) / 60, 2) if part["seconds"].notna().all() else None}
-            for (code, commit), part in found.groupby(["code", "commit"], dropna=False)]
+    keys = list(plan.origin)
+    return [dict(zip(keys, origin)) | {
+                "methods": sorted(set(part["method"])), "parts": len(part),
+                "minutes": round(float(part["seconds"].sum()) / 60, 2) if part["seconds"].notna().all() else None}
+            for origin, part in found.groupby(keys, dropna=False)]
 
 
 def _manifest(plan: Plan, settings: dict, minutes: float, jobs: int, computed: int) -> dict:

@@ -135,15 +135,23 @@ def test_records_of_other_settings_are_not_taken_over(small, tmp_path, change, k
         runs.reuse(plan(tmp_path / "run", SMALL.model_copy(update=change)), small[0], jobs=1)
 
 
-def test_records_of_other_data_are_not_taken_over(small, tmp_path):
+def test_records_of_another_machines_features_are_taken_over_and_say_so(small, tmp_path):
     here = plan(tmp_path / "run")
-    here.fingerprint = "0" * 16
-    with pytest.raises(UserError, match="a run with another `data`"):
-        runs.reuse(here, small[0], jobs=1)
+    here.fingerprint = here.origin["data"] = "0" * 16
+    assert runs.reuse(here, small[0], jobs=1) == list(SMALL.methods)
+    runs.run(here, jobs=1)
+    said = records.manifest(small[0])
+    theirs, mine = sorted(records.manifest(here.out)["parts"], key=lambda part: part["data"] == "0" * 16)
+    assert (theirs["data"], theirs["cpu"], theirs["parts"]) == (said["data"], said["machine"]["cpu"], 30)
+    assert (mine["data"], mine["parts"]) == ("0" * 16, 6)
+
+
+def test_records_of_other_ratings_are_not_taken_over(small, tmp_path):
+    assert runs.reuse(plan(tmp_path / "run", seed=5), small[0], jobs=1) == []
     records.write_json({"code": ""}, tmp_path / "manifest.json")
     records.write(small[1], tmp_path / "records.parquet")
     with pytest.raises(UserError, match="a run of another version"):
-        runs.reuse(here, tmp_path, jobs=1)
+        runs.reuse(plan(tmp_path / "run"), tmp_path, jobs=1)
 
 
 def test_what_is_no_run_is_not_taken_over(tmp_path):
