@@ -112,6 +112,8 @@ def _beginning(start: Head, rates: Tensor, method: Maml) -> dict[str, Tensor]:
     found = {name: tensor.detach().clone() for name, tensor in start._asdict().items()}
     if method.lslr:
         found["rates"] = rates.clone()
+    if method.by_shots:  # the loss is a mean: more shots deserve longer steps, how much longer is learnt
+        found["power"] = torch.zeros(())
     if method.element_rates:
         found |= {f"rates.{name}": torch.full_like(tensor, float(rate))
                   for (name, tensor), rate in zip(start._asdict().items(), rates[0])}
@@ -132,7 +134,11 @@ def _learner(learnt: dict[str, Tensor], fixed: Tensor, shots: tuple[int, ...], m
                        for name, on in zip(TENSORS, adapts[0])))
     head = Head(*(learnt[name] for name in TENSORS))
     head = head if moved is None else Head(*(own + by for own, by in zip(head, moved)))
-    return Learner(head, dict.fromkeys(shots, rates), learnt.get("prior"))
+    settings = dict.fromkeys(shots, rates)
+    if "power" in learnt:
+        middle = math.exp(sum(map(math.log, shots)) / len(shots))
+        settings = {k: rates * (k / middle) ** learnt["power"] for k in shots}
+    return Learner(head, settings, learnt.get("prior"))
 
 
 def _outer_gradient(material: Material, learner: Learner, method: Maml, episodes: Episodes, epoch: int,

@@ -102,9 +102,7 @@ def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, 
         case Maml():
             grid = [scalar_rates(rate, method.inner_steps, method.adapts) for rate in method.rates]
             rates = choose(material, Learner(head, {}), grid, dev, per_shots=False)[shots[0]]
-            made = metatrain(material, head, rates, method, shots, dev, seed, others() if method.crossfit else {})[0]
-            return chosen(made, [lasting(made.settings[shots[0]], steps) for steps in method.test_steps]
-                          ) if method.test_steps else made
+            return metatrain(material, head, rates, method, shots, dev, seed, others() if method.crossfit else {})[0]
 
 
 def rows(material: Material, learner: NamedTuple, plan: "Plan", seed: int) -> list[dict]:
@@ -134,13 +132,9 @@ def variants(learner: NamedTuple, shots: int, wanted: tuple[int, ...] | None) ->
     if not isinstance(learner, Learner) or 0 in learner.settings or isinstance(settings, Head):
         steps = len(settings.mix) if isinstance(settings, Head) else 0
         return [(steps, learner._replace(settings={shots: settings}))]
-    return [(steps, learner._replace(settings={shots: lasting(settings, steps)}))
+    beyond = settings[-1:].expand(max(wanted or [0]), -1)
+    return [(steps, learner._replace(settings={shots: torch.cat([settings, beyond])[:steps]}))
             for steps in wanted or [len(settings)]]
-
-
-def lasting(rates: torch.Tensor, steps: int) -> torch.Tensor:
-    """Rates (steps, tensors) for so many inner steps: beyond those that there are the last one's again."""
-    return torch.cat([rates, rates[-1:].expand(steps, -1)])[:steps]
 
 
 class Plan:

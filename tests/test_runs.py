@@ -382,7 +382,7 @@ def plain():
     {"adapts": ("mix", "P", "b", "A", "a")}, {"inner_steps": 2}, {"rates": (0.02,)}, {"outer_rate": 0.01},
     {"epochs": 1}, {"steps": 3}, {"episodes": 2}, {"query": 4}, {"clip": 0.001}, {"seed": 1}, {"rule": "reptile"},
     {"element_rates": True}, {"msl": 1.0}, {"cosine": False}, {"dropout": 0.3}, {"f1": 0.5}, {"average": 0.5},
-    {"prior": 0.5}, {"crossfit": 1.0}])
+    {"prior": 0.5}, {"crossfit": 1.0}, {"lslr": True, "by_shots": True}])
 def test_each_option_of_meta_training_changes_it(plain, change):
     weights, history = meta(**change)
     assert history[1:] != plain[1][1:]
@@ -424,6 +424,19 @@ def test_options_that_exclude_each_other_are_refused(settings):
 def test_the_rate_of_rates_matters_with_learnt_rates_alone():
     assert meta(lslr=True, rate_rate=0.1)[1] != meta(lslr=True)[1]
     assert meta(rate_rate=0.1)[1] == meta()[1]
+
+
+def test_rates_by_shots_are_a_learnt_power_of_their_number():
+    """Around the geometric mean of the numbers trained: 3 and 5 shots are equally far from it, one above, one below."""
+    one = learn_meta(ready(), lslr=True, rate_rate=0.1)[0].settings
+    assert torch.equal(one[3], one[5])
+    learner, history = learn_meta(ready(), lslr=True, by_shots=True, rate_rate=0.1)
+    few, many = learner.settings[3][:, 1:], learner.settings[5][:, 1:]
+    power = (many / few).log() / torch.tensor(5 / 3).log()
+    assert learner.epoch and power.std() < 1e-4 and power.mean().abs() > 0.01
+    assert history[1:] != learn_meta(ready(), lslr=True, rate_rate=0.1)[1][1:]
+    with pytest.raises(ValueError, match="by_shots needs lslr"):
+        Maml(by_shots=True)
 
 
 def test_meta_training_again_is_the_same(plain):
