@@ -321,10 +321,10 @@ def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
 def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
     """Take over the records of a finished run, method by method, where the present code repeats them.
 
-    Held to it on the first and the last unit, computed anew: every count must be the same. So the run may be another
-    machine's, whose features differ in their last bits: what that changes is computed anew. What is taken over says
-    which run it is of, and has no models. Returns the methods taken over. Raises UserError when `old` is no run or one
-    of other data or settings.
+    Held to it on the first and the last unit, computed anew: every count must be the same, or of another machine's run,
+    whose features differ in their last bits, no count may differ by more than one. What is taken over says which run it
+    is of, and has no models. Returns the methods taken over. Raises UserError when `old` is no run or one of other
+    settings.
     """
     said, frame = records.manifest(old), records.read(old)
     held = _comparable(plan, said, Path(old))
@@ -341,8 +341,9 @@ def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
                                                                     for name in units}})
     ends = list(dict.fromkeys(unit for found in units.values() for unit in (found[0], found[-1])))
     Parallel(n_jobs=jobs, mmap_mode="c")(delayed(_unit)(few, unit) for unit in ends)
+    slack = 0 if all(origin[key] == plan.origin[key] for key in ("data", "cpu")) else 1
     taken = [name for name, found in units.items()
-             if all(pd.read_parquet(plan.part(unit, name) / "records.parquet").equals(there[name, unit])
+             if all(_repeats(pd.read_parquet(plan.part(unit, name) / "records.parquet"), there[name, unit], slack)
                     for unit in (found[0], found[-1]))]
     learnt = {key: part for key, part in pd.read_parquet(Path(old) / "learnt.parquet")
               .groupby(["method", "fold", "group", "seed"], sort=False)}
@@ -354,6 +355,13 @@ def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
             records.write_json(origin | {"seconds": None}, part / "part.json")
             records.write(there[name, unit], part / "records.parquet")
     return taken
+
+
+def _repeats(mine: pd.DataFrame, theirs: pd.DataFrame, slack: int) -> bool:
+    """Whether two parts' records are the same but for counts that differ by at most `slack`."""
+    counted = [name for name in mine if name == "top" or name[:3] in ("tp_", "fp_", "fn_")]
+    return (mine.drop(columns=counted).equals(theirs.drop(columns=counted))
+            and int((mine[counted] - theirs[counted]).abs().to_numpy().max(initial=0)) <= slack)
 
 
 def _comparable(plan: Plan, said: dict, old: Path) -> dict[str, Method]:

@@ -135,12 +135,21 @@ def test_records_of_other_settings_are_not_taken_over(small, tmp_path, change, k
         runs.reuse(plan(tmp_path / "run", SMALL.model_copy(update=change)), small[0], jobs=1)
 
 
-def test_records_of_another_machines_features_are_taken_over_and_say_so(small, tmp_path):
+def test_records_of_another_machine_are_taken_over_and_say_so(small, tmp_path):
+    """There one count of SSL-E was another by one and one of fine-tuning by two; here neither would be the same."""
+    out, frame = small
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    first = frame.drop_duplicates("method").index
+    changed = frame.assign(top=frame["top"] + pd.Series({first[0]: 1, first[1]: -2}).reindex(frame.index, fill_value=0))
+    records.write(changed, old / "records.parquet")
+    assert runs.reuse(plan(tmp_path / "same" / "run"), old, jobs=1) == ["meta-perser"]
     here = plan(tmp_path / "run")
     here.fingerprint = here.origin["data"] = "0" * 16
-    assert runs.reuse(here, small[0], jobs=1) == list(SMALL.methods)
+    assert runs.reuse(here, old, jobs=1) == ["ssl-e", "meta-perser"]
+    assert runs.reuse(here, out, jobs=1) == list(SMALL.methods)
     runs.run(here, jobs=1)
-    said = records.manifest(small[0])
+    said = records.manifest(out)
     theirs, mine = sorted(records.manifest(here.out)["parts"], key=lambda part: part["data"] == "0" * 16)
     assert (theirs["data"], theirs["cpu"], theirs["parts"]) == (said["data"], said["machine"]["cpu"], 30)
     assert (mine["data"], mine["parts"]) == ("0" * 16, 6)
