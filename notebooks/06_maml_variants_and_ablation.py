@@ -153,8 +153,10 @@ for place in (first, second):
 # ## Beyond the recipe
 #
 # The published recipe keeps its own row. Beside it stands one that goes further, **Meta-PerSER-X**: MAML with
-# CSMT and LSLR, a loss after every inner step that is mostly a soft macro F1, features left out at random and the
-# running mean of the weights. It was found on other corpora (`perser search`, notebook 05). Below the same with
+# CSMT and LSLR, a loss after every inner step that is mostly a soft macro F1, features left out at random, the
+# running mean of the weights, and inner rates that grow with the number of shots. It was found on other corpora
+# (`perser search`, notebook 05). **The runs below are from before its last two changes**: here X has one set of rates
+# for every K and twice the dropout, so that its row is not that of the tables above. The same with
 # one part taken away at a time, and with what was tried and left out: epochs judged by dev F1, derivative
 # annealing, a prior shift to descend from, outer steps from an SSL-E that has not heard the session. Every
 # difference of the second table is against Meta-PerSER-X: a part that helps shows as a loss without it.
