@@ -435,6 +435,14 @@ def test_the_rate_of_rates_matters_with_learnt_rates_alone():
     assert meta(rate_rate=0.1)[1] == meta()[1]
 
 
+@pytest.mark.parametrize("change", [{"lslr": True}, {"lslr": True, "by_shots": True}, {"element_rates": True}])
+def test_training_that_diverges_keeps_the_best_epoch_before(change):
+    """Rates that become infinite or no number at all end no run, and a start that nothing beats is kept."""
+    learner, history = learn_meta(ready(), rate_rate=1e30, outer_rate=1e30, cosine=False, epochs=3, **change)
+    assert history[-1]["dev_loss"] != history[-1]["dev_loss"] and learner.epoch == 0
+    assert all(torch.isfinite(tensor).all() for tensor in learner.head)
+
+
 def test_rates_by_shots_are_a_learnt_power_of_their_number():
     """Around the geometric mean of the numbers trained: 3 and 5 shots are equally far from it, one above, one below."""
     one = learn_meta(ready(), lslr=True, rate_rate=0.1)[0].settings
