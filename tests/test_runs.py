@@ -435,7 +435,8 @@ def test_the_rate_of_rates_matters_with_learnt_rates_alone():
     assert meta(rate_rate=0.1)[1] == meta()[1]
 
 
-@pytest.mark.parametrize("change", [{"lslr": True}, {"lslr": True, "by_shots": True}, {"element_rates": True}])
+@pytest.mark.parametrize("change", [{"lslr": True, "dropout": 0.3}, {"lslr": True, "by_shots": True, "dropout": 0.3},
+                                    {"element_rates": True}])
 def test_training_that_diverges_keeps_the_best_epoch_before(change):
     """Rates that become infinite or no number at all end no run, and a start that nothing beats is kept."""
     learner, history = learn_meta(ready(), rate_rate=1e30, outer_rate=1e30, cosine=False, epochs=3, **change)
