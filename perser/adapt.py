@@ -138,7 +138,8 @@ def adapted_logits(head: Head, rates: Tensor, formed: Formed, second_order: bool
 
     change = beside(change.mT)
     own = torch.cat([(A @ head.A.T).expand(len(gram), -1, -1), shared[:, :shots]], 1) + apart(inner @ change)
-    found = shared[:, shots:] + apart(basis[:, shots:] @ change) + b @ own + a - apart(gram[:, shots:] @ beside(d @ own))
+    near, far = gram[:, shots:] @ beside(d @ own), basis[:, shots:] @ change
+    found = shared[:, shots:] + apart(far) + b @ own + a - apart(near)
     return found if every else found[0]
 
 

@@ -345,8 +345,8 @@ def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
     taken = [name for name, found in units.items()
              if all(_repeats(pd.read_parquet(plan.part(unit, name) / "records.parquet"), there[name, unit], slack)
                     for unit in (found[0], found[-1]))]
-    learnt = {key: part for key, part in pd.read_parquet(Path(old) / "learnt.parquet")
-              .groupby(["method", "fold", "group", "seed"], sort=False)}
+    learnt = dict(list(pd.read_parquet(Path(old) / "learnt.parquet")
+                       .groupby(["method", "fold", "group", "seed"], sort=False)))
     for name, unit in product(taken, plan.units):
         part = plan.part(unit, name)
         if (name, unit) in there and not (part / "records.parquet").exists():

@@ -157,7 +157,8 @@ def test_rates_by_shots_are_the_power_by_which_they_grow():
     grown = pd.concat([learnt.assign(shots=5), learnt.assign(shots=20, value=learnt["value"] * factor)])
     [row] = study.rates_by_shots(grown).to_dict("records")
     powers = np.log([2, 3]) / np.log(4)
-    assert row == {"method": "meta-perser", "mean": pytest.approx(powers.mean()), "std": pytest.approx(powers.std(ddof=1))}
+    assert row == {"method": "meta-perser", "mean": pytest.approx(powers.mean()),
+                   "std": pytest.approx(powers.std(ddof=1))}
 
 
 def test_layer_weights_are_means_over_seeds():
