@@ -6,8 +6,8 @@
 #
 # On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus, **synthetic** speech and
 # listeners. Fine-tuning moves all weights here; the choice between sets of tensors that it has in the main result
-# and in notebook 05 is not part of these runs. Nor are Meta-PerSER's settings of the longer search (notebook 05):
-# these runs are with those that it began with.
+# and in notebook 05 is not part of these runs. Nor is what the longer search (notebook 05) found: Meta-PerSER has the
+# settings here that it began with, and Meta-PerSER-X the same rates at every K and more dropout.
 
 # %% tags=["parameters"]
 first = "../results/ravdess/logmel"

@@ -119,14 +119,28 @@ def form(head: Head, x: Tensor, support: Tensor, query: Tensor, count: int, targ
                   weight * targets.sum(-1, keepdim=True), weight * targets)
 
 
-def adapted_logits(head: Head, rates: Tensor, formed: Formed, second_order: bool) -> Tensor:
-    """Logits (E, Q, C) after the last step: `adapt` and `personal_logits`, many times faster."""
+def adapted_logits(head: Head, rates: Tensor, formed: Formed, second_order: bool, every: bool = False) -> Tensor:
+    """Logits (E, Q, C) after the last step: `adapt` and `personal_logits`, many times faster.
+
+    every: before the first step and after each one, (steps + 1, E, Q, C). The steps then stand beside the classes, so
+    that each product with the clips is one.
+    """
     A, gram, shared, basis, inner, mass, wanted = formed
-    shots = mass.shape[1]
+    shots, classes = mass.shape[1], wanted.shape[-1]
     near = gram[:, :shots] if second_order else gram[:, :shots].detach()
-    d, b, change, a = descend(near, inner, head.a, rates, mass, wanted, second_order)
-    own = torch.cat([(A @ head.A.T).expand(len(gram), -1, -1), shared[:, :shots]], 1) + inner @ change.mT
-    return shared[:, shots:] + basis[:, shots:] @ change.mT + b @ own + a - gram[:, shots:] @ (d @ own)
+    d, b, change, a = descend(near, inner, head.a, rates, mass, wanted, second_order, every)
+
+    def beside(each: Tensor) -> Tensor:
+        return each.movedim(0, 2).flatten(2)
+
+    def apart(each: Tensor) -> Tensor:
+        return each.unflatten(2, (-1, classes)).movedim(2, 0)
+
+    change = beside(change.mT)
+    own = torch.cat([(A @ head.A.T).expand(len(gram), -1, -1), shared[:, :shots]], 1) + apart(inner @ change)
+    near, far = gram[:, shots:] @ beside(d @ own), basis[:, shots:] @ change
+    found = shared[:, shots:] + apart(far) + b @ own + a - apart(near)
+    return found if every else found[0]
 
 
 def personal_head(head: Head, state: Adapted, support: Tensor, episode: int) -> Head:

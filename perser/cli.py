@@ -143,8 +143,8 @@ def experiment_file(name: str) -> Path:
 @click.option("--normalise", type=click.Choice(["corpus", "clip", "none"]), default="corpus", show_default=True,
               help="Mean and sd of waveforms.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting. Repeatable.")
-@click.option("--reuse", type=DIRECTORY, help="A finished run by other code: methods whose records the present code "
-              "repeats, tried on two units, are taken over.")
+@click.option("--reuse", type=DIRECTORY, help="A finished run: methods whose records are repeated here, tried on two "
+              "units, are taken over, without their models.")
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
         out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...], reuse: Path | None,

@@ -118,6 +118,7 @@ class Maml(Strict):
         "combined", description="support and query from two pools, from one pool, or the same clips")
     anneal: float = Field(0.0, ge=0, le=1, description="DA: share of the epochs in first order, from the start")
     lslr: bool = Field(False, description="learn one rate per tensor and inner step")
+    by_shots: bool = Field(False, description="learn how the rates grow with the number of shots, as a power of it")
     element_rates: bool = Field(False, description="learn one rate per weight (Meta-SGD, arXiv 1707.09835)")
     msl: float = Field(0.0, ge=0, le=1, description="share of the epochs with a loss after every inner step")
     adapts: tuple[Tensor, ...] = Field(("P", "b", "A", "a"), min_length=1, description="tensors the inner loop moves")
@@ -146,6 +147,8 @@ class Maml(Strict):
     def _agree(self) -> "Maml":
         if self.element_rates and (self.lslr or self.msl or self.dropout or self.prior):
             raise ValueError("element_rates excludes lslr, msl, dropout and prior")
+        if self.by_shots and not self.lslr:
+            raise ValueError("by_shots needs lslr")
         if self.rule == "reptile" and (self.lslr or self.element_rates or self.msl or self.f1 or self.dropout
                                         or self.prior):
             raise ValueError("reptile has no outer loss: it excludes lslr, element_rates, msl, f1, dropout and prior")

@@ -72,17 +72,14 @@ def each_query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: 
     clips, near, far, count = placed(data, episodes, head.P.device)
     x = heads.mixed(head, data.features, clips)
     x = x if keep is None else x * keep
-    if prior is None and not every:
+    if prior is None:
         formed = form(head, x, near, far, count, targets, class_weights, second_order)
         for rates in settings:
-            yield adapted_logits(head, rates, formed, second_order)
+            yield adapted_logits(head, rates, formed, second_order, every)
         return
     hidden = x @ head.P.T + head.b
-    shift = None
-    if prior is not None:
-        start = hidden[near] @ head.A.T + head.a
-        shift = prior_shift(start, targets, prior[0].exp(), prior[1])
-        shift = shift if second_order else shift.detach()
+    shift = prior_shift(hidden[near] @ head.A.T + head.a, targets, prior[0].exp(), prior[1])
+    shift = shift if second_order else shift.detach()
     for rates in settings:
         states = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order, shift)
         found = [personal_logits(head, state, x[near], x[far], hidden[far], second_order)

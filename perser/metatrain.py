@@ -112,6 +112,8 @@ def _beginning(start: Head, rates: Tensor, method: Maml) -> dict[str, Tensor]:
     found = {name: tensor.detach().clone() for name, tensor in start._asdict().items()}
     if method.lslr:
         found["rates"] = rates.clone()
+    if method.by_shots:  # the loss is a mean: more shots deserve longer steps, how much longer is learnt
+        found["power"] = torch.zeros(())
     if method.element_rates:
         found |= {f"rates.{name}": torch.full_like(tensor, float(rate))
                   for (name, tensor), rate in zip(start._asdict().items(), rates[0])}
@@ -121,18 +123,23 @@ def _beginning(start: Head, rates: Tensor, method: Maml) -> dict[str, Tensor]:
 
 
 def _learner(learnt: dict[str, Tensor], fixed: Tensor, shots: tuple[int, ...], moved: Head | None = None) -> Learner:
-    """The learner of what is learnt so far; rates that are not learnt stay as fixed, those at zero stay there.
+    """The learner of what is learnt so far; rates that are not learnt stay as fixed, those at zero stay there, even
+    where training has diverged.
 
     moved: a constant that is added to the head.
     """
-    adapts = (fixed != 0).to(fixed.dtype)
-    rates = learnt["rates"] * adapts if "rates" in learnt else fixed
+    adapts, zero = fixed != 0, fixed.new_zeros(())
+    rates = torch.where(adapts, learnt["rates"], zero) if "rates" in learnt else fixed
     if "rates.P" in learnt:
-        rates = Head(*((learnt[f"rates.{name}"] * on).expand(len(fixed), *learnt[name].shape)
+        rates = Head(*(torch.where(on, learnt[f"rates.{name}"], zero).expand(len(fixed), *learnt[name].shape)
                        for name, on in zip(TENSORS, adapts[0])))
     head = Head(*(learnt[name] for name in TENSORS))
     head = head if moved is None else Head(*(own + by for own, by in zip(head, moved)))
-    return Learner(head, dict.fromkeys(shots, rates), learnt.get("prior"))
+    settings = dict.fromkeys(shots, rates)
+    if "power" in learnt:
+        middle = math.exp(sum(map(math.log, shots)) / len(shots))
+        settings = {k: torch.where(adapts, rates * (k / middle) ** learnt["power"], zero) for k in shots}
+    return Learner(head, settings, learnt.get("prior"))
 
 
 def _outer_gradient(material: Material, learner: Learner, method: Maml, episodes: Episodes, epoch: int,

@@ -4,7 +4,6 @@ import ctypes
 import json
 import logging
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -159,7 +159,9 @@ class Plan:
                                     "smoothing": experiment.base.smoothing}
         self.traits = traits(corpus.ratings, corpus.classes)
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
-        self.code, self.commit = provenance.code(), provenance.git()["commit"]
+        self.code = provenance.code()
+        self.origin = {"code": self.code, "commit": provenance.git()["commit"], "data": self.fingerprint,
+                       "cpu": provenance.machine()["cpu"]}
         self.groups = listener_groups(self.data, experiment.groups, min(experiment.shots) + experiment.min_queries)
         self.dev_held_out = (experiment.dev == "held-out" if experiment.dev
                              else min(map(len, self.groups)) >= LEAST_DEV)
@@ -280,8 +282,7 @@ def _unit(plan: Plan, unit: tuple[int, int, int]) -> None:
             checkpoints.save(Model(learner, ready.mean, ready.scale, ready.class_weights, about), part)
         if not isinstance(learner, Upper):
             records.write(learnt(learner, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
-        records.write_json({"code": plan.code, "commit": plan.commit, "seconds": time.perf_counter() - start},
-                           part / "part.json")
+        records.write_json(plan.origin | {"seconds": time.perf_counter() - start}, part / "part.json")
         records.write(frame, part / "records.parquet")
 
 
@@ -318,42 +319,64 @@ def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
 
 
 def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
-    """Take over the parts of a finished run by other code, method by method, where the present code repeats them.
+    """Take over the records of a finished run, method by method, where the present code repeats them.
 
-    Held to it on the first and the last unit, computed anew: their records must be the same to the bit. Returns the
-    methods taken over; every part says which code and commit it is of. Raises UserError when `old` is no run.
+    Held to it on the first and the last unit, computed anew: every count must be the same, or of another machine's run,
+    whose features differ in their last bits, no count may differ by more than one. What is taken over says which run it
+    is of, and has no models. Returns the methods taken over. Raises UserError when `old` is no run or one of other
+    settings.
     """
-    said, before = records.manifest(old), copy(plan)
-    before.out, before.code = Path(old), said["code"]
-    there = {name: [unit for unit in plan.units if (before.part(unit, name) / "records.parquet").exists()]
-             for name in plan.experiment.methods}
-    there = {name: units for name, units in there.items() if units and before.code != plan.code}
+    said, frame = records.manifest(old), records.read(old)
+    held = _comparable(plan, said, Path(old))
+    origin = {key: said[key] for key in ("code", "commit", "data")} | {"cpu": said["machine"]["cpu"]}
+    whose = {plan.data.listeners[i]: group for group, members in enumerate(plan.groups) for i in members}
+    keys = [frame["method"], frame["fold"], frame["listener"].map(whose), frame["seed"]]
+    there = {(name, unit): part.drop(columns="experiment").reset_index(drop=True)
+             for (name, *unit), part in frame.groupby(keys, sort=False)
+             for unit in [tuple(unit)] if unit in plan.units and plan.experiment.methods.get(name) == held.get(name)}
+    units = {name: [unit for unit in plan.units if (name, unit) in there] for name in plan.experiment.methods}
+    units = {name: found for name, found in units.items() if found}
     few = copy(plan)
     few.experiment = plan.experiment.model_copy(update={"methods": {name: plan.experiment.methods[name]
-                                                                    for name in there}})
-    ends = list(dict.fromkeys(unit for units in there.values() for unit in (units[0], units[-1])))
+                                                                    for name in units}})
+    ends = list(dict.fromkeys(unit for found in units.values() for unit in (found[0], found[-1])))
     Parallel(n_jobs=jobs, mmap_mode="c")(delayed(_unit)(few, unit) for unit in ends)
-    taken = []
-    for name, units in there.items():
-        pairs = [[pd.read_parquet(which.part(unit, name) / "records.parquet") for which in (plan, before)]
-                 for unit in (units[0], units[-1])]
-        if all(mine.equals(theirs) for mine, theirs in pairs):
-            taken.append(name)
-            for unit in units:
-                for method in (None, name):
-                    _copy(before.part(unit, method), plan.part(unit, method), said)
+    slack = 0 if all(origin[key] == plan.origin[key] for key in ("data", "cpu")) else 1
+    taken = [name for name, found in units.items()
+             if all(_repeats(pd.read_parquet(plan.part(unit, name) / "records.parquet"), there[name, unit], slack)
+                    for unit in (found[0], found[-1]))]
+    learnt = dict(list(pd.read_parquet(Path(old) / "learnt.parquet")
+                       .groupby(["method", "fold", "group", "seed"], sort=False)))
+    for name, unit in product(taken, plan.units):
+        part = plan.part(unit, name)
+        if (name, unit) in there and not (part / "records.parquet").exists():
+            if (name, *unit) in learnt:
+                records.write(learnt[name, *unit], part / "learnt.parquet")
+            records.write_json(origin | {"seconds": None}, part / "part.json")
+            records.write(there[name, unit], part / "records.parquet")
     return taken
 
 
-def _copy(source: Path, target: Path, said: dict) -> None:
-    """A copy of a part that says by which code it was computed; a part that is there already stays."""
-    if target.exists():
-        return
-    half = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copytree(source, half)
-    if not (half / "part.json").exists():
-        records.write_json({"code": said["code"], "commit": said["commit"], "seconds": None}, half / "part.json")
-    half.replace(target)
+def _repeats(mine: pd.DataFrame, theirs: pd.DataFrame, slack: int) -> bool:
+    """Whether two parts' records are the same but for counts that differ by at most `slack`."""
+    counted = [name for name in mine if name == "top" or name[:3] in ("tp_", "fp_", "fn_")]
+    return (mine.drop(columns=counted).equals(theirs.drop(columns=counted))
+            and int((mine[counted] - theirs[counted]).abs().to_numpy().max(initial=0)) <= slack)
+
+
+def _comparable(plan: Plan, said: dict, old: Path) -> dict[str, Method]:
+    """The methods of a run that is of the plan's corpus and settings, by its manifest."""
+    try:
+        held = Experiment.model_validate(said["config"])
+    except (KeyError, ValidationError):
+        raise UserError(f"{old}: a run of another version; nothing can be taken over from it") from None
+    mine, theirs = (json.loads(experiment.model_dump_json(exclude={"name", "methods", "seeds", "folds"}))
+                    | {key: json.loads(json.dumps(about.get(key))) for key in plan.about if key != "experiment"}
+                    for about, experiment in ((plan.about, plan.experiment), (said, held)))
+    other = [key for key in mine if mine[key] != theirs[key]]
+    if other:
+        raise UserError(f"{old}: a run with another `{other[0]}`; nothing can be taken over from it")
+    return held.methods
 
 
 def run(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
@@ -393,12 +416,16 @@ def _claim(out: Path, settings: dict) -> None:
 
 
 def _origins(plan: Plan) -> list[dict]:
-    """By which code the parts were computed: methods, how many parts, minutes (of one core, where they are known)."""
+    """By which code the parts were computed, or of which run they are: methods, how many parts, minutes (of one core,
+    where they are known).
+    """
     found = pd.DataFrame([{"method": name, **json.loads((plan.part(unit, name) / "part.json").read_text())}
                           for unit, name in product(plan.units, plan.experiment.methods)])
-    return [{"code": code, "commit": commit, "methods": sorted(set(part["method"])), "parts": len(part),
-             "minutes": round(float(part["seconds"].sum()) / 60, 2) if part["seconds"].notna().all() else None}
-            for (code, commit), part in found.groupby(["code", "commit"], dropna=False)]
+    keys = list(plan.origin)
+    return [dict(zip(keys, origin)) | {
+                "methods": sorted(set(part["method"])), "parts": len(part),
+                "minutes": round(float(part["seconds"].sum()) / 60, 2) if part["seconds"].notna().all() else None}
+            for origin, part in found.groupby(keys, dropna=False)]
 
 
 def _manifest(plan: Plan, settings: dict, minutes: float, jobs: int, computed: int) -> dict:

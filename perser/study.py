@@ -287,6 +287,18 @@ def rates_that_differ(learnt: pd.DataFrame, shots: int | None = None) -> dict[st
     return {method: learnt_rates(learnt, method, shots) for method in spread.index[spread > 0]}
 
 
+def rates_by_shots(learnt: pd.DataFrame) -> pd.DataFrame:
+    """By which power of the number of shots learnt rates grow from the fewest to the most: mean and standard deviation
+    over folds, groups and seeds, for methods whose rates do.
+    """
+    moving = learnt[(learnt["step"] >= 0) & (learnt["value"] != 0) & learnt["method"].isin(rates_that_differ(learnt))]
+    size = moving.assign(value=moving["value"].abs()).pivot_table(index=MODEL, columns="shots", values="value")
+    few, many = size.columns.min(), size.columns.max()
+    power = np.log(size[many] / size[few]) / np.log(many / few)
+    found = power.groupby("method", sort=False).agg(["mean", "std"]).reset_index()
+    return found[found["mean"].abs() > 1e-6].reset_index(drop=True)
+
+
 def layers(learnt: pd.DataFrame) -> int:
     """How many layers of an upstream were weighed."""
     return learnt.loc[learnt["tensor"].str.startswith("layer"), "tensor"].nunique()

@@ -47,12 +47,16 @@ def engine_loss(head, rates, features, targets, class_weights, second_order):
 
 def shared_loss(head, rates, features, targets, class_weights, second_order):
     """As engine_loss, through the kernels: clips of all episodes in one table, the support's first."""
+    found = through_kernels(head, rates, features, targets, class_weights, second_order)
+    return cross_entropy(found, targets[1], class_weights).mean()
+
+
+def through_kernels(head, rates, features, targets, class_weights, second_order, every=False):
     clips = torch.cat([part.flatten(0, 1) for part in features])
     support, query = torch.arange(E * K).view(E, K), E * K + torch.arange(E * Q).view(E, Q)
     x = mixed(head, clips, torch.arange(len(clips)))
-    found = adapted_logits(head, rates, form(head, x, support, query, E * K, targets[0], class_weights, second_order),
-                           second_order)
-    return cross_entropy(found, targets[1], class_weights).mean()
+    return adapted_logits(head, rates, form(head, x, support, query, E * K, targets[0], class_weights, second_order),
+                          second_order, every)
 
 
 def explicit_loss(head, rates, features, targets, class_weights, second_order):
@@ -111,6 +115,25 @@ def test_engine_equals_explicit_weights(engine, steps, second_order):
     assert_same(meta_gradient(engine, head, rates, *rest, second_order),
                 meta_gradient(lambda h, r, *more: explicit_loss(h, r * (r != 0), *more), head, rates, *rest,
                               second_order), 1e-12)
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_losses_after_every_step_equal_those_of_as_many_steps_with_explicit_weights(steps, second_order):
+    """Each step's loss has its own weight, so that a gradient which takes one for another is noticed."""
+
+    def together(head, rates, features, targets, class_weights, second):
+        every = through_kernels(head, rates, features, targets, class_weights, second, every=True)
+        assert every.shape == (steps + 1, E, Q, C)
+        return sum((t + 1) * cross_entropy(found, targets[1], class_weights).mean() for t, found in enumerate(every))
+
+    def each(head, rates, *rest):
+        return sum((t + 1) * explicit_loss(head, rates[:t] * (rates[:t] != 0), *rest) for t in range(steps + 1))
+
+    head, *rest = problem()
+    rates = random_rates(steps)
+    assert_same(meta_gradient(together, head, rates, *rest, second_order),
+                meta_gradient(each, head, rates, *rest, second_order), 1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])

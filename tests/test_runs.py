@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,29 +100,67 @@ def test_experiments_with_the_same_settings_share_their_parts(small, monkeypatch
     assert plan(out, more).part((1, 0, 0), "ssl-e") != plan(out).part((1, 0, 0), "ssl-e")
 
 
-def elsewhere(out, **change):
-    """The same plan as if by other code."""
-    found = plan(out, SMALL.model_copy(update=change))
-    found.code = "0" * 16
-    return found
-
-
-def test_parts_of_other_code_are_taken_over_where_the_present_code_repeats_them(small, tmp_path):
-    _, frame = small
-    old, here = elsewhere(tmp_path / "old" / "run"), plan(tmp_path / "new" / "run")
-    runs.run(old, jobs=1)
-    # One unit of fine-tuning is of code that counted otherwise, one of MAML in the middle was never computed.
-    other = old.part(old.units[-1], "fine-tuning") / "records.parquet"
-    records.write(pd.read_parquet(other).assign(top=0), other)
-    (old.part((1, 3, 0), "meta-perser") / "records.parquet").unlink()
-    assert runs.reuse(here, old.out, jobs=1) == ["ssl-e", "meta-perser"]
+def test_records_of_another_run_are_taken_over_where_the_present_code_repeats_them(small, tmp_path):
+    """One unit of fine-tuning was counted otherwise, one of MAML is missing, another method has other settings."""
+    out, frame = small
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    last = (frame["fold"] == 2) & (frame["listener"] == "E6")
+    frame = frame.assign(top=frame["top"].where(~last | (frame["method"] != "fine-tuning"), 0))
+    gone = (frame["method"] == "meta-perser") & (frame["fold"] == 1) & (frame["listener"] == "E4")
+    records.write(frame[~gone], old / "records.parquet")
+    told = records.manifest(old)
+    records.write_json(told | {"code": "0" * 16, "commit": "1" * 40}, old / "manifest.json")
+    more = SMALL.methods | {"longer": SMALL.methods["meta-perser"].model_copy(update={"epochs": 1})}
+    here = plan(tmp_path / "new" / "run", SMALL.model_copy(update={"name": "other", "methods": more}))
+    assert runs.reuse(here, old, jobs=1) == ["ssl-e", "meta-perser"]
     assert [unit for unit in here.units if "meta-perser" in here.missing(unit)] == [(1, 3, 0)]
     assert len([unit for unit in here.units if "fine-tuning" in here.missing(unit)]) == len(here.units) - 2
-    pd.testing.assert_frame_equal(runs.run(here, jobs=1), frame)
-    mine, theirs = sorted(records.manifest(here.out)["parts"], key=lambda part: part["code"] == old.code)
-    assert (mine["code"], mine["parts"], theirs["code"], theirs["parts"]) == (here.code, 12 + 2 + 3, old.code, 10 + 9)
-    assert mine["methods"] == ["fine-tuning", "meta-perser", "ssl-e"] and theirs["methods"] == ["meta-perser", "ssl-e"]
-    assert mine["minutes"] > 0
+    assert all("longer" in here.missing(unit) for unit in here.units)
+    found = runs.run(here, jobs=1)
+    pd.testing.assert_frame_equal(found[found["method"] != "longer"].reset_index(drop=True),
+                                  small[1].assign(experiment="other"))
+    mine, theirs = sorted(records.manifest(here.out)["parts"], key=lambda part: part["code"] == "0" * 16)
+    assert (mine["parts"], theirs["parts"], theirs["commit"]) == (12 + 12 + 2 + 3, 10 + 9, "1" * 40)
+    assert theirs["methods"] == ["meta-perser", "ssl-e"] and theirs["minutes"] is None and mine["minutes"] > 0
+    for name in ("learnt.parquet", "listeners.parquet"):
+        kept = pd.read_parquet(here.out / name)
+        kept = kept[kept["method"] != "longer"].reset_index(drop=True) if "method" in kept else kept
+        pd.testing.assert_frame_equal(kept, pd.read_parquet(out / name))
+
+
+@pytest.mark.parametrize("change, key", [({"draws": 3}, "draws"), ({"base": Base(hidden=4)}, "base")])
+def test_records_of_other_settings_are_not_taken_over(small, tmp_path, change, key):
+    with pytest.raises(UserError, match=f"a run with another `{key}`"):
+        runs.reuse(plan(tmp_path / "run", SMALL.model_copy(update=change)), small[0], jobs=1)
+
+
+def test_records_of_another_machine_are_taken_over_and_say_so(small, tmp_path):
+    """There one count of SSL-E was another by one and one of fine-tuning by two; here neither would be the same."""
+    out, frame = small
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    first = frame.drop_duplicates("method").index
+    changed = frame.assign(top=frame["top"] + pd.Series({first[0]: 1, first[1]: -2}).reindex(frame.index, fill_value=0))
+    records.write(changed, old / "records.parquet")
+    assert runs.reuse(plan(tmp_path / "same" / "run"), old, jobs=1) == ["meta-perser"]
+    here = plan(tmp_path / "run")
+    here.fingerprint = here.origin["data"] = "0" * 16
+    assert runs.reuse(here, old, jobs=1) == ["ssl-e", "meta-perser"]
+    assert runs.reuse(here, out, jobs=1) == list(SMALL.methods)
+    runs.run(here, jobs=1)
+    said = records.manifest(out)
+    theirs, mine = sorted(records.manifest(here.out)["parts"], key=lambda part: part["data"] == "0" * 16)
+    assert (theirs["data"], theirs["cpu"], theirs["parts"]) == (said["data"], said["machine"]["cpu"], 30)
+    assert (mine["data"], mine["parts"]) == ("0" * 16, 6)
+
+
+def test_records_of_other_ratings_are_not_taken_over(small, tmp_path):
+    assert runs.reuse(plan(tmp_path / "run", seed=5), small[0], jobs=1) == []
+    records.write_json({"code": ""}, tmp_path / "manifest.json")
+    records.write(small[1], tmp_path / "records.parquet")
+    with pytest.raises(UserError, match="a run of another version"):
+        runs.reuse(plan(tmp_path / "run"), tmp_path, jobs=1)
 
 
 def test_what_is_no_run_is_not_taken_over(tmp_path):
@@ -352,7 +391,7 @@ def plain():
     {"adapts": ("mix", "P", "b", "A", "a")}, {"inner_steps": 2}, {"rates": (0.02,)}, {"outer_rate": 0.01},
     {"epochs": 1}, {"steps": 3}, {"episodes": 2}, {"query": 4}, {"clip": 0.001}, {"seed": 1}, {"rule": "reptile"},
     {"element_rates": True}, {"msl": 1.0}, {"cosine": False}, {"dropout": 0.3}, {"f1": 0.5}, {"average": 0.5},
-    {"prior": 0.5}, {"crossfit": 1.0}])
+    {"prior": 0.5}, {"crossfit": 1.0}, {"lslr": True, "by_shots": True}])
 def test_each_option_of_meta_training_changes_it(plain, change):
     weights, history = meta(**change)
     assert history[1:] != plain[1][1:]
@@ -394,6 +433,28 @@ def test_options_that_exclude_each_other_are_refused(settings):
 def test_the_rate_of_rates_matters_with_learnt_rates_alone():
     assert meta(lslr=True, rate_rate=0.1)[1] != meta(lslr=True)[1]
     assert meta(rate_rate=0.1)[1] == meta()[1]
+
+
+@pytest.mark.parametrize("change", [{"lslr": True, "dropout": 0.3}, {"lslr": True, "by_shots": True, "dropout": 0.3},
+                                    {"element_rates": True}])
+def test_training_that_diverges_keeps_the_best_epoch_before(change):
+    """Rates that become infinite or no number at all end no run, and a start that nothing beats is kept."""
+    learner, history = learn_meta(ready(), rate_rate=1e30, outer_rate=1e30, cosine=False, epochs=3, **change)
+    assert history[-1]["dev_loss"] != history[-1]["dev_loss"] and learner.epoch == 0
+    assert all(torch.isfinite(tensor).all() for tensor in learner.head)
+
+
+def test_rates_by_shots_are_a_learnt_power_of_their_number():
+    """Around the geometric mean of the numbers trained: 3 and 5 shots are equally far from it, one above, one below."""
+    one = learn_meta(ready(), lslr=True, rate_rate=0.1)[0].settings
+    assert torch.equal(one[3], one[5])
+    learner, history = learn_meta(ready(), lslr=True, by_shots=True, rate_rate=0.1)
+    few, many = learner.settings[3][:, 1:], learner.settings[5][:, 1:]
+    power = (many / few).log() / torch.tensor(5 / 3).log()
+    assert learner.epoch and power.std() < 1e-4 and power.mean().abs() > 0.01
+    assert history[1:] != learn_meta(ready(), lslr=True, rate_rate=0.1)[1][1:]
+    with pytest.raises(ValueError, match="by_shots needs lslr"):
+        Maml(by_shots=True)
 
 
 def test_meta_training_again_is_the_same(plain):

@@ -148,6 +148,19 @@ def test_learnt_rates_are_means_by_tensor_and_step_without_tensors_at_rest():
     assert study.layers(made_learnt()) == 3
 
 
+def test_rates_by_shots_are_the_power_by_which_they_grow():
+    """Four times the shots, twice the rates: the square root; with three times in the other seed: 0.79, mean 0.65."""
+    assert study.rates_by_shots(made_learnt()).empty
+    learnt = made_learnt()
+    learnt = learnt[learnt["step"] >= 0]
+    factor = learnt["seed"].map({0: 2.0, 1: 3.0})
+    grown = pd.concat([learnt.assign(shots=5), learnt.assign(shots=20, value=learnt["value"] * factor)])
+    [row] = study.rates_by_shots(grown).to_dict("records")
+    powers = np.log([2, 3]) / np.log(4)
+    assert row == {"method": "meta-perser", "mean": pytest.approx(powers.mean()),
+                   "std": pytest.approx(powers.std(ddof=1))}
+
+
 def test_layer_weights_are_means_over_seeds():
     found = study.layer_weights(made_learnt(), "ssl-e")
     np.testing.assert_allclose(found["mean"], [0.15, 0.3, 0.55])

@@ -164,7 +164,7 @@ def learnt_numbers(learner: NamedTuple, method: Method, head: Head) -> int:
         return numbers(head)
     rates = 0
     if isinstance(method, Maml) and method.lslr:
-        rates = method.inner_steps * len(method.adapts)
+        rates = method.inner_steps * len(method.adapts) + method.by_shots
     elif isinstance(method, Maml) and method.element_rates:
         rates = _moved(head, method.adapts)
     return numbers(learner._replace(settings=None)) + rates
