@@ -185,9 +185,10 @@ class _Descend(Function):
         to_gram, to_inner, to_rates = torch.zeros_like(gram), torch.zeros_like(inner), torch.zeros_like(context.rates)
         to_h, given = torch.zeros_like(given[0][-1]), list(zip(*given))
         to_d, to_b, to_A, to_a = given.pop()
-        for step, ((_, rate_P, rate_b, rate_A, rate_a), saved) in reversed(list(enumerate(zip(context.rates.tolist(),
-                                                                                              context.steps)))):
-            A, h, against, p, error, delta, down_b, down_a = saved
+        rates = context.rates.tolist()
+        for step in reversed(range(len(rates))):
+            _, rate_P, rate_b, rate_A, rate_a = rates[step]
+            A, h, against, p, error, delta, down_b, down_a = context.steps[step]
             from_P, from_b = torch.baddbmm(to_d, gram.mT, to_h, alpha=-1), to_b + to_h.sum(1, keepdim=True)
             from_A = h @ to_A.mT  # (E, K, C)
             moved = (from_P, delta), (from_b, down_b), (from_A, error), (to_a, down_a)

@@ -65,6 +65,11 @@ def test_measured_is_the_loss_of_each_head_and_the_share_of_each_tensor(case):
     )
 
 
+def test_the_score_of_each_draw_is_that_after_its_last_step(case):
+    ends = [steps.measured(case[0], steps.path(*case, draw), case[2], draw)["macro_f1"].iloc[-1] for draw in (0, 1)]
+    assert steps.of_each_draw(*case) == pytest.approx(ends) and ends[0] != ends[1]
+
+
 def test_predicted_names_clips_and_ticks(case):
     material, learner, episodes = case
     trail = steps.path(material, learner, episodes, 0)
