@@ -32,6 +32,7 @@ TITLES = {
     "recipe-to-the-end": "Recipe, last epoch",
     "untrained": "No outer step",
     "shared+da+lslr+last": "CSMT (shared), last epoch",
+    "x-without-by-shots": "X without rates by K",
     "x-without-msl": "X without multi-step loss",
     "x-without-average": "X without averaging",
     "x-without-dropout": "X without dropout",
