@@ -39,7 +39,6 @@ TITLES = {
     "x-without-f1": "X without soft F1 loss",
     "x-with-f1-stop": "X stopped on dev F1",
     "x-with-annealing": "X with DA",
-    "x-with-prior": "X with prior shift",
     "x-with-crossfit": "X with cross-fitting",
     UPPER: "All data (upper bound)",
 }
