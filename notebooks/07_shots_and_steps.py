@@ -5,9 +5,7 @@
 # more inner steps than the model was trained with?
 #
 # On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus, **synthetic** speech and
-# listeners. Fine-tuning moves all weights here; the choice between sets of tensors that it has in the main result
-# and in notebook 05 is not part of these runs. Nor is what the longer search (notebook 05) found: Meta-PerSER has the
-# settings here that it began with, and Meta-PerSER-X the same rates at every K and more dropout.
+# listeners. Every method has the settings of the main result (notebooks 04 and 05).
 
 # %% tags=["parameters"]
 first = "../results/ravdess/logmel"
