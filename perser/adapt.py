@@ -3,8 +3,8 @@
 Everything that gradient descent does to the two linear maps stays in the span of what the support already holds.
 The gradient of P is a sum over support clips, so P_t x = P x - sum_k d_k (x_k . x); d_k, the bias, the rows of A and
 the hidden values all lie in the span of the basis B = [A; h], the C rows of A and the K hidden values before the
-first step. So the state carries coefficients of B, and a step costs O(K^2 (C + K)) whatever D and H are. Every line
-is an ordinary differentiable expression: one backward pass gives the exact meta-gradient.
+first step. So the state carries coefficients of B, and a step costs O(K^2 (C + K)) whatever D and H are. The loop on
+those and its backward pass, the exact meta-gradient, are in perser.kernels.
 """
 
 from typing import NamedTuple
@@ -32,45 +32,29 @@ class Adapted(NamedTuple):
 
 
 def adapt(head: Head, rates: Tensor, x: Tensor, hidden: Tensor, targets: Tensor, class_weights: Tensor,
-          second_order: bool, shift: Tensor | None = None) -> list[Adapted]:
-    """Gradient descent on the support loss: the state before the first step and after each one.
+          shift: Tensor | None = None) -> Adapted:
+    """Gradient descent on the support loss: the state after the last step, of which `personal_head` forms weights.
 
     rates: (steps, tensors) in the order of head.TENSORS; that of the layer weights is not read, adapting them
     takes `adapt_explicit`. x: (E, K, D) layer-mixed features of the support; hidden: (E, K, H), P x + b;
-    targets: (E, K, C); shift (E, 1, C): what the output bias starts from beside its own value. In first order the
-    inner gradients are constants.
+    targets: (E, K, C); shift: as in `adapted_logits`.
     Source: MAML (arXiv 1703.03400), eq. 1; per-layer per-step rates: MAML++ (arXiv 1810.09502), section 4.
     """
-    (episodes, shots, _), classes = x.shape, targets.shape[-1]
-    basis = torch.cat([head.A.expand(episodes, -1, -1), hidden], 1)
-    basis, x = (basis, x) if second_order else (basis.detach(), x.detach())
-    weight = clip_weights(targets, class_weights).unsqueeze(-1) / shots
-    mass, gram, inner = targets.sum(-1, keepdim=True), x @ x.mT, basis @ basis.mT
-    first_A, first_h = torch.eye(classes + shots, dtype=x.dtype, device=x.device).split([classes, shots])
-    zero = x.new_zeros(())
-    a = head.a.expand(episodes, 1, -1) if shift is None else head.a + shift
-    state = Adapted(basis, d=zero.expand(episodes, shots, classes + shots), b=zero.expand(episodes, 1, classes + shots),
-                    A=zero.expand(episodes, classes, classes + shots), a=a)
-    states = [state]
-    for rate in rates.unbind(0):
-        _, rate_P, rate_b, rate_A, rate_a = rate.unbind(0)
-        with torch.set_grad_enabled(second_order and torch.is_grad_enabled()):
-            A, h = first_A + state.A, first_h + state.b - gram @ state.d
-            error = weight * ((h @ (inner @ A.mT) + state.a).softmax(-1) * mass - targets)
-            delta = error @ A
-            down_b, down_A, down_a = delta.sum(1, keepdim=True), error.mT @ h, error.sum(1, keepdim=True)
-        state = Adapted(basis, d=state.d + rate_P * delta, b=state.b - rate_b * down_b,
-                        A=state.A - rate_A * down_A, a=state.a - rate_a * down_a)
-        states.append(state)
-    return states
+    basis = torch.cat([head.A.expand(len(x), -1, -1), hidden], 1)
+    states = descend(x @ x.mT, basis @ basis.mT, _start(head, len(x), shift), rates,
+                     *_wanted(targets, class_weights), False)
+    return Adapted(basis, *(state[-1] for state in states))
 
 
-def personal_logits(head: Head, state: Adapted, support: Tensor, x: Tensor, hidden: Tensor,
-                    second_order: bool = True) -> Tensor:
-    """Logits of the personal heads: support (E, K, D), x (E, Q, D), hidden (E, Q, H) = P x + b -> (E, Q, C)."""
-    support = support if second_order else support.detach()
-    A = (head.A + state.A @ state.basis).mT
-    return hidden @ A + (state.b - (x @ support.mT) @ state.d) @ (state.basis @ A) + state.a
+def _start(head: Head, episodes: int, shift: Tensor | None) -> Tensor:
+    """Output biases (E, 1, C) that descent starts from."""
+    return head.a.expand(episodes, 1, -1) if shift is None else head.a + shift
+
+
+def _wanted(targets: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """What the softmax is multiplied with (E, K, 1) and what is taken from it (E, K, C) in the mean loss' gradient."""
+    weight = clip_weights(targets, class_weights).unsqueeze(-1) / targets.shape[1]
+    return weight * targets.sum(-1, keepdim=True), weight * targets
 
 
 def prior_shift(logits: Tensor, targets: Tensor, mass: Tensor | float, strength: Tensor | float) -> Tensor:
@@ -88,8 +72,7 @@ class Formed(NamedTuple):
     """What the clips of E episodes give with one another, all that descent needs of them: see `form`.
 
     A (C, H): as the basis holds it; gram (E, K + Q, K) of x with the support's; shared (E, K + Q, C): h . A;
-    basis (E, K + Q, C + K): h . B; inner (E, C + K, C + K): B . B; mass (E, K, 1) and wanted (E, K, C): what the
-    softmax is multiplied with and what is taken from it in the loss' gradient.
+    basis (E, K + Q, C + K): h . B; inner (E, C + K, C + K): B . B; mass and wanted: see `_wanted`.
     """
 
     A: Tensor
@@ -114,21 +97,20 @@ def form(head: Head, x: Tensor, support: Tensor, query: Tensor, count: int, targ
     shared, basis = z[..., :classes], torch.cat([z[..., -classes:], hidden], -1)  # h . A; h . [A; h_support]
     corner = (A @ A.T).expand(len(support), -1, -1)
     inner = torch.cat([torch.cat([corner, basis[:, :shots, :classes].mT], -1), basis[:, :shots]], 1)
-    weight = clip_weights(targets, class_weights).unsqueeze(-1) / shots
-    return Formed(A, gram, shared, basis, inner if second_order else inner.detach(),
-                  weight * targets.sum(-1, keepdim=True), weight * targets)
+    return Formed(A, gram, shared, basis, inner if second_order else inner.detach(), *_wanted(targets, class_weights))
 
 
-def adapted_logits(head: Head, rates: Tensor, formed: Formed, second_order: bool, every: bool = False) -> Tensor:
-    """Logits (E, Q, C) after the last step: `adapt` and `personal_logits`, many times faster.
+def adapted_logits(head: Head, rates: Tensor, formed: Formed, second_order: bool, every: bool = False,
+                   shift: Tensor | None = None) -> Tensor:
+    """Logits (E, Q, C) of the personal heads that `adapt` finds, without forming them; differentiable.
 
     every: before the first step and after each one, (steps + 1, E, Q, C). The steps then stand beside the classes, so
-    that each product with the clips is one.
+    that each product with the clips is one. shift (E, 1, C): what the output bias starts from beside its own value.
     """
     A, gram, shared, basis, inner, mass, wanted = formed
     shots, classes = mass.shape[1], wanted.shape[-1]
     near = gram[:, :shots] if second_order else gram[:, :shots].detach()
-    d, b, change, a = descend(near, inner, head.a, rates, mass, wanted, second_order, every)
+    d, b, change, a = descend(near, inner, _start(head, len(gram), shift), rates, mass, wanted, second_order, every)
 
     def beside(each: Tensor) -> Tensor:
         return each.movedim(0, 2).flatten(2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from perser import head as heads
-from perser.adapt import adapt, adapt_explicit, adapted_logits, form, personal_logits, prior_shift
+from perser.adapt import adapt_explicit, adapted_logits, form, prior_shift
 from perser.episodes import Data, Episodes, by_listener, evaluation_episodes, placed
 from perser.head import Head
 from perser.losses import cross_entropy, soft_f1
@@ -72,19 +72,13 @@ def each_query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: 
     clips, near, far, count = placed(data, episodes, head.P.device)
     x = heads.mixed(head, data.features, clips)
     x = x if keep is None else x * keep
-    if prior is None:
-        formed = form(head, x, near, far, count, targets, class_weights, second_order)
-        for rates in settings:
-            yield adapted_logits(head, rates, formed, second_order, every)
-        return
-    hidden = x @ head.P.T + head.b
-    shift = prior_shift(hidden[near] @ head.A.T + head.a, targets, prior[0].exp(), prior[1])
-    shift = shift if second_order else shift.detach()
+    formed = form(head, x, near, far, count, targets, class_weights, second_order)
+    shift = None
+    if prior is not None:
+        shift = prior_shift(formed.shared[:, :targets.shape[1]] + head.a, targets, prior[0].exp(), prior[1])
+        shift = shift if second_order else shift.detach()
     for rates in settings:
-        states = adapt(head, rates, x[near], hidden[near], targets, class_weights, second_order, shift)
-        found = [personal_logits(head, state, x[near], x[far], hidden[far], second_order)
-                 for state in (states if every else states[-1:])]
-        yield torch.stack(found) if every else found[0]
+        yield adapted_logits(head, rates, formed, second_order, every, shift)
 
 
 @singledispatch

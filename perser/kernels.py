@@ -158,9 +158,9 @@ class _Descend(Function):
         """Gradient descent in coefficients: A, h start as the identity."""
         episodes, shots, classes = wanted.shape
         identity = torch.eye(classes + shots, dtype=a.dtype, device=a.device).expand(episodes, -1, -1)
-        A, h, a = identity[:, :classes], identity[:, classes:], a.expand(episodes, 1, -1)
+        A, h = identity[:, :classes], identity[:, classes:]
         d, b, steps = torch.zeros_like(h), torch.zeros_like(h[:, :1]), []
-        states = [(d, b, torch.zeros_like(A), a)]
+        states = [(d, b, A, a)]
         for _, rate_P, rate_b, rate_A, rate_a in rates.tolist():
             against = inner @ A.mT
             p = torch.baddbmm(a.expand(-1, shots, -1), h, against).softmax(-1)
@@ -172,10 +172,11 @@ class _Descend(Function):
             a = a.sub(down_a, alpha=rate_a)
             A, h = (torch.baddbmm(A, error.mT, h, alpha=-rate_A),
                     torch.baddbmm(h, gram, delta, alpha=-rate_P).sub_(down_b, alpha=rate_b))
-            states.append((d, b, A - identity[:, :classes], a))
+            states.append((d, b, A, a))
         context.steps, context.rates, context.second_order = steps, rates, second_order
         context.save_for_backward(gram, inner, mass)
-        return tuple(map(torch.stack, zip(*(states if every else states[-1:]))))
+        d, b, A, a = map(torch.stack, zip(*(states if every else states[-1:])))
+        return d, b, A - identity[:, :classes], a
 
     @staticmethod
     @once_differentiable
@@ -206,15 +207,16 @@ class _Descend(Function):
             if given:
                 to_d, to_b, to_A, to_a = (to + by for to, by in zip((to_d, to_b, to_A, to_a), given.pop()))
         to_rates[:, 2:].neg_()
-        return to_gram, to_inner, to_a.sum((0, 1)), to_rates, None, None, None, None
+        return to_gram, to_inner, to_a, to_rates, None, None, None, None
 
 
 def descend(gram: Tensor, inner: Tensor, a: Tensor, rates: Tensor, mass: Tensor, wanted: Tensor,
             second_order: bool, every: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All steps of gradient descent on the support loss from its inner products.
 
-    gram (E, K, K) of x, inner (E, C + K, C + K) of the basis [A; h], a (C,), rates (steps, tensors); mass (E, K, 1)
-    and wanted (E, K, C): what the softmax is multiplied with and what is taken from it in the loss' gradient.
+    gram (E, K, K) of x, inner (E, C + K, C + K) of the basis [A; h], a (E, 1, C), rates (steps, tensors);
+    mass (E, K, 1) and wanted (E, K, C): what the softmax is multiplied with and what is taken from it in the loss'
+    gradient.
     Returns d, b, A and a after the last step, as in adapt.Adapted, with a leading dimension of one; with every before
     the first step and after each one.
     """

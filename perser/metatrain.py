@@ -44,7 +44,7 @@ def reptile_gradient(material: Material, learner: Learner, episodes: Episodes) -
         x = heads.mixed(learner.head, material.data.features, clips)
         hidden, x = (x @ learner.head.P.T + learner.head.b)[rows], x[rows]
         state = adapt(learner.head, learner.settings[episodes.support.shape[1]], x, hidden,
-                      material.targets[torch.from_numpy(ratings)], material.class_weights, False)[-1]
+                      material.targets[torch.from_numpy(ratings)], material.class_weights)
         personal = zip(*(personal_head(learner.head, state, x, i) for i in range(len(ratings))))
         return Head(*(own - torch.stack(adapted).mean(0) for own, adapted in zip(learner.head, personal)))
 

@@ -97,7 +97,7 @@ def personalise(directory: Path, ratings: Path, audio: Path, store: Path,
         else:
             x = mixed(head, near)
             shift = None if prior is None else prior_shift(logits(head, near), targets, prior[0].exp(), prior[1])
-            state = adapt(head, rates, x, x @ head.P.T + head.b, targets, model.class_weights, False, shift)[-1]
+            state = adapt(head, rates, x, x @ head.P.T + head.b, targets, model.class_weights, shift)
             personal = personal_head(head, state, x, 0)
     return {**personal._asdict(), "mean": model.mean, "scale": model.scale,
             "about": model.about | {"shots": len(files), "method": f"{model.about['method']}, personal"}}

@@ -54,7 +54,7 @@ from perser.config import (
 from perser.corpora import Corpus
 from perser.episodes import data as as_data
 from perser.errors import UserError
-from perser.evaluate import Learner, draws_by_listener, evaluate
+from perser.evaluate import Learner, answers, apart, count, draws_by_listener, together
 from perser.head import TENSORS, Head
 from perser.kernels import prepare
 from perser.material import Material, material
@@ -105,6 +105,7 @@ def learn(material: Material, head: Head, method: Method, base: Base, dev: Dev, 
             return metatrain(material, head, rates, method, shots, dev, seed, others() if method.crossfit else {})[0]
 
 
+@torch.no_grad()
 def rows(material: Material, learner: NamedTuple, plan: "Plan", seed: int) -> list[dict]:
     """Records of one learner: every setting, test listener and number of shots, summed over its draws.
 
@@ -117,24 +118,24 @@ def rows(material: Material, learner: NamedTuple, plan: "Plan", seed: int) -> li
         listeners = sorted({listener for listener, _ in draws})
         fixed = 0 in learner.settings
         for shots in (plan.shots[setting][:1] if fixed else plan.shots[setting]) if listeners else ():
-            for steps, tested in variants(learner, shots, experiment.steps):
-                scored = evaluate(material, tested, shots, [draws[listener, shots] for listener in listeners])
-                found += [records.row(counts, material.data.classes, setting=setting, fold=material.split.fold,
-                                      seed=seed, listener=material.data.listeners[listener],
-                                      shots=0 if fixed else shots, steps=steps, draws=experiment.draws)
-                          for listener, (counts, _) in zip(listeners, scored)]
+            parts = [draws[listener, shots] for listener in listeners]
+            tested = variants(learner, shots, experiment.steps)
+            for steps, logits in zip(tested, answers(learner, material, together(parts), list(tested.values()))):
+                found += [records.row(count(answered, material.data.labels[query]), material.data.classes,
+                                      setting=setting, fold=material.split.fold, seed=seed,
+                                      listener=material.data.listeners[listener], shots=0 if fixed else shots,
+                                      steps=steps, draws=experiment.draws)
+                          for listener, (answered, query) in zip(listeners, apart(logits, parts))]
     return found
 
 
-def variants(learner: NamedTuple, shots: int, wanted: tuple[int, ...] | None) -> list[tuple[int, NamedTuple]]:
-    """(inner steps, learner) to test: as learnt for the nearest number of shots, or after each wanted step."""
+def variants(learner: NamedTuple, shots: int, wanted: tuple[int, ...] | None) -> dict[int, Any]:
+    """Inner steps -> settings to test: those learnt for the nearest number of shots, or of each wanted number."""
     settings = learner.settings[min(learner.settings, key=lambda k: abs(k - shots))]
     if not isinstance(learner, Learner) or 0 in learner.settings or isinstance(settings, Head):
-        steps = len(settings.mix) if isinstance(settings, Head) else 0
-        return [(steps, learner._replace(settings={shots: settings}))]
+        return {len(settings.mix) if isinstance(settings, Head) else 0: settings}
     beyond = settings[-1:].expand(max(wanted or [0]), -1)
-    return [(steps, learner._replace(settings={shots: torch.cat([settings, beyond])[:steps]}))
-            for steps in wanted or [len(settings)]]
+    return {steps: torch.cat([settings, beyond])[:steps] for steps in wanted or [len(settings)]}
 
 
 class Plan:
@@ -165,10 +166,10 @@ class Plan:
         self.groups = listener_groups(self.data, experiment.groups, min(experiment.shots) + experiment.min_queries)
         self.dev_held_out = (experiment.dev == "held-out" if experiment.dev
                              else min(map(len, self.groups)) >= LEAST_DEV)
-        count = len(folds(self.data.session))
-        wanted = experiment.folds or tuple(range(1, count + 1))
-        if not set(wanted) <= set(range(1, count + 1)):
-            raise UserError(f"folds = {list(wanted)}: {corpus.name} has folds 1 to {count}")
+        last = len(folds(self.data.session))
+        wanted = experiment.folds or tuple(range(1, last + 1))
+        if not set(wanted) <= set(range(1, last + 1)):
+            raise UserError(f"folds = {list(wanted)}: {corpus.name} has folds 1 to {last}")
         self.shots = self._possible()
         self.units = [(fold, group, seed) for seed in experiment.seeds for fold in wanted
                       for group in range(len(self.groups))]

@@ -18,14 +18,10 @@ def path(material: Material, learner: Learner, episodes: Episodes, draw: int) ->
     """The listener's own head before the first inner step and after each one, for one draw of the support."""
     support = torch.from_numpy(episodes.support[draw : draw + 1])
     x = heads.mixed(learner.head, material.data.features[material.data.clip[support]])
-    states = adapt(
-        learner.head,
-        learner.settings[support.shape[1]],
-        x,
-        x @ learner.head.P.T + learner.head.b,
-        material.targets[support],
-        material.class_weights,
-        False,
+    rates, hidden = learner.settings[support.shape[1]], x @ learner.head.P.T + learner.head.b
+    states = (
+        adapt(learner.head, rates[:step], x, hidden, material.targets[support], material.class_weights)
+        for step in range(len(rates) + 1)
     )
     return [personal_head(learner.head, state, x, 0) for state in states]
 

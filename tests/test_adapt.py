@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 
 from perser import kernels, seeds
-from perser.adapt import adapt, adapt_explicit, adapted_logits, form, personal_head, personal_logits, scalar_rates
+from perser.adapt import adapt, adapt_explicit, adapted_logits, form, personal_head, scalar_rates
 from perser.head import TENSORS, Head, init, logits, mixed, trainable
 from perser.losses import cross_entropy
 
@@ -39,24 +39,18 @@ def random_rates(steps, dtype=torch.float64, mix=False):
 
 
 def engine_loss(head, rates, features, targets, class_weights, second_order):
-    x, far = (mixed(head, part) for part in features)
-    state = adapt(head, rates, x, x @ head.P.T + head.b, targets[0], class_weights, second_order)[-1]
-    found = personal_logits(head, state, x, far, far @ head.P.T + head.b, second_order)
+    found = engine(head, rates, features, targets[0], class_weights, second_order)
     return cross_entropy(found, targets[1], class_weights).mean()
 
 
-def shared_loss(head, rates, features, targets, class_weights, second_order):
-    """As engine_loss, through the kernels: clips of all episodes in one table, the support's first."""
-    found = through_kernels(head, rates, features, targets, class_weights, second_order)
-    return cross_entropy(found, targets[1], class_weights).mean()
-
-
-def through_kernels(head, rates, features, targets, class_weights, second_order, every=False):
+def engine(head, rates, features, targets, class_weights, second_order, every=False, shift=None):
+    """Logits of the query; clips of all episodes in one table, the support's first."""
+    (episodes, shots), queries = targets.shape[:2], features[1].shape[1]
     clips = torch.cat([part.flatten(0, 1) for part in features])
-    support, query = torch.arange(E * K).view(E, K), E * K + torch.arange(E * Q).view(E, Q)
-    x = mixed(head, clips, torch.arange(len(clips)))
-    return adapted_logits(head, rates, form(head, x, support, query, E * K, targets[0], class_weights, second_order),
-                          second_order, every)
+    support, query = torch.arange(len(clips)).split([episodes * shots, episodes * queries])
+    formed = form(head, mixed(head, clips, torch.arange(len(clips))), support.view(episodes, -1),
+                  query.view(episodes, -1), len(support), targets, class_weights, second_order)
+    return adapted_logits(head, rates, formed, second_order, every, shift)
 
 
 def explicit_loss(head, rates, features, targets, class_weights, second_order):
@@ -108,11 +102,10 @@ def test_one_step_and_its_meta_gradient_on_paper():
 
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("steps", [1, 3, 5])
-@pytest.mark.parametrize("engine", [engine_loss, shared_loss])
-def test_engine_equals_explicit_weights(engine, steps, second_order):
+def test_engine_equals_explicit_weights(steps, second_order):
     head, *rest = problem()
     rates = random_rates(steps)
-    assert_same(meta_gradient(engine, head, rates, *rest, second_order),
+    assert_same(meta_gradient(engine_loss, head, rates, *rest, second_order),
                 meta_gradient(lambda h, r, *more: explicit_loss(h, r * (r != 0), *more), head, rates, *rest,
                               second_order), 1e-12)
 
@@ -123,7 +116,7 @@ def test_losses_after_every_step_equal_those_of_as_many_steps_with_explicit_weig
     """Each step's loss has its own weight, so that a gradient which takes one for another is noticed."""
 
     def together(head, rates, features, targets, class_weights, second):
-        every = through_kernels(head, rates, features, targets, class_weights, second, every=True)
+        every = engine(head, rates, features, targets[0], class_weights, second, every=True)
         assert every.shape == (steps + 1, E, Q, C)
         return sum((t + 1) * cross_entropy(found, targets[1], class_weights).mean() for t, found in enumerate(every))
 
@@ -136,8 +129,29 @@ def test_losses_after_every_step_equal_those_of_as_many_steps_with_explicit_weig
                 meta_gradient(each, head, rates, *rest, second_order), 1e-12)
 
 
+@pytest.mark.parametrize("second_order", [True, False])
+def test_a_shift_is_a_bias_of_each_listener_own(second_order):
+    """The gradient that reaches the shift as well: each listener's against explicit weights from a head of its own."""
+    head, features, targets, class_weights = problem()
+    rates, found = random_rates(3), []
+    for way in "engine", "explicit":
+        trained = trainable(head)
+        shift = torch.randn(E, 1, C, generator=seeds.generator(4, "shift"), dtype=torch.float64).requires_grad_()
+        if way == "engine":
+            out = engine(trained, rates, features, targets[0], class_weights, second_order, shift=shift)
+        else:
+            out = torch.cat([vmap(logits)(adapt_explicit(trained._replace(a=trained.a + shift[e, 0]),
+                                                         Head(*rates.unbind(1)), features[0][e:e + 1],
+                                                         targets[0][e:e + 1], class_weights, second_order),
+                                          features[1][e:e + 1]) for e in range(E)])
+        loss = cross_entropy(out, targets[1], class_weights).mean()
+        loss.backward()
+        found.append((loss.detach(), [*(tensor.grad for tensor in trained), shift.grad]))
+    assert_same(*found, 1e-12)
+
+
 @pytest.mark.parametrize("steps", [1, 3, 5])
-@pytest.mark.parametrize("loss, mix", [(engine_loss, False), (shared_loss, False), (explicit_loss, True)])
+@pytest.mark.parametrize("loss, mix", [(engine_loss, False), (explicit_loss, True)])
 def test_second_order_equals_finite_differences(loss, mix, steps):
     head, *rest = problem()
     rates = random_rates(steps, mix=mix)
@@ -178,7 +192,7 @@ def reference_loss(adapted):
 @pytest.mark.reference
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("steps", [1, 3, 5])
-@pytest.mark.parametrize("loss, mix", [(engine_loss, False), (shared_loss, False), (explicit_loss, True)])
+@pytest.mark.parametrize("loss, mix", [(engine_loss, False), (explicit_loss, True)])
 def test_meta_gradients_equal_learn2learn_with_learnt_rates(loss, mix, steps, second_order):
     head, *rest = problem(torch.float32)
     rates = random_rates(steps, torch.float32, mix)
@@ -241,34 +255,29 @@ def test_layers_in_half_precision_are_mixed_to_its_rounding(dtype, error):
     assert 0 < (rough_grad - grad).abs().max() < 8 * error * slope.abs().sum() / D
 
 
-def test_personal_head_is_the_head_that_personal_logits_uses():
-    head, (near, far), (targets, _), class_weights = problem()
-    x, y = mixed(head, near), mixed(head, far)
-    states = adapt(head, random_rates(3), x, x @ head.P.T + head.b, targets, class_weights, False)
-    assert len(states) == 4
-    for state in states:
-        found = personal_logits(head, state, x, y, y @ head.P.T + head.b)
-        for e in range(E):
-            assert torch.allclose(logits(personal_head(head, state, x, e), far[e]), found[e], atol=1e-12)
+def test_the_weights_that_are_formed_give_the_engine_s_logits():
+    head, features, (targets, _), class_weights = problem()
+    x, rates = mixed(head, features[0]), random_rates(3)
+    shift = torch.randn(E, 1, C, generator=seeds.generator(4, "shift"), dtype=torch.float64)
+    state = adapt(head, rates, x, x @ head.P.T + head.b, targets, class_weights, shift)
+    found = engine(head, rates, features, targets, class_weights, True, shift=shift)
+    for e in range(E):
+        assert torch.allclose(logits(personal_head(head, state, x, e), features[1][e]), found[e], atol=1e-12)
 
 
 def test_no_step_is_the_shared_head():
-    head, (near, far), (targets, _), class_weights = problem()
-    x, y = mixed(head, near), mixed(head, far)
-    state = adapt(head, scalar_rates(0.1, 0).double(), x, x @ head.P.T + head.b, targets, class_weights, True)[-1]
-    assert torch.allclose(personal_logits(head, state, x, y, y @ head.P.T + head.b), logits(head, far), atol=1e-12)
+    head, features, (targets, _), class_weights = problem()
+    found = engine(head, scalar_rates(0.1, 0).double(), features, targets, class_weights, True)
+    assert torch.allclose(found, logits(head, features[1]), atol=1e-12)
 
 
 @given(st.integers(0, 2**31), st.integers(1, 4))
 @settings(max_examples=20, deadline=None)
 def test_episodes_of_a_batch_do_not_touch_each_other(seed, steps):
-    head, (near, far), (targets, _), class_weights = problem(seed=seed)
-    x, y = mixed(head, near), mixed(head, far)
+    head, features, (targets, _), class_weights = problem(seed=seed)
 
     def found(rows):
-        state = adapt(head, random_rates(steps), x[rows], x[rows] @ head.P.T + head.b, targets[rows], class_weights,
-                      True)[-1]
-        return personal_logits(head, state, x[rows], y[rows], y[rows] @ head.P.T + head.b)
+        return engine(head, random_rates(steps), [part[rows] for part in features], targets[rows], class_weights, True)
 
     together = found(slice(None))
     for e in range(E):
@@ -277,10 +286,8 @@ def test_episodes_of_a_batch_do_not_touch_each_other(seed, steps):
 
 def test_a_support_loss_falls_with_a_small_rate():
     head, (near, _), (targets, _), class_weights = problem()
-    x = mixed(head, near)
-    hidden = x @ head.P.T + head.b
-    states = adapt(head, scalar_rates(0.01, 5).double(), x, hidden, targets, class_weights, False)
-    losses = [cross_entropy(personal_logits(head, s, x, x, hidden), targets, class_weights) for s in states]
+    every = engine(head, scalar_rates(0.01, 5).double(), (near, near), targets, class_weights, False, every=True)
+    losses = [cross_entropy(found, targets, class_weights) for found in every]
     assert all((later < earlier).all() for earlier, later in pairwise(losses))
 
 

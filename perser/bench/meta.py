@@ -205,7 +205,7 @@ def personalise(given: Problem, listeners: slice) -> tuple[Adapted, Tensor]:
     x = heads.mixed(given.head, given.data.features, torch.from_numpy(clips).to(device))
     hidden, rows = torch.addmm(given.head.b, x, given.head.P.T), torch.from_numpy(rows).to(device)
     x, targets = x[rows], given.targets[torch.from_numpy(support)]
-    return descend(given.head, given.rates, x, hidden[rows], targets, given.class_weights, False)[-1], x
+    return descend(given.head, given.rates, x, hidden[rows], targets, given.class_weights), x
 
 
 def by_learn2learn(given: Problem, listeners: int) -> list[list[Tensor]]:
