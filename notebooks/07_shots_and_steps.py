@@ -70,8 +70,8 @@ for run in shots:
 # method and the best one without it, picked on these very listeners, with its interval and p (Holm, over all rows
 # and those of the methods without meta-learning against SSL-E).
 #
-# Notice the left end: with a single rating MAML and the recipe as published are behind the best simple method on the
-# embedded corpus, and Meta-PerSER-X is not.
+# Notice the left end: with a single rating MAML and the recipe as published are behind the best simple method on both
+# corpora; Meta-PerSER-X, whose rates grow with K, is not.
 
 # %%
 for run in shots:
