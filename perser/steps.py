@@ -6,7 +6,7 @@ import torch
 from perser import head as heads
 from perser.adapt import adapt, personal_head
 from perser.episodes import Episodes
-from perser.evaluate import Learner, count
+from perser.evaluate import Learner, count, evaluate
 from perser.head import TENSORS, Head
 from perser.losses import cross_entropy
 from perser.material import Material
@@ -65,15 +65,14 @@ def measured(material: Material, trail: list[Head], episodes: Episodes, draw: in
     return pd.DataFrame(rows)
 
 
-@torch.no_grad()
 def of_each_draw(material: Material, learner: Learner, episodes: Episodes) -> list[float]:
     """Macro F1 (points) of the query after the last inner step, for every draw of the shots."""
-    heads_of = [path(material, learner, episodes, draw)[-1] for draw in range(len(episodes.support))]
-    found = [count(query_logits(material, own, episodes, draw), material.data.labels[torch.from_numpy(query)])
-             for draw, (own, query) in enumerate(zip(heads_of, episodes.query))]
-    return [100 * float(macro_f1(one.tp, one.fp, one.fn)) for one in found]
+    draws = [Episodes(support[None], query[None]) for support, query in zip(*episodes)]
+    found = evaluate(material, learner, episodes.support.shape[1], draws)
+    return [100 * float(macro_f1(one.tp, one.fp, one.fn)) for one, _ in found]
 
 
+@torch.no_grad()
 def predicted(material: Material, trail: list[Head], episodes: Episodes, draw: int) -> pd.DataFrame:
     """Each query clip in words: clip, what the listener said, what the head predicts after each step."""
     data, query = material.data, episodes.query[draw]
