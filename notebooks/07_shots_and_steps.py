@@ -17,7 +17,7 @@ from pathlib import Path
 from IPython.display import Image, Markdown, display
 
 from perser import captions, figures, records, study, tables
-from perser.scores import SETTINGS, per_seed
+from perser.scores import per_seed
 
 shots, steps = ([Path(place) / name for place in (first, second)] for name in ("shots", "steps"))
 for run in [*shots, *steps]:
@@ -47,28 +47,19 @@ for number, run in enumerate(shots):
 # %% [markdown]
 # ## From how many ratings on it pays
 #
-# For each method the gain at every K with its 95 % interval, and the smallest K from which on it stays above zero.
+# For each method the gain over SSL-E at every K, and the smallest K from which on its interval stays above zero.
 
 # %%
 for run in shots:
     frame = records.read(run)
-    gains = study.gains(per_seed(frame))
-    print(captions.labels(frame)["corpus"])
-    for setting in SETTINGS:
-        mine = gains[gains["setting"] == setting].pivot(index="method", columns="shots", values=["mean", "low", "high"])
-        for method in dict.fromkeys(gains["method"]):
-            low = mine.loc[method, "low"].dropna()
-            pays = next((str(k) for k in low.index if (low[low.index >= k] > 0).all()), "none")
-            line = "  ".join(f"{k}: {tables.text(*(mine.loc[method, (name, k)] for name in ('mean', 'low', 'high')), '+')}"
-                             for k in mine.loc[method, "mean"].dropna().index)
-            print(f"  {setting:6} {captions.title(method):12} pays from K = {pays:4}  gain at {line}")
+    caption = tables.gains_caption(frame, records.manifest(run))
+    display(Markdown(tables.markdown(tables.gains_table(study.gains(per_seed(frame))), caption)))
 
 # %% [markdown]
 # ## Against fine-tuning and its like
 #
 # A gain over SSL-E is not yet a reason for meta-learning. For each K: the difference between each meta-learning
-# method and the best one without it, picked on these very listeners, with its interval and p (Holm, over all rows
-# and those of the methods without meta-learning against SSL-E).
+# method and the best one without it, picked on these very listeners.
 #
 # Notice the left end: with a single rating MAML and the recipe as published are behind the best simple method on both
 # corpora; Meta-PerSER-X, whose rates grow with K, is not.
@@ -78,8 +69,9 @@ for run in shots:
     frame = records.read(run)
     found = study.ladder(per_seed(frame))
     mine = found[found["method"].map(captions.group) == captions.GROUPS[1]]
-    print(captions.labels(frame)["corpus"])
-    print(tables.comparisons_table(mine).cells.to_string(index=False))
+    about = f"{tables.BEST} The correction counts the rows of methods without meta-learning against SSL-E too."
+    caption = tables.comparisons_caption(frame, records.manifest(run), about)
+    display(Markdown(tables.markdown(tables.comparisons_table(mine), caption)))
 
 # %% [markdown]
 # ## Inner steps

@@ -42,7 +42,7 @@ for run in sorted(path.parent for place in (first, second) for path in Path(plac
     commits = " ".join((part["commit"] or "-")[:7] for part in manifest.get("parts", [manifest]))
     rows.append([*row, manifest["minutes_last"], manifest["jobs"], manifest["machine"]["cpu"], commits])
 names = ["corpus", "made up", "experiment", "methods", "units", "minutes", "processes", "processor", "commits"]
-print(pd.DataFrame(rows, columns=names).to_string(index=False))
+display(Markdown(pd.DataFrame(rows, columns=names).to_markdown(index=False, floatfmt=".1f")))
 
 # %% [markdown]
 # ## The benchmarks

@@ -2,9 +2,9 @@
 # # The same methods on other upstreams
 #
 # What a personal model can learn is bounded by what its upstream hears. This page runs SSL-E, fine-tuning and
-# Meta-PerSER on several upstreams and asks two things: how much the upstream changes the result, and which of its
-# layers are read. Fine-tuning moves all weights here, and Meta-PerSER's settings are those that the longer search
-# (notebook 05) began with, not yet those of the main experiment.
+# Meta-PerSER, with the settings of the main experiment, on several upstreams and asks three things: how much the
+# upstream changes the result, which of its layers are read, and whether it helps when the weights of the layers adapt
+# to the listener as well, which the paper leaves open.
 #
 # **No trained speech model is part of this page.** Beside `logmel` it shows models of the three families with
 # *random weights*: they have the form of wav2vec 2.0, HuBERT and WavLM, made small, and have learnt nothing
@@ -20,6 +20,7 @@ from pathlib import Path
 from IPython.display import Image, Markdown, display
 
 from perser import captions, figures, records, study, tables
+from perser.scores import per_seed
 
 found = study.real_first({path: records.read(path) for path in Path(results).glob("*/upstreams")})
 paths, frames = list(found), list(found.values())
@@ -32,7 +33,9 @@ for frame in frames:
 # ## The table
 #
 # Compare the columns *Seen* and *Unseen* between upstreams, and the gains within one. A gain on random weights
-# owes nothing to training: the K ratings alone tell how often a listener ticks each class.
+# owes nothing to training: the K ratings alone tell how often a listener ticks each class. Where the features say
+# so little, no method reaches what ticking every class does, and Meta-PerSER is not ahead of fine-tuning: level with
+# it on one random upstream, one and two points behind on the others.
 
 # %%
 caption = tables.upstreams_caption(frames, [records.manifest(path) for path in paths])
@@ -79,7 +82,7 @@ learnt = {captions.upstream(frame): study.beside(path, "learnt") for path, frame
 for name, rows in learnt.items():
     print(f"{name}: {captions.count(study.layers(rows), 'layer')}")
     if study.layers(rows) > 1:
-        for method in (captions.BASELINE, *study.OURS):
+        for method in study.WEIGHED:
             weights = study.layer_weights(rows, method)
             if len(weights):
                 shown = (f"{mean:.3f} +- {spread:.3f}" for mean, spread in weights.to_numpy())
@@ -91,6 +94,22 @@ made = captions.stamp(captions.together(frames))
 if layered:
     pdf, png = figures.save(figures.layers(layered, made), Path("../out/notebooks/figures/layers"))
     display(Image(png, width=560))
+
+# %% [markdown]
+# ## Should the layer weights adapt too?
+#
+# *Meta-PerSER, layers too* is the recipe with a fifth tensor in its inner loop, the layer weights, at learnt rates of
+# their own. Against the recipe, whose layer weights are the same for every listener, at the largest K. Printed
+# below: its mean learnt rates, *mix* those of the layer weights. On these layers it changes nothing, whatever the
+# rates: no random layer knows what another does not. Only trained layers could answer the question.
+
+# %%
+for path in sorted(Path(results).glob("*/layers")):
+    frame = records.read(path)
+    pair = per_seed(frame[frame["method"].isin(["meta-perser", "meta-perser-layers"])])
+    caption = tables.comparisons_caption(frame, records.manifest(path))
+    display(Markdown(tables.markdown(tables.comparisons_table(study.against(pair, "meta-perser")), caption)))
+    print(study.learnt_rates(study.beside(path, "learnt"), "meta-perser-layers").round(3).to_string())
 
 # %% [markdown]
 # ## With trained models

@@ -27,6 +27,7 @@ TITLES = {
     "maml++": "MAML++",
     "meta-perser": "Meta-PerSER",
     "meta-perser-x": "Meta-PerSER-X",
+    "meta-perser-layers": "Meta-PerSER, layers too",
     "recipe-with-f1": "Recipe with soft F1 loss",
     "recipe-with-f1-stop": "Recipe stopped on dev F1",
     "recipe-to-the-end": "Recipe, last epoch",

@@ -467,7 +467,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, method: str, trained: dict[str, int])
 @styled
 def who(found: pd.DataFrame, method: str, made: str, seed: int = 0) -> Figure:
     """Each listener's gain against two traits: the rows of `study.gains_and_traits`; made: the stamp."""
-    measured = study.correlations(found, seed).set_index(["setting", "trait"])
+    measured = study.correlations(found, seed).set_index(["setting", "trait", "given"])
     figure = Figure(figsize=(3.4, 3.2))
     panels = figure.subplots(len(SETTINGS), len(study.TRAITS), sharex="col", sharey=True)
     colour, marker = look([method])[method]
@@ -476,7 +476,7 @@ def who(found: pd.DataFrame, method: str, made: str, seed: int = 0) -> Figure:
         for axes, trait in zip(row, study.TRAITS):
             axes.axhline(0, color=PALETTE[captions.BASELINE][0], linewidth=0.8)
             axes.plot(mine[trait], mine["gain"], marker, color=colour, markersize=3, alpha=0.75, markeredgewidth=0)
-            said = measured.loc[(setting, trait)]
+            said = measured.loc[(setting, trait, "")]
             words = f"{said.rho:+.2f} [{said.low:+.2f}, {said.high:+.2f}]".replace("-", "\N{MINUS SIGN}")
             axes.set_title(rf"$\rho$ = {words}", fontsize=6.5)
         row[0].set_ylabel(f"Gain, {setting} clips (points)")
@@ -579,8 +579,7 @@ def layers(learnt: dict[str, pd.DataFrame], made: str) -> Figure:
     figure = Figure(figsize=(3.4, 0.5 + 1.3 * len(learnt)))
     panels = figure.subplots(len(learnt), 1, squeeze=False, sharey=True)[:, 0]
     for axes, (upstream, rows) in zip(panels, learnt.items()):
-        shown = (captions.BASELINE, "maml", *study.OURS)
-        methods = [method for method in shown if len(study.layer_weights(rows, method))]
+        methods = [method for method in study.WEIGHED if len(study.layer_weights(rows, method))]
         looks = look(methods)
         for place, method in enumerate(methods):
             found = study.layer_weights(rows, method)

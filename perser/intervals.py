@@ -158,25 +158,32 @@ def compare(scores: pd.DataFrame, pairs: Iterable[tuple[str, str, str, int]], se
     return table.assign(p_holm=corrected(table["p"]))
 
 
-def correlation(one: Iterable[float], other: Iterable[float], seed: int) -> dict[str, float]:
+def correlation(one: Iterable[float], other: Iterable[float], seed: int,
+                given: Iterable[float] | None = None) -> dict[str, float]:
     """Spearman's rank correlation of two values per listener: rho, low, high, listeners and p.
 
-    The interval resamples listeners with both their values (percentile; resamples in which one value is
-    constant have no correlation and are left out); p permutes one value over the listeners. A listener with
-    nan is left out; nan for fewer than three listeners.
+    given: a third value per listener, for the partial correlation at equal ranks of it. The interval resamples
+    listeners with all their values (percentile; resamples in which one value is constant, or no more than the third,
+    have no correlation and are left out); p permutes one value over the listeners, its residual where there is a
+    third (Kennedy 1995, Communications in Statistics 24(4)). A listener with nan is left out; nan for fewer than
+    three listeners, four with a third value.
     """
-    pairs = np.array([list(one), list(other)], dtype=float)
-    pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
-    number = pairs.shape[1]
+    sides = np.array([list(side) for side in (one, other, given) if side is not None], dtype=float)
+    sides = sides[:, ~np.isnan(sides).any(axis=0)]
+    number = sides.shape[1]
     empty = {"rho": np.nan, "low": np.nan, "high": np.nan, "listeners": number, "p": np.nan}
-    if number < 3 or (np.ptp(pairs, axis=1) == 0).any():
+    if number <= len(sides) or (np.ptp(sides, axis=1) == 0).any():
+        return empty
+    left, right = _ranks(*sides)
+    found = float(_pearson(left, right))
+    if np.isnan(found):
         return empty
     rng = np.random.default_rng(seed)
     with warnings.catch_warnings():  # scipy's own interval takes none of those resamples out
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         drawn = stats.bootstrap(
-            tuple(pairs),
-            lambda a, b, axis: _spearman(a, b),
+            tuple(sides),
+            lambda *resampled, axis: _pearson(*_ranks(*resampled)),
             paired=True,
             n_resamples=RESAMPLES,
             batch=BATCH,
@@ -185,10 +192,9 @@ def correlation(one: Iterable[float], other: Iterable[float], seed: int) -> dict
             rng=rng,
         ).bootstrap_distribution
     low, high = np.nanquantile(drawn, (0.025, 0.975))
-    found = float(_spearman(*pairs))
     p = stats.permutation_test(
-        (pairs[0],),
-        lambda values, axis: _spearman(values, np.broadcast_to(pairs[1], values.shape)),
+        (left,),
+        lambda values, axis: _pearson(values, np.broadcast_to(right, values.shape)),
         permutation_type="pairings",
         vectorized=True,
         n_resamples=RESAMPLES,
@@ -197,9 +203,19 @@ def correlation(one: Iterable[float], other: Iterable[float], seed: int) -> dict
     return empty | {"rho": found, "low": float(low), "high": float(high), "p": float(p)}
 
 
-def _spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Rank correlation along the last axis, ties sharing their rank; nan where one side is constant."""
-    one, other = (stats.rankdata(side, axis=-1) for side in (one, other))
-    one, other = (side - side.mean(axis=-1, keepdims=True) for side in (one, other))
+def _ranks(one: np.ndarray, other: np.ndarray, given: np.ndarray | None = None) -> list[np.ndarray]:
+    """Ranks along the last axis about their mean, ties sharing theirs, without what those of `given` explain."""
+    sides = [stats.rankdata(side, axis=-1) for side in (one, other, given) if side is not None]
+    sides = [side - side.mean(axis=-1, keepdims=True) for side in sides]
+    if given is None:
+        return sides
+    *sides, by = sides
+    size = (by**2).sum(axis=-1, keepdims=True)
+    by = np.divide(by, np.sqrt(size), out=np.zeros_like(by), where=size > 0)
+    return [side - (side * by).sum(axis=-1, keepdims=True) * by for side in sides]
+
+
+def _pearson(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Correlation of centred values along the last axis; nan where one side is constant but for rounding."""
     scale = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
-    return np.divide((one * other).sum(axis=-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+    return np.divide((one * other).sum(axis=-1), scale, out=np.full(scale.shape, np.nan), where=scale > 1e-9)

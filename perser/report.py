@@ -65,7 +65,8 @@ def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
     meta-learning method against the best other one. ablation: rows with check marks, and the parts' main effects.
     steps: one row per inner step, and each against the number trained with. recipe: each row against the last of
     ours, and what was changed in the published recipe against that. Any other experiment: at every number of shots
-    methods without meta-learning against SSL-E, those with it against the best of these.
+    methods without meta-learning against SSL-E, those with it against the best of these; shots besides: every gain,
+    and from which K on it pays.
     """
     experiment = captions.labels(frame)["experiment"]
     table, caption = {
@@ -75,6 +76,8 @@ def tables_of(frame: pd.DataFrame, manifest: dict) -> dict[str, Captioned]:
     }.get(experiment, (tables.main_table, tables.main_caption))
     found = {name: (table(frame, score=score), caption(frame, manifest, score=score))
              for name, score in ((experiment, "f1"), (f"{experiment}-accuracy", "accuracy"))}
+    if experiment == "shots":
+        found["gains"] = tables.gains_table(study.gains(per_seed(frame))), tables.gains_caption(frame, manifest)
     for name, (tested, about) in _tests(experiment, frame, manifest).items():
         if len(tested.cells):
             found[name] = (tested, tables.comparisons_caption(frame, manifest, about))

@@ -12,6 +12,7 @@ from perser.records import RANDOM
 from perser.scores import SETTINGS, per_seed
 
 OURS = ("meta-perser", "meta-perser-x")
+WEIGHED = (captions.BASELINE, "maml", *OURS, "meta-perser-layers")  # whose layer weights are shown
 CHANCE = "chance"
 TRAITS = ("distance", "consistency")
 MODEL = ["method", "fold", "group", "seed"]  # what one trained model is known by in learnt.parquet
@@ -253,15 +254,15 @@ def gains_and_traits(scores: pd.DataFrame, listeners: pd.DataFrame, method: str)
 
 
 def correlations(found: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Spearman's correlation of the gain with each trait: rows of setting, trait, then as
-    `intervals.correlation`, and p_holm over all rows.
+    """Spearman's correlation of the gain with each trait, and with each at equal ranks of the other: rows of setting,
+    trait, given ("" or the other), then as `intervals.correlation`, and p_holm over all rows.
     """
-    rows = [
-        {"setting": setting, "trait": trait} | correlation(mine["gain"], mine[trait], seed)
-        for setting in SETTINGS
-        for trait in TRAITS
-        if len(mine := found[found["setting"] == setting])
-    ]
+    rows = []
+    for setting, others in product(SETTINGS, (False, True)):
+        mine = found[found["setting"] == setting]
+        for trait, other in (TRAITS, TRAITS[::-1]) if len(mine) else ():
+            one = correlation(mine["gain"], mine[trait], seed, mine[other] if others else None)
+            rows.append({"setting": setting, "trait": trait, "given": other if others else ""} | one)
     frame = pd.DataFrame(rows)
     return frame.assign(p_holm=corrected(frame["p"]))
 

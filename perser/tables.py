@@ -233,6 +233,32 @@ def trained_table(found: pd.DataFrame) -> Table:
     return _differences(found, first, "Difference", ["method", "setting"])
 
 
+def gains_table(found: pd.DataFrame) -> Table:
+    """Rows of `study.gains`: a line per method and setting, the gain at every K beside the smallest K from which on
+    its interval stays above zero.
+    """
+    columns, cells, numbers = sorted(found["shots"].unique()), [], []
+    for (setting, method), mine in found.sort_values(["setting", "shots"]).groupby(["setting", "method"], sort=False):
+        above = (mine["low"] > 0)[::-1].cummin()[::-1]
+        pays = min(mine["shots"][above], default=None)
+        said = {row.shots: text(row.mean, row.low, row.high, "+") for row in mine.itertuples()}
+        cells.append({"Method": captions.title(method), "Clips": setting, "Pays from": str(pays or "-"),
+                      **{f"K = {shots}": said.get(shots, "-") for shots in columns}})
+        numbers.append({"method": method, "setting": setting, "pays_from": pays,
+                        **{f"{name}_{row.shots}": getattr(row, name) for row in mine.itertuples()
+                           for name in ("mean", "low", "high")}})
+    cells = pd.DataFrame(cells)
+    breaks = np.flatnonzero(cells["Clips"] != cells["Clips"].shift())[1:]
+    return Table(cells, _nothing(cells), pd.DataFrame(numbers), tuple(int(row) for row in breaks))
+
+
+def gains_caption(records: pd.DataFrame, manifest: dict) -> str:
+    """What a line of `gains_table` is."""
+    over = captions.title(captions.BASELINE)
+    return caption(records, manifest, f"Gain over {over}, paired by listener{_and_seed(records)}.",
+                   "Pays from: the smallest K from which on the interval is above zero; -: none.")
+
+
 def _where(found: pd.DataFrame) -> dict[str, pd.Series]:
     return {"Clips": found["setting"], "K": found["shots"].astype(str)}
 
@@ -378,7 +404,7 @@ def traits_table(found: pd.DataFrame) -> Table:
     """Rows of `study.correlations`: which listeners gain."""
     cells = pd.DataFrame(
         {
-            "Trait": found["trait"],
+            "Trait": found["trait"] + found["given"].map(lambda other: other and f", at equal {other}"),
             "Clips": found["setting"],
             "Spearman's rho": [
                 "-" if np.isnan(row.rho) else f"{row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
@@ -399,8 +425,8 @@ def traits_caption(records: pd.DataFrame, manifest: dict, method: str) -> str:
         f"Gain of {captions.title(method)} over {captions.title(captions.BASELINE)} at the largest K, mean over "
         "seeds, against two traits of each listener: distance of the ratings from those of the other listeners "
         "of the same clips, consistency of the ratings of clips that the others hear alike. Spearman's rank "
-        "correlation with its 95 % bootstrap interval over listeners; p: by permutation, Holm-corrected over the "
-        "rows.",
+        "correlation with its 95 % bootstrap interval over listeners; at equal ranks of the other trait: the partial "
+        "one. p: by permutation, Holm-corrected over the rows.",
     )
 
 

@@ -191,11 +191,25 @@ def test_steps_table_marks_what_was_trained():
     assert marked["Gain seen"].iloc[0] == "+7.0 [+7.0, +7.0]"
 
 
+def test_gains_table_says_from_which_number_of_shots_on_a_method_pays():
+    rows = [("a", "seen", 1, 0.5, 0.1), ("a", "seen", 5, 1.0, -0.2), ("a", "seen", 20, 2.0, 1.0),
+            ("b", "seen", 1, -1.0, -2.0), ("b", "seen", 5, 0.0, 0.0), ("b", "seen", 20, 0.1, -0.1),
+            ("a", "unseen", 1, 0.5, 0.1), ("a", "unseen", 5, 1.0, 0.2)]
+    found = pd.DataFrame(rows, columns=["method", "setting", "shots", "mean", "low"])
+    table = tables.gains_table(found.assign(high=found["mean"] + 1)[::-1])
+    assert table.cells["Clips"].tolist() == ["seen", "seen", "unseen"]
+    cells = table.cells.set_index(["Method", "Clips"])
+    assert cells["Pays from"].to_dict() == {("a", "seen"): "20", ("b", "seen"): "-", ("a", "unseen"): "1"}
+    assert cells.loc[("a", "seen"), "K = 5"] == "+1.0 [-0.2, +2.0]" and cells.loc[("a", "unseen"), "K = 20"] == "-"
+    assert table.breaks == (2,) and sorted(table.numbers["low_20"].dropna()) == [-0.1, 1.0]
+
+
 def test_traits_table_prints_rho_with_its_interval():
     frame = study_of("methods")
     found = study.correlations(study.gains_and_traits(per_seed(frame), listeners(frame), "meta-perser"))
     cells = tables.traits_table(found).cells
-    assert cells["Trait"].tolist() == ["distance", "consistency"] * 2
+    each = ["distance", "consistency", "distance, at equal consistency", "consistency, at equal distance"]
+    assert cells["Trait"].tolist() == each * 2 and cells["Clips"].tolist() == ["seen"] * 4 + ["unseen"] * 4
     assert cells["Spearman's rho"][0].startswith(f"{found['rho'][0]:+.2f} [")
     assert "Gain of Meta-PerSER over SSL-E" in tables.traits_caption(frame, MANIFEST, "meta-perser")
 
@@ -270,7 +284,8 @@ WRITTEN = {
     "methods": {"methods.md", "methods-accuracy.tex", "comparisons.tex", "methods.pdf", "who-meta-perser.csv",
                 "who-meta-perser.png", "rates.png", "layers.pdf"},
     "ablation": {"ablation.md", "ablation-accuracy.csv", "effects.md", "effects.png", "rates.pdf"},
-    "shots": {"shots.md", "shots-accuracy.md", "comparisons.md", "shots.png", "shots-gained.png"},
+    "shots": {"shots.md", "shots-accuracy.md", "comparisons.md", "gains.md", "shots.png",
+              "shots-gained.png"},
     "steps": {"steps.tex", "steps-accuracy.md", "comparisons.csv", "steps.png"},
     "recipe": {"recipe.md", "comparisons.md", "recipe.pdf"},
     "upstreams": {"upstreams.md", "upstreams.pdf", "layers.pdf"},

@@ -196,6 +196,20 @@ def test_correlation_is_scipys_and_exact_for_few():
     assert np.isnan(correlation([1, 2, 3], [5, 5, 5], 0)["rho"])
 
 
+def test_partial_correlation_is_the_closed_form_and_nearly_students():
+    rng = np.random.default_rng(0)
+    given = rng.integers(8, size=40)
+    one, other = rng.integers(6, size=(2, 40)) + given  # alike for what both have of the third, and for that alone
+    ab, ac, bc = (stats.spearmanr(*pair).statistic for pair in ((one, other), (one, given), (other, given)))
+    rho = (ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2))
+    found = correlation(one, other, 0, given)
+    assert found["rho"] == pytest.approx(rho) and abs(rho) < ab / 2 and found["low"] < rho < found["high"]
+    t = rho * np.sqrt((40 - 3) / (1 - rho**2))
+    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), 40 - 3), abs=0.03)
+    assert np.isnan(correlation(one, given, 0, given)["rho"])
+    assert np.isnan(correlation([1, 3, 2], [2, 3, 1], 0, [1, 2, 3])["rho"])
+
+
 def test_correlation_interval_is_nearly_fishers():
     # For normal values arctanh(r) has a standard error near 1.03 / sqrt(n - 3) (Spearman).
     rng = np.random.default_rng(0)

@@ -133,8 +133,9 @@ def test_gains_meet_the_traits_of_the_same_listener():
     # Level 6, shots 20 / 5 and the listener's number, one point each.
     assert mine["gain"].to_dict() == pytest.approx({"E0": 10, "E1": 11, "E2": 12, "E3": 13})
     assert mine["distance"].to_dict() == {"E0": 0.1, "E1": 0.2, "E2": 0.3, "E3": 0.9}
-    rho = study.correlations(found).set_index(["setting", "trait"])["rho"]
-    assert rho["seen", "distance"] == pytest.approx(1) and rho["unseen", "consistency"] == pytest.approx(-1)
+    rho = study.correlations(found).set_index(["setting", "trait", "given"])["rho"]
+    assert rho["seen", "distance", ""] == pytest.approx(1) and rho["unseen", "consistency", ""] == pytest.approx(-1)
+    assert np.isnan(rho["seen", "distance", "consistency"])  # the one trait is all that the other is
 
 
 def test_learnt_rates_are_means_by_tensor_and_step_without_tensors_at_rest():

@@ -11,7 +11,7 @@ from torch import Tensor
 from perser import head as heads
 from perser import seeds
 from perser.adapt import Adapted, personal_head
-from perser.adapt import adapt as descend
+from perser.adapt import adapt as inner_loop
 from perser.bench import measure
 from perser.bench.measure import Limits, Time, Turns
 from perser.episodes import Data, Episodes, rating_targets
@@ -205,7 +205,7 @@ def personalise(given: Problem, listeners: slice) -> tuple[Adapted, Tensor]:
     x = heads.mixed(given.head, given.data.features, torch.from_numpy(clips).to(device))
     hidden, rows = torch.addmm(given.head.b, x, given.head.P.T), torch.from_numpy(rows).to(device)
     x, targets = x[rows], given.targets[torch.from_numpy(support)]
-    return descend(given.head, given.rates, x, hidden[rows], targets, given.class_weights), x
+    return inner_loop(given.head, given.rates, x, hidden[rows], targets, given.class_weights), x
 
 
 def by_learn2learn(given: Problem, listeners: int) -> list[list[Tensor]]:
