@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
 
-from perser.head import Head, logits
+from perser.head import Head, mixed
 from perser.kernels import descend, products
-from perser.losses import clip_weights, cross_entropy
+from perser.losses import clip_weights
 
 
 class Adapted(NamedTuple):
@@ -144,16 +143,20 @@ def adapt_explicit(head: Head, rates: Head, features: Tensor, targets: Tensor, c
     rates: per tensor (steps,) for one rate a step or (steps, *shape) for one rate an element (Meta-SGD,
     arXiv 1707.09835). features: (E, K, L, D); targets: (E, K, C). Returns a head whose tensors lead with E.
     """
-
-    def loss(fast: Head, clips: Tensor, wanted: Tensor) -> Tensor:
-        return cross_entropy(logits(fast, clips), wanted, class_weights)
-
-    def one(clips: Tensor, wanted: Tensor) -> Head:
-        fast = head
-        for step in zip(*rates):
-            slope = grad(loss)(fast, clips, wanted)
-            slope = slope if second_order else Head(*(tensor.detach() for tensor in slope))
-            fast = Head(*(weight - rate * change for weight, rate, change in zip(fast, step, slope)))
-        return fast
-
-    return vmap(one)(features, targets)
+    mass, wanted = _wanted(targets, class_weights)
+    fast, x = Head(*(tensor.expand(len(features), *tensor.shape) for tensor in head)), mixed(head, features)
+    for step in zip(*rates):
+        towards = torch.zeros_like(fast.mix)
+        if rates.mix.any():
+            share = fast.mix.softmax(-1)
+            x = torch.einsum("el,ekld->ekd", share, features)
+        hidden = torch.baddbmm(fast.b.unsqueeze(1), x, fast.P.mT)
+        down = wanted - mass * torch.baddbmm(fast.a.unsqueeze(1), hidden, fast.A.mT).softmax(-1)  # (E, K, C)
+        delta = down @ fast.A  # (E, K, H)
+        if rates.mix.any():
+            towards = torch.einsum("ekd,ekld->el", delta @ fast.P, features)
+            towards = share * (towards - (share * towards).sum(-1, keepdim=True))
+        change = Head(towards, delta.mT @ x, delta.sum(1), down.mT @ hidden, down.sum(1))
+        change = change if second_order else Head(*(tensor.detach() for tensor in change))
+        fast = Head(*(weight + rate * by for weight, rate, by in zip(fast, step, change)))
+    return fast
