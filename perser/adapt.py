@@ -143,20 +143,34 @@ def adapt_explicit(head: Head, rates: Head, features: Tensor, targets: Tensor, c
     rates: per tensor (steps,) for one rate a step or (steps, *shape) for one rate an element (Meta-SGD,
     arXiv 1707.09835). features: (E, K, L, D); targets: (E, K, C). Returns a head whose tensors lead with E.
     """
-    mass, wanted = _wanted(targets, class_weights)
+    mass, wanted = (each.mT for each in _wanted(targets, class_weights))
     fast, x = Head(*(tensor.expand(len(features), *tensor.shape) for tensor in head)), mixed(head, features)
     for step in zip(*rates):
         towards = torch.zeros_like(fast.mix)
         if rates.mix.any():
-            share = fast.mix.softmax(-1)
-            x = torch.einsum("el,ekld->ekd", share, features)
-        hidden = torch.baddbmm(fast.b.unsqueeze(1), x, fast.P.mT)
-        down = wanted - mass * torch.baddbmm(fast.a.unsqueeze(1), hidden, fast.A.mT).softmax(-1)  # (E, K, C)
-        delta = down @ fast.A  # (E, K, H)
+            share, x = fast.mix.softmax(-1), _mixed(fast, features)
+        hidden, z = _linear(fast, x)
+        down = wanted - mass * z.softmax(1)  # (E, C, K)
+        delta = fast.A.mT @ down  # (E, H, K)
         if rates.mix.any():
-            towards = torch.einsum("ekd,ekld->el", delta @ fast.P, features)
+            towards = torch.einsum("ekd,ekld->el", delta.mT @ fast.P, features)
             towards = share * (towards - (share * towards).sum(-1, keepdim=True))
-        change = Head(towards, delta.mT @ x, delta.sum(1), down.mT @ hidden, down.sum(1))
+        change = Head(towards, delta @ x, delta.sum(-1), down @ hidden.mT, down.sum(-1))
         change = change if second_order else Head(*(tensor.detach() for tensor in change))
         fast = Head(*(weight + rate * by for weight, rate, by in zip(fast, step, change)))
     return fast
+
+
+def explicit_logits(personal: Head, features: Tensor) -> Tensor:
+    """Logits (E, Q, C) of the heads that `adapt_explicit` returns; features: (E, Q, L, D)."""
+    return _linear(personal, _mixed(personal, features))[1].mT
+
+
+def _mixed(personal: Head, features: Tensor) -> Tensor:
+    return torch.einsum("el,ekld->ekd", personal.mix.softmax(-1), features)
+
+
+def _linear(personal: Head, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden values (E, H, K) and logits (E, C, K) of x (E, K, D): clips last, as the gradient of P then lies as P."""
+    hidden = torch.baddbmm(personal.b.unsqueeze(-1), personal.P, x.mT)
+    return hidden, torch.baddbmm(personal.a.unsqueeze(-1), personal.A, hidden)

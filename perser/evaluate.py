@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from perser import head as heads
-from perser.adapt import adapt_explicit, adapted_logits, form, prior_shift
+from perser.adapt import adapt_explicit, adapted_logits, explicit_logits, form, prior_shift
 from perser.episodes import Data, Episodes, by_listener, evaluation_episodes, placed
 from perser.head import Head
 from perser.losses import cross_entropy, soft_f1
@@ -67,7 +66,7 @@ def each_query_logits(data: Data, targets: Tensor, class_weights: Tensor, head: 
         for rates in settings:
             rates = rates if isinstance(rates, Head) else Head(*rates.unbind(1))
             personal = adapt_explicit(head, rates, data.features[support], targets, class_weights, second_order)
-            yield vmap(heads.logits)(personal, data.features[query])
+            yield explicit_logits(personal, data.features[query])
         return
     clips, near, far, count = placed(data, episodes, head.P.device)
     x = heads.mixed(head, data.features, clips)
