@@ -92,8 +92,10 @@ def placed(data: Data, episodes: Episodes, device: torch.device | str = "cpu") -
     among them; how many are of the support.
     """
     support, query = (data.clip[part] for part in episodes)
-    near = np.unique(support)
-    clips = np.concatenate([near, np.setdiff1d(query, near)])
+    near, far = (np.zeros(len(data.features), bool) for _ in episodes)
+    near[support], far[query] = True, True
+    near, far = np.flatnonzero(near), np.flatnonzero(far & ~near)
+    clips = np.concatenate([near, far])
     rows = np.empty(len(data.features), np.int64)
     rows[clips] = np.arange(len(clips))
     return *(torch.from_numpy(part).to(device) for part in (clips, rows[support], rows[query])), len(near)

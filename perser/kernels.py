@@ -6,6 +6,8 @@ loop on those: small matrices only, whatever the widths of features and hidden l
 """
 
 import ctypes
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -58,6 +60,11 @@ def _put(values: Tensor, rows: Tensor, count: int) -> Tensor:
     return values.new_zeros(count, values.shape[-1]).index_add_(0, rows.flatten(), values.flatten(0, 1))
 
 
+def _kept(gathered: Iterator[tuple[Tensor, Tensor]], context) -> Iterable[tuple[Tensor, Tensor]]:
+    """Blocks of clips that a backward pass will want again; without one they come and go one after the other."""
+    return list(gathered) if any(context.needs_input_grad) else gathered
+
+
 class _Products(Function):
     """See `products`. With h = P x + b of the support and v = P^T h, every h_i . h_j = x_i . v_j + b . h_j.
 
@@ -71,11 +78,13 @@ class _Products(Function):
         right = torch.cat([x[:count], h @ P])
         rows, columns = torch.cat([support, query], 1), torch.cat([support, support + count], 1)
         AP, block = A @ P, max(1, BLOCK // (rows.shape[1] * x.shape[1]))
-        pairs = torch.cat([_take(x, i) @ _take(right, j).mT for i, j in zip(rows.split(block), columns.split(block))])
+        gathered = ((_take(x, i), _take(right, j)) for i, j in zip(rows.split(block), columns.split(block)))
+        gathered = _kept(gathered, context)
+        pairs = torch.cat([near @ far.mT for near, far in gathered])
         gram, own = pairs.split(support.shape[1], -1)  # (E, K + Q, K) each
         own = own + _take((h @ b).unsqueeze(-1), support).mT
         classes = torch.cat([_take(h @ A.T, support), _take(torch.addmm(A @ b, x, AP.T), query)], 1)
-        context.save_for_backward(x, P, b, A, h, right, AP, rows, columns)
+        context.save_for_backward(x, P, b, A, h, AP, rows, columns, *chain(*gathered))
         context.rest = support.shape[1], count, block, second_order
         return gram, own, classes
 
@@ -83,15 +92,16 @@ class _Products(Function):
     @once_differentiable
     def backward(context, gram, own, classes):
         """Gradients of x, P, b, A from those of the three products."""
-        x, P, b, A, h, right, AP, rows, columns = context.saved_tensors
+        x, P, b, A, h, AP, rows, columns, *gathered = context.saved_tensors
         shots, count, block, second_order = context.rest
         support, query = rows[:, :shots], rows[:, shots:]
         to_z, to_near = _put(classes[:, shots:], query, len(x)), _put(classes[:, :shots], support, count)
         to_c = _put(own.sum(1).unsqueeze(-1), support, count).squeeze(-1)
-        to_x, to_right, to_AP, to_Ab = to_z @ AP, torch.zeros_like(right), to_z.T @ x, to_z.sum(0)
-        for i, j, pairs in zip(rows.split(block), columns.split(block), torch.cat([gram, own], -1).split(block)):
-            to_x.index_add_(0, i.flatten(), (pairs @ _take(right, j)).flatten(0, 1))
-            to_right.index_add_(0, j.flatten(), (pairs.mT @ _take(x, i)).flatten(0, 1))
+        to_x, to_right, to_AP, to_Ab = to_z @ AP, x.new_zeros(2 * count, x.shape[1]), to_z.T @ x, to_z.sum(0)
+        for i, j, pairs, near, far in zip(rows.split(block), columns.split(block),
+                                          torch.cat([gram, own], -1).split(block), gathered[::2], gathered[1::2]):
+            to_x.index_add_(0, i.flatten(), (pairs @ far).flatten(0, 1))
+            to_right.index_add_(0, j.flatten(), (pairs.mT @ near).flatten(0, 1))
         to_v = to_right[count:]
         to_P = torch.addmm(A.T @ to_AP, h.T, to_v)
         to_b = to_c @ h + to_Ab @ A
@@ -112,26 +122,26 @@ class _Projected(Function):
         """The products; `count` rows of x belong to the support."""
         h, shots, rows = torch.addmm(b, x, P.T), support.shape[1], torch.cat([support, query], 1)
         block = max(1, BLOCK // (rows.shape[1] * x.shape[1]))
-        context.save_for_backward(x, P, A, h, rows)
+        gathered = _kept(((_take(x, i), _take(h, i)) for i in rows.split(block)), context)
+        gram, own = map(torch.cat, zip(*([each @ each[:, :shots].mT for each in both] for both in gathered)))
+        context.save_for_backward(x, P, A, h, rows, *chain(*gathered))
         context.rest = shots, block, second_order
-        gram, own = (torch.cat([clips @ clips[:, :shots].mT for clips in (_take(each, i) for i in rows.split(block))])
-                     for each in (x, h))
         return gram, own, _take(h @ A.T, rows)
 
     @staticmethod
     @once_differentiable
     def backward(context, gram, own, classes):
         """Gradients of x, P, b, A from those of the three products."""
-        x, P, A, h, rows = context.saved_tensors
+        x, P, A, h, rows, *gathered = context.saved_tensors
         shots, block, second_order = context.rest
         to_x, to_h = torch.zeros_like(x), torch.zeros_like(h)
-        for to, pairs, each in (to_x, gram, x), (to_h, own, h):
+        for to, pairs, clips in (to_x, gram, gathered[::2]), (to_h, own, gathered[1::2]):
             if second_order:  # what a pair gives reaches both of its clips
                 one_way = pairs
                 pairs = functional.pad(one_way, (0, rows.shape[1] - shots))
                 pairs[:, :shots] += one_way.mT
-            for i, given in zip(rows.split(block), pairs.split(block), strict=True):
-                to.index_add_(0, i.flatten(), (given @ _take(each, i[:, :given.shape[2]])).flatten(0, 1))
+            for i, given, each in zip(rows.split(block), pairs.split(block), clips, strict=True):
+                to.index_add_(0, i.flatten(), (given @ each[:, :given.shape[2]]).flatten(0, 1))
         to_z = _put(classes, rows, len(x))
         to_A = to_z.T @ h
         to_h.addmm_(to_z if second_order else _put(classes[:, shots:], rows[:, shots:], len(x)), A)
