@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -127,21 +128,32 @@ def have_learn2learn() -> bool:
 
 def meta(device: torch.device, turns: Turns, shapes: tuple[Shape, ...] = SHAPES, size: Size = SIZE,
          clips: int = CLIPS, side: int = 2048) -> list[dict]:
-    """A row for every shape, once with clips shared as in a corpus and once with every clip different."""
+    """A row for every shape, once with clips shared as in a corpus and once with every clip different.
+
+    All rows take turns, so that a machine which is faster now and slower then is so for all of them.
+    """
     limits = measure.limits(device, side, turns.rounds)
-    return [_meta(problem(size, shape, clips, distinct, device), size, shape, limits, device, turns)
-            for shape in shapes for distinct in (False, True)]
+    wanted = list(product(shapes, (False, True)))
+    given = [problem(size, shape, clips, distinct, device) for shape, distinct in wanted]
+    ways = [_ways(each) for each in given]
+    calls = {(row, name): call for row, each in enumerate(ways) for name, call in each.items()}
+    found = {key: call() for key, call in calls.items()}
+    times = measure.paired(calls, device, turns)
+    return [_meta(given[row], size, shape, limits, *({name: of[row, name] for name in ways[row]} for of in (found, times)))
+            for row, (shape, _) in enumerate(wanted)]
 
 
-def _meta(given: Problem, size: Size, shape: Shape, limits: Limits, device: torch.device, turns: Turns) -> dict:
+def _ways(given: Problem) -> dict[str, Callable[[], Found]]:
     half = given._replace(data=given.data._replace(features=given.data.features.half()))
     calls = {"engine": engine(given), "half": engine(half)}
-    calls |= {"learn2learn": learn2learn(given)} if have_learn2learn() else {}
-    found = {name: call() for name, call in calls.items()}
-    times = measure.paired(calls, device, turns)
+    return calls | ({"learn2learn": learn2learn(given)} if have_learn2learn() else {})
+
+
+def _meta(given: Problem, size: Size, shape: Shape, limits: Limits, found: dict[str, Found],
+          times: dict[str, list[Time]]) -> dict:
     used = len(np.unique(given.data.clip))
     row = {**shape._asdict(), "clips": len(given.data.features), "unique_clips": used, **_milliseconds(times)}
-    for name in ("engine", "half") if "learn2learn" in calls else ():
+    for name in ("engine", "half") if "learn2learn" in times else ():
         faster = measure.ratio(times["learn2learn"], times[name])
         row |= {f"{name}_times_faster": faster.seconds, f"{name}_times_faster_cpu": faster.cpu_seconds,
                 f"{name}_loss_difference": abs(found[name][0] - found["learn2learn"][0]),
