@@ -139,7 +139,8 @@ def meta(device: torch.device, turns: Turns, shapes: tuple[Shape, ...] = SHAPES,
     calls = {(row, name): call for row, each in enumerate(ways) for name, call in each.items()}
     found = {key: call() for key, call in calls.items()}
     times = measure.paired(calls, device, turns)
-    return [_meta(given[row], size, shape, limits, *({name: of[row, name] for name in ways[row]} for of in (found, times)))
+    return [_meta(given[row], size, shape, limits,
+                  *({name: of[row, name] for name in ways[row]} for of in (found, times)))
             for row, (shape, _) in enumerate(wanted)]
 
 
