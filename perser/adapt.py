@@ -145,16 +145,15 @@ def adapt_explicit(head: Head, rates: Head, features: Tensor, targets: Tensor, c
     """
     mass, wanted = (each.mT for each in _wanted(targets, class_weights))
     fast, x = Head(*(tensor.expand(len(features), *tensor.shape) for tensor in head)), mixed(head, features)
+    mixes, towards = bool(rates.mix.any()), torch.zeros_like(fast.mix)
     for step in zip(*rates):
-        towards = torch.zeros_like(fast.mix)
-        if rates.mix.any():
-            share, x = fast.mix.softmax(-1), _mixed(fast, features)
+        x = _mixed(fast, features) if mixes else x
         hidden, z = _linear(fast, x)
         down = wanted - mass * z.softmax(1)  # (E, C, K)
         delta = fast.A.mT @ down  # (E, H, K)
-        if rates.mix.any():
-            towards = torch.einsum("ekd,ekld->el", delta.mT @ fast.P, features)
-            towards = share * (towards - (share * towards).sum(-1, keepdim=True))
+        if mixes:
+            share, to_layer = fast.mix.softmax(-1), torch.einsum("ekd,ekld->el", delta.mT @ fast.P, features)
+            towards = share * (to_layer - (share * to_layer).sum(-1, keepdim=True))
         change = Head(towards, delta @ x, delta.sum(-1), down @ hidden.mT, down.sum(-1))
         change = change if second_order else Head(*(tensor.detach() for tensor in change))
         fast = Head(*(weight + rate * by for weight, rate, by in zip(fast, step, change)))

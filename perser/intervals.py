@@ -165,8 +165,9 @@ def correlation(one: Iterable[float], other: Iterable[float], seed: int,
     given: a third value per listener, for the partial correlation at equal ranks of it. The interval resamples
     listeners with all their values (percentile; resamples in which one value is constant, or no more than the third,
     have no correlation and are left out); p permutes one value over the listeners, its residual where there is a
-    third (Kennedy 1995, Communications in Statistics 24(4)). A listener with nan is left out; nan for fewer than
-    three listeners, four with a third value.
+    third: Kennedy's scheme in Winkler et al. 2014 (doi 10.1016/j.neuroimage.2014.01.060), no exact test and for a
+    handful of listeners too ready to find something. A listener with nan is left out; nan for fewer than three
+    listeners, four with a third value.
     """
     sides = np.array([list(side) for side in (one, other, given) if side is not None], dtype=float)
     sides = sides[:, ~np.isnan(sides).any(axis=0)]

@@ -78,8 +78,8 @@ class _Products(Function):
         right = torch.cat([x[:count], h @ P])
         rows, columns = torch.cat([support, query], 1), torch.cat([support, support + count], 1)
         AP, block = A @ P, max(1, BLOCK // (rows.shape[1] * x.shape[1]))
-        gathered = ((_take(x, i), _take(right, j)) for i, j in zip(rows.split(block), columns.split(block)))
-        gathered = _kept(gathered, context)
+        gathered = _kept(((_take(x, i), _take(right, j)) for i, j in zip(rows.split(block), columns.split(block))),
+                         context)
         pairs = torch.cat([near @ far.mT for near, far in gathered])
         gram, own = pairs.split(support.shape[1], -1)  # (E, K + Q, K) each
         own = own + _take((h @ b).unsqueeze(-1), support).mT

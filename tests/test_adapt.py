@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from torch.func import vmap
 
 from perser import kernels, seeds
-from perser.adapt import adapt, adapt_explicit, adapted_logits, form, personal_head, scalar_rates
+from perser.adapt import (
+    adapt,
+    adapt_explicit,
+    adapted_logits,
+    explicit_logits,
+    form,
+    personal_head,
+    scalar_rates,
+)
 from perser.head import TENSORS, Head, init, logits, mixed, trainable
 from perser.losses import cross_entropy
 
@@ -263,6 +271,13 @@ def test_the_weights_that_are_formed_give_the_engine_s_logits():
     found = engine(head, rates, features, targets, class_weights, True, shift=shift)
     for e in range(E):
         assert torch.allclose(logits(personal_head(head, state, x, e), features[1][e]), found[e], atol=1e-12)
+
+
+def test_explicit_heads_answer_each_with_its_own_layer_weights():
+    head, (near, far), (targets, _), class_weights = problem()
+    personal = adapt_explicit(head, Head(*random_rates(3, mix=True).unbind(1)), near, targets, class_weights, False)
+    assert (personal.mix[0] - personal.mix[1]).abs().max() > 1e-3
+    assert torch.allclose(explicit_logits(personal, far), vmap(logits)(personal, far), atol=1e-12)
 
 
 def test_no_step_is_the_shared_head():
