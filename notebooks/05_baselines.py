@@ -133,7 +133,8 @@ found = study.found(pd.read_csv(Path(search) / "trials.csv"), manifest["search"]
 found = found.assign(method=found["method"].map(captions.title), settings=found["settings"].str.strip("{}"))
 print(f"kept unless a trial is ahead by more than {manifest['search']['margin']} points")
 found["commit"] = found["commit"].str[:10]
-print(found[["method", "trials", "first", "points", "settings", "commit"]].round(2).to_string(index=False))
+found = found[["method", "trials", "first", "points", "settings", "commit"]]
+display(Markdown(found.to_markdown(index=False, floatfmt=".2f")))
 
 # %% [markdown]
 # ## What this does not show
