@@ -53,6 +53,8 @@ def test_meta_states_ratios_differences_and_floors():
                 "arithmetic_floor_ms", "memory_floor_ms", "times_arithmetic_floor"} <= set(row)
         assert row["engine_gradient_difference"] < 1e-5 and row["engine_loss_difference"] < 1e-6
         assert 0 < row["half_gradient_difference_to_engine"] < 0.05
+    for name in ("half_gradient_difference_to_engine", "engine_ms"):
+        assert len({row[name] for row in rows}) == len(rows), "each row has what its own calls gave"
     # Two operations a product, once forward and twice backward: clips x D x H in the first layer; per pair of a
     # clip and a support clip D + H, of a clip and a class H.
     flops = 3 * 2 * (14 * 8 * 6 + 2 * 7 * (3 * 8 + (3 + 3) * 6))
