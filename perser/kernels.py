@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-BLOCK = 1 << 20  # numbers gathered at a time when products are formed: what a processor's cache holds
+BLOCK = 1 << 22  # numbers gathered at a time when products are formed: what a processor's last cache holds
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of mallopt(3)
 
