@@ -4,7 +4,7 @@ Everything that gradient descent does to the two linear maps stays in the span o
 The gradient of P is a sum over support clips, so P_t x = P x - sum_k d_k (x_k . x); d_k, the bias, the rows of A and
 the hidden values all lie in the span of the basis B = [A; h], the C rows of A and the K hidden values before the
 first step. So the state carries coefficients of B, and a step costs O(K^2 (C + K)) whatever D and H are. The loop on
-those and its backward pass, the exact meta-gradient, are in perser.kernels.
+those and its backward pass, the exact meta-gradient, are in perser.descend.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from perser.descend import descend
 from perser.head import Head, mixed
-from perser.kernels import descend, products
+from perser.kernels import products
 from perser.losses import clip_weights
 
 

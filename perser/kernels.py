@@ -1,8 +1,7 @@
-"""What the exact engine spends its time on, each with its backward pass written by hand.
+"""What the exact engine does with features, each with its backward pass written by hand.
 
 `mix` reads the layers once forward and once backward. `products` reduces clips to the inner products that the
-descent needs, one episode's clips beside each other but each clip mixed and projected once. `descend` is the inner
-loop on those: small matrices only, whatever the widths of features and hidden layer are.
+descent (perser.descend) needs, one episode's clips beside each other but each clip mixed and projected once.
 """
 
 import ctypes
@@ -158,76 +157,3 @@ def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query:
     """
     few = len(x) > 2 * count  # else to form v costs as much as to project the support once more
     return (_Products if few else _Projected).apply(x, P, b, A, support, query, count, second_order)
-
-
-class _Descend(Function):
-    """See `descend`."""
-
-    @staticmethod
-    def forward(context, gram, inner, a, rates, mass, wanted, second_order, every):
-        """Gradient descent in coefficients: A, h start as the identity."""
-        episodes, shots, classes = wanted.shape
-        identity = torch.eye(classes + shots, dtype=a.dtype, device=a.device).expand(episodes, -1, -1)
-        A, h = identity[:, :classes], identity[:, classes:]
-        d, b, steps = torch.zeros_like(h), torch.zeros_like(h[:, :1]), []
-        states = [(d, b, A, a)]
-        for _, rate_P, rate_b, rate_A, rate_a in rates.tolist():
-            against = inner @ A.mT
-            p = torch.baddbmm(a.expand(-1, shots, -1), h, against).softmax(-1)
-            error = torch.addcmul(-wanted, p, mass)
-            delta = error @ A
-            down_b, down_a = delta.sum(1, keepdim=True), error.sum(1, keepdim=True)
-            steps.append((A, h, against, p, error, delta, down_b, down_a))
-            d, b = d.add(delta, alpha=rate_P), b.sub(down_b, alpha=rate_b)
-            a = a.sub(down_a, alpha=rate_a)
-            A, h = (torch.baddbmm(A, error.mT, h, alpha=-rate_A),
-                    torch.baddbmm(h, gram, delta, alpha=-rate_P).sub_(down_b, alpha=rate_b))
-            states.append((d, b, A, a))
-        context.steps, context.rates, context.second_order = steps, rates, second_order
-        context.save_for_backward(gram, inner, mass)
-        d, b, A, a = map(torch.stack, zip(*(states if every else states[-1:])))
-        return d, b, A - identity[:, :classes], a
-
-    @staticmethod
-    @once_differentiable
-    def backward(context, *given):
-        """The same lines backwards; in first order only the rates and a are reached."""
-        gram, inner, mass = context.saved_tensors
-        to_gram, to_inner, to_rates = torch.zeros_like(gram), torch.zeros_like(inner), torch.zeros_like(context.rates)
-        to_h, given = torch.zeros_like(given[0][-1]), list(zip(*given))
-        to_d, to_b, to_A, to_a = given.pop()
-        rates = context.rates.tolist()
-        for step in reversed(range(len(rates))):
-            _, rate_P, rate_b, rate_A, rate_a = rates[step]
-            A, h, against, p, error, delta, down_b, down_a = context.steps[step]
-            from_P, from_b = torch.baddbmm(to_d, gram.mT, to_h, alpha=-1), to_b + to_h.sum(1, keepdim=True)
-            from_A = h @ to_A.mT  # (E, K, C)
-            moved = (from_P, delta), (from_b, down_b), (from_A, error), (to_a, down_a)
-            to_rates[step, 1:] = torch.stack([to.flatten() @ by.flatten() for to, by in moved])
-            if context.second_order:
-                to_delta = from_P.mul_(rate_P).sub_(from_b, alpha=rate_b)
-                to_error = torch.baddbmm(to_a * -rate_a + from_A * -rate_A, to_delta, A.mT).mul_(mass)
-                to_z = p * (to_error - (p * to_error).sum(-1, keepdim=True))
-                to_against = h.mT @ to_z  # (E, C + K, C)
-                to_gram.baddbmm_(to_h, delta.mT, alpha=-rate_P)
-                to_inner.baddbmm_(to_against, A)
-                to_h = torch.baddbmm(to_h, error, to_A, alpha=-rate_A).baddbmm_(to_z, against.mT)
-                to_A = torch.baddbmm(to_A, error.mT, to_delta).baddbmm_(to_against.mT, inner)
-                to_a = to_a + to_z.sum(1, keepdim=True)
-            if given:
-                to_d, to_b, to_A, to_a = (to + by for to, by in zip((to_d, to_b, to_A, to_a), given.pop()))
-        to_rates[:, 2:].neg_()
-        return to_gram, to_inner, to_a, to_rates, None, None, None, None
-
-
-def descend(gram: Tensor, inner: Tensor, a: Tensor, rates: Tensor, mass: Tensor, wanted: Tensor,
-            second_order: bool, every: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All steps of gradient descent on the support loss from its inner products.
-
-    gram (E, K, K) of x, inner (E, C + K, C + K) of the basis [A; h], a (E, 1, C), rates (steps, tensors);
-    mass (E, K, 1) and wanted (E, K, C): what the softmax is multiplied with and what is taken from it in the loss'
-    gradient.
-    Returns d, b, A and a after the last step, as in adapt.Adapted, with a leading dimension of one; with every before
-    the first step and after each one.
-    """
-    return _Descend.apply(gram, inner, a, rates, mass, wanted, second_order, every)

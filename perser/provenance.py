@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "scipy", "pandas", "
 
 
 def code(start: str = "perser.runs") -> str:
-    """16 hex digits over the source of a module and of every module of ours that it imports, however deep."""
+    """16 hex digits over the source of a module and of all of ours that it imports, however deep, with what C they have."""
     found, ahead = {}, [start]
     while ahead:
         name = ahead.pop()
@@ -28,7 +28,8 @@ def code(start: str = "perser.runs") -> str:
             ahead += _imports(path)
             if path.name == "__init__.py" and name != "perser":
                 ahead += [f"{name}.{module.stem}" for module in path.parent.glob("*.py")]
-    return files([found[name] for name in sorted(found)])
+    beside = [path for name in sorted(found) for path in (found[name], found[name].with_suffix(".c"))]
+    return files([path for path in beside if path.exists()])
 
 
 def _imports(path: Path) -> list[str]:

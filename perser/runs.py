@@ -52,6 +52,7 @@ from perser.config import (
     Priors,
 )
 from perser.corpora import Corpus
+from perser.descend import way
 from perser.episodes import data as as_data
 from perser.errors import UserError
 from perser.evaluate import Learner, answers, apart, count, draws_by_listener, together
@@ -436,4 +437,4 @@ def _manifest(plan: Plan, settings: dict, minutes: float, jobs: int, computed: i
         "listeners": len(plan.data.listeners), "groups": len(plan.groups),
         "dev": "held-out" if plan.dev_held_out else "training", "units": len(plan.units),
         "units_computed_last": computed, "minutes_last": round(minutes, 2), "jobs": jobs, "parts": _origins(plan),
-        "machine": provenance.machine()}
+        "machine": provenance.machine(), "inner_loop": way(torch.zeros(1))}

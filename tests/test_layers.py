@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "perser"
 ORDER = [
-    {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"}, {"kernels"},
+    {"errors", "seeds"}, {"audio"}, {"corpora"}, {"upstreams"}, {"features"}, {"kernels", "descend"},
     {"losses", "schedules", "head", "scores", "traits"}, {"episodes"}, {"splits", "adapt"}, {"reference"},
     {"config", "provenance", "records"}, {"material"}, {"evaluate"}, {"checkpoints", "baselines"}, {"metatrain"},
     {"runs"}, {"personal"}, {"bench"},

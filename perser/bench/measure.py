@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from perser import provenance
+from perser.descend import way
 
 Call = Callable[[], object]
 
@@ -118,7 +119,8 @@ def _status(name: str) -> int:
 def conditions(device: torch.device) -> dict:
     """Device and driver, processor, cores, threads, load, versions, commit."""
     found = provenance.machine() | provenance.git() | {
-        "device": device_name(device), "threads": torch.get_num_threads(), "load_before": round(os.getloadavg()[0], 2)}
+        "device": device_name(device), "inner_loop": way(torch.zeros(1, device=device)),
+        "threads": torch.get_num_threads(), "load_before": round(os.getloadavg()[0], 2)}
     if device.type == "cuda":
         found |= {"driver": _driver(), "cuda": torch.version.cuda}
     return found
