@@ -3,8 +3,9 @@
 #
 # Meta-learning has a name for being slow: the gradient of a gradient, episode by episode. With frozen
 # features and a two-layer head all episodes of an outer step fit into a few matrix products and the
-# meta-gradient stays exact (`perser/adapt.py`, explained in notebook 03). This page shows what the study took,
-# and the benchmarks of `perser bench` as they were committed, with the machine that they were taken on.
+# meta-gradient stays exact (`perser/adapt.py`, explained in notebook 03); what is left of an episode is so small that
+# its loop is C on a CPU (`perser/descend.c`), and torch elsewhere. This page shows what the study took, and the
+# benchmarks of `perser bench` as they were committed, with the machine that they were taken on.
 #
 # The study's corpora are **synthetic** in part; the benchmarks' numbers are random: nothing there is learnt,
 # only timed and compared.
@@ -58,7 +59,7 @@ for path, result in found.items():
     print(f"{path.name}: {result['about']}")
     print(
         f"{where['device']}, {where['cpu']}, {where['threads']} threads, load {where['load_before']},",
-        f"torch {where['packages']['torch']}",
+        f"torch {where['packages']['torch']}, inner loop by {where.get('inner_loop', 'torch')}",
     )
     if result["benchmark"] != "cost":
         print(pd.DataFrame(result["rows"]).T.to_string(header=False, float_format="{:.4g}".format))

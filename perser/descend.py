@@ -1,8 +1,8 @@
 """The inner loop: gradient descent on inner products, and the exact gradient through it.
 
 Small matrices only, whatever the widths of features and hidden layer are. On a CPU the loop is descend.c, built by the
-machine's compiler when it is first asked for and kept in the user's cache; on other devices, and where there is no
-compiler, it is the same by torch.
+machine's compiler when it is first asked for and kept in the user's cache; on other devices, for large supports and
+where there is no compiler it is the same by torch.
 """
 
 import ctypes
@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-fPIC", "-shared")
+SHOTS = 64  # of the largest support that is done in C: a library's products are faster on larger matrices
 log = logging.getLogger(__name__)
 REALS = {torch.float32: "float", torch.float64: "double"}
 
@@ -176,4 +177,5 @@ def descend(gram: Tensor, inner: Tensor, a: Tensor, rates: Tensor, mass: Tensor,
     the first step and after each one. Raises MemoryError where the machine has none left for its working arrays.
     """
     given = gram, inner, a, rates, mass, wanted
-    return (Compiled if way(*given) == "C" else ByTorch).apply(*given, second_order, every)
+    by_c = wanted.shape[1] <= SHOTS and way(*given) == "C"
+    return (Compiled if by_c else ByTorch).apply(*given, second_order, every)

@@ -48,13 +48,15 @@ def both_ways(function, given, fixed, second_order, every):
     return [*(state.detach() for state in states), *found]
 
 
-def test_a_processor_takes_the_loop_in_c(monkeypatch):
+def test_a_processor_takes_the_loop_in_c_for_supports_that_are_small(monkeypatch):
     assert [descend.way(torch.zeros(1, dtype=dtype)) for dtype in (torch.float32, torch.float64, torch.float16)] == [
         "C", "C", "torch"]
     assert descend.way(torch.zeros(1, device="meta")) == descend.way(torch.zeros(1), torch.zeros(1).double()) == "torch"
     monkeypatch.setattr(Compiled, "apply", lambda *_: "in C")
-    given, fixed = problem(1, 1, 2, 1)
-    assert descend.descend(*given, *fixed, True) == "in C"
+    monkeypatch.setattr(ByTorch, "apply", lambda *_: "by torch")
+    for shots, how in ((1, "in C"), (64, "in C"), (65, "by torch")):
+        given, fixed = problem(1, shots, 2, 1)
+        assert descend.descend(*given, *fixed, True) == how
 
 
 @pytest.mark.parametrize("second_order", [True, False])
