@@ -13,10 +13,12 @@
 typedef REAL lanes __attribute__((vector_size(32)));
 enum { LANES = 32 / sizeof(REAL) };
 
-#if defined(__x86_64__) && defined(__linux__)
+#ifndef FOR_EACH_PROCESSOR
+#ifdef __x86_64__
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("default", "avx2")))
 #else
 #define FOR_EACH_PROCESSOR
+#endif
 #endif
 
 /* out += sign left right, rows x depth by depth x columns; left[i, k] lies at i li + k lk, right[k, j] at k rk + j rj. */

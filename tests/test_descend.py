@@ -93,6 +93,15 @@ def test_an_episode_has_the_same_bits_whatever_lies_in_the_other_lanes():
         assert all(torch.equal(one[:, 0], all_of_them[:, episode]) for one, all_of_them in zip(alone, together))
 
 
+def test_an_older_processor_gives_the_same_bits(anew, monkeypatch):
+    """One without the wide registers: the plain variant alone is built."""
+    given, fixed = problem(19, 10, 8, 5, torch.float32)
+    here = both_ways(Compiled, given, fixed, True, True)
+    monkeypatch.setattr(descend, "FLAGS", (*descend.FLAGS, "-DFOR_EACH_PROCESSOR="))
+    descend.compiled.cache_clear()
+    assert all(map(torch.equal, here, both_ways(Compiled, given, fixed, True, True))) and len(list(anew.iterdir())) == 2
+
+
 def test_without_a_backward_pass_it_keeps_one_step_and_finds_the_same(monkeypatch):
     sizes = []
     call = descend._call
