@@ -38,7 +38,8 @@ def compiled(real: str) -> ctypes.CDLL | None:
             except (OSError, RuntimeError) as error:
                 log.info("descend.c: %s", error)
             except subprocess.CalledProcessError as error:
-                log.warning("descend.c: not compiled, the inner loop runs by torch: %s", error.stderr.decode().strip())
+                said = error.stderr.decode(errors="replace").strip().partition("\n")[0]
+                log.warning("descend.c: not compiled, the inner loop runs by torch, slower: %s", said)
                 return None
     return None
 
