@@ -247,11 +247,12 @@ run_tests() {
     only_one
     mkdir -p out/log
     rm -f out/log/*.xml
+    local unit=0 pages=0
     if set_up; then
         corpus
-        "${together[@]}" python -m pytest --junitxml=out/log/unit.xml || true
-        "${together[@]}" python -m pytest -o addopts= --nbval --nbval-kernel-startup-timeout=300 notebooks --junitxml=out/log/notebooks.xml || true
-        python tools/tally.py --failed "$failed" out/log/unit.xml out/log/notebooks.xml
+        "${together[@]}" python -m pytest --junitxml=out/log/unit.xml || unit=$?
+        "${together[@]}" python -m pytest -o addopts= --nbval --nbval-kernel-startup-timeout=300 notebooks --junitxml=out/log/notebooks.xml || pages=$?
+        python tools/tally.py --failed "$failed" --ended "$unit" --ended "$pages" out/log/unit.xml out/log/notebooks.xml
     else
         summary
     fi

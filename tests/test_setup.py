@@ -246,6 +246,16 @@ def test_the_closing_line_adds_up_all_stages(tmp_path, reports, stages, line, st
     assert done.returncode == status
 
 
+@pytest.mark.parametrize(("ended", "failed"), [((0, 0), 0), ((1, 0), 0), ((135, 0), 1), ((0, 2), 1), ((139, 3), 2)])
+def test_a_pytest_that_is_killed_after_its_report_is_a_failure(tmp_path, ended, failed):
+    (tmp_path / "unit.xml").write_text(REPORT.format(5, 0, 0, 0))
+    given = [part for status in ended for part in ("--ended", str(status))]
+    done = run(sys.executable, "tools/tally.py", *given, tmp_path / "unit.xml")
+    assert done.stdout.splitlines()[-1] == f"5 passed, {failed} failed, 0 skipped" and done.returncode == bool(failed)
+    assert all((f"status {status}" in done.stdout) == (status > 1) for status in ended)
+    assert '--ended "$unit" --ended "$pages"' in (ROOT / "reproduce.sh").read_text()
+
+
 def notebooks(*arguments: str) -> subprocess.CompletedProcess:
     return run(sys.executable, "tools/notebooks.py", *arguments)
 

@@ -23,9 +23,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("reports", nargs="+", type=Path)
     parser.add_argument("--failed", type=int, default=0, help="stages outside pytest that failed")
+    parser.add_argument("--ended", type=int, default=[], action="append", help="exit status of a pytest; repeatable")
     arguments = parser.parse_args()
     passed, failed, skipped = map(sum, zip(*map(tally, arguments.reports), strict=True))
-    failed += arguments.failed
+    crashed = [status for status in arguments.ended if status > 1]  # 1: tests failed, and the report counts them
+    for status in crashed:
+        print(f"pytest ended with status {status}: a failure, whatever its report says")
+    failed += arguments.failed + len(crashed)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
 
