@@ -12,7 +12,7 @@ usage() {
 usage: ./reproduce.sh [COMMAND]
 
   (none)    set up, make the embedded corpus, run the main experiment on it,
-            render its tables, figures and notebooks into out/   about 12 minutes
+            render its tables, figures and notebooks into out/   about 10 minutes
   check [CORPUS=DIR ...]
             what is present, what can run, where to get the rest       seconds
   report    tables, figures and notebooks from the committed records   2 minutes
@@ -167,7 +167,7 @@ default_job() {
 Everything from nothing on the embedded corpus (synthetic speech, simulated listeners), on $jobs cores:
   set-up               4 min the first time, then none    .venv
   embedded corpus      1 min the first time, then none    $CORPUS
-  main experiment      6 min, resumes where it stopped    $RUN
+  main experiment      4 min, resumes where it stopped    $RUN
   tables, notebooks    1 min, only what changed           the same folder
 TEXT
     only_one

@@ -60,7 +60,7 @@ display(Markdown(tables.markdown(table, tables.main_caption(frame, manifest))))
 #
 # | | two cores, no GPU |
 # |---|---|
-# | `./reproduce.sh`: set-up, corpus, this run, tables, notebooks | about 12 minutes the first time |
+# | `./reproduce.sh`: set-up, corpus, this run, tables, notebooks | about 10 minutes the first time |
 # | `./reproduce.sh report`: tables, figures and notebooks from committed records | 2 minutes |
 # | `./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release` | minutes to hours |
 #
