@@ -31,8 +31,8 @@ from perser.bench import meta
 # As the manifests say. Experiments with the same settings share what they have computed, and a run that was
 # stopped goes on: the minutes are those of the last start, for the units that were still missing in it.
 # *Commits*: of the code that computed the parts, or of the run that they were taken over from, where the manifest
-# says it of each: a later run takes over what it repeats, count for count on the same machine and but for one count
-# on another (`perser run --reuse`).
+# says it of each: a later run takes over what it repeats, count for count by the same machine and inner loop and but
+# for one count by others (`perser run --reuse`).
 
 # %%
 rows = []

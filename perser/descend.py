@@ -48,14 +48,12 @@ def _built(real: str, library: Path) -> Path:
     """The library, built unless it is there: whole or not at all, whoever else builds it meanwhile."""
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
-        half = library.with_suffix(f".{os.getpid()}")
-        try:
-            compiler = shlex.split(os.environ.get("CC") or "cc")
+        compiler = shlex.split(os.environ.get("CC") or "cc")
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            half = Path(folder) / library.name
             subprocess.run([*compiler, *FLAGS, f"-DREAL={real}", "-o", half, SOURCE, "-lm"], check=True,
                            capture_output=True)
             half.replace(library)
-        finally:
-            half.unlink(missing_ok=True)
     return library
 
 

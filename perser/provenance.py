@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "scipy", "pandas", "
 
 
 def code(start: str = "perser.runs") -> str:
-    """16 hex digits over the source of a module and of all of ours that it imports, however deep, with what C they have."""
+    """16 hex digits over the source, C as well, of a module and of every one of ours that it imports, however deep."""
     found, ahead = {}, [start]
     while ahead:
         name = ahead.pop()

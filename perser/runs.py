@@ -163,7 +163,7 @@ class Plan:
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
         self.code = provenance.code()
         self.origin = {"code": self.code, "commit": provenance.git()["commit"], "data": self.fingerprint,
-                       "cpu": provenance.machine()["cpu"]}
+                       "cpu": provenance.machine()["cpu"], "inner_loop": way(torch.zeros(1))}
         self.groups = listener_groups(self.data, experiment.groups, min(experiment.shots) + experiment.min_queries)
         self.dev_held_out = (experiment.dev == "held-out" if experiment.dev
                              else min(map(len, self.groups)) >= LEAST_DEV)
@@ -323,14 +323,15 @@ def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
 def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
     """Take over the records of a finished run, method by method, where the present code repeats them.
 
-    Held to it on the first and the last unit, computed anew: every count must be the same, or of another machine's run,
-    whose features differ in their last bits, no count may differ by more than one. What is taken over says which run it
-    is of, and has no models. Returns the methods taken over. Raises UserError when `old` is no run or one of other
-    settings.
+    Held to it on the first and the last unit, computed anew: every count must be the same, or of a run on another
+    machine or by another inner loop, whose last bits differ, no count may differ by more than one. What is taken over
+    says which run it is of, and has no models. Returns the methods taken over. Raises UserError when `old` is no run or
+    one of other settings.
     """
     said, frame = records.manifest(old), records.read(old)
     held = _comparable(plan, said, Path(old))
-    origin = {key: said[key] for key in ("code", "commit", "data")} | {"cpu": said["machine"]["cpu"]}
+    origin = {key: said[key] for key in ("code", "commit", "data")} | {
+        "cpu": said["machine"]["cpu"], "inner_loop": said.get("inner_loop", "torch")}  # before there was one in C
     whose = {plan.data.listeners[i]: group for group, members in enumerate(plan.groups) for i in members}
     keys = [frame["method"], frame["fold"], frame["listener"].map(whose), frame["seed"]]
     there = {(name, unit): part.drop(columns="experiment").reset_index(drop=True)
@@ -343,7 +344,7 @@ def reuse(plan: Plan, old: Path, jobs: int) -> list[str]:
                                                                     for name in units}})
     ends = list(dict.fromkeys(unit for found in units.values() for unit in (found[0], found[-1])))
     Parallel(n_jobs=jobs, mmap_mode="c")(delayed(_unit)(few, unit) for unit in ends)
-    slack = 0 if all(origin[key] == plan.origin[key] for key in ("data", "cpu")) else 1
+    slack = 0 if all(origin[key] == plan.origin[key] for key in ("data", "cpu", "inner_loop")) else 1
     taken = [name for name, found in units.items()
              if all(_repeats(pd.read_parquet(plan.part(unit, name) / "records.parquet"), there[name, unit], slack)
                     for unit in (found[0], found[-1]))]
@@ -437,4 +438,4 @@ def _manifest(plan: Plan, settings: dict, minutes: float, jobs: int, computed: i
         "listeners": len(plan.data.listeners), "groups": len(plan.groups),
         "dev": "held-out" if plan.dev_held_out else "training", "units": len(plan.units),
         "units_computed_last": computed, "minutes_last": round(minutes, 2), "jobs": jobs, "parts": _origins(plan),
-        "machine": provenance.machine(), "inner_loop": way(torch.zeros(1))}
+        "machine": provenance.machine(), "inner_loop": plan.origin["inner_loop"]}

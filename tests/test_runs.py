@@ -155,6 +155,23 @@ def test_records_of_another_machine_are_taken_over_and_say_so(small, tmp_path):
     assert (mine["data"], mine["parts"]) == ("0" * 16, 6)
 
 
+def test_records_by_another_inner_loop_are_taken_over_like_another_machines(small, tmp_path):
+    """The same change as above; a run that says nothing of its loop is of before there was one in C."""
+    out, frame = small
+    told, old = records.manifest(out), tmp_path / "old"
+    shutil.copytree(out, old)
+    first = frame.drop_duplicates("method").index
+    changed = frame.assign(top=frame["top"] + pd.Series({first[0]: 1, first[1]: -2}).reindex(frame.index, fill_value=0))
+    records.write(changed, old / "records.parquet")
+    here = plan(tmp_path / "run")
+    assert told["inner_loop"] == here.origin["inner_loop"]
+    here.origin["inner_loop"] = "C"  # on a machine without a compiler too
+    records.write_json({key: value for key, value in told.items() if key != "inner_loop"}, old / "manifest.json")
+    assert runs.reuse(here, old, jobs=1) == ["ssl-e", "meta-perser"]
+    runs.run(here, jobs=1)
+    assert {part["inner_loop"] for part in records.manifest(here.out)["parts"]} == {"C", "torch"}
+
+
 def test_records_of_other_ratings_are_not_taken_over(small, tmp_path):
     assert runs.reuse(plan(tmp_path / "run", seed=5), small[0], jobs=1) == []
     records.write_json({"code": ""}, tmp_path / "manifest.json")
