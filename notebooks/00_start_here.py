@@ -27,7 +27,8 @@ from pathlib import Path
 
 from IPython.display import Image, Markdown, display
 
-from perser import captions, figures, records, tables
+from perser import records
+from perser.analysis import captions, figures, tables
 
 frame, manifest = records.read(Path(results)), records.manifest(Path(results))
 print(captions.source(frame))

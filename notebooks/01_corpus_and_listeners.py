@@ -17,7 +17,8 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Audio, Image, display
 
-from perser import captions, corpora, figures
+from perser import corpora
+from perser.analysis import captions, figures
 
 loaded = corpora.load(corpus, root)
 counted = corpora.describe(loaded)

@@ -26,7 +26,9 @@ from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from perser import audio, captions, corpora, features, figures, upstreams
+from perser import corpora, features
+from perser.analysis import captions, figures
+from perser.features import audio, upstreams
 
 torch.set_num_threads(1)
 loaded = corpora.load(corpus, root)

@@ -25,20 +25,9 @@ import pandas as pd
 import torch
 from IPython.display import Audio, Image, display
 
-from perser import (
-    baselines,
-    captions,
-    config,
-    corpora,
-    evaluate,
-    features,
-    figures,
-    material,
-    runs,
-    splits,
-    steps,
-    upstreams,
-)
+from perser import baselines, config, corpora, evaluate, features, material, runs, splits, steps
+from perser.analysis import captions, figures
+from perser.features import upstreams
 from perser.adapt import scalar_rates
 from perser.metatrain import metatrain
 

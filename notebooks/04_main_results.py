@@ -16,7 +16,8 @@ from pathlib import Path
 
 from IPython.display import Image, Markdown, display
 
-from perser import captions, claims, figures, intervals, records, study, tables
+from perser import records
+from perser.analysis import captions, claims, figures, intervals, study, tables
 from perser.scores import SETTINGS, per_listener, per_seed
 
 frame, manifest = records.read(Path(results)), records.manifest(Path(results))

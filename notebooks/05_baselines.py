@@ -30,7 +30,8 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
-from perser import captions, figures, intervals, records, study, tables
+from perser import records
+from perser.analysis import captions, figures, intervals, study, tables
 from perser.scores import SETTINGS, per_seed
 
 runs = [Path(place) / "methods" for place in (first, second)]

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from IPython.display import Image, Markdown, display
 
-from perser import captions, claims, figures, records, report, study, tables
+from perser import records
+from perser.analysis import captions, claims, figures, report, study, tables
 from perser.scores import per_seed
 
 names = ("methods", "main", "ablation", "recipe")

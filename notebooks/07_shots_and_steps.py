@@ -16,7 +16,8 @@ from pathlib import Path
 
 from IPython.display import Image, Markdown, display
 
-from perser import captions, figures, records, study, tables
+from perser import records
+from perser.analysis import captions, figures, study, tables
 from perser.scores import per_seed
 
 shots, steps = ([Path(place) / name for place in (first, second)] for name in ("shots", "steps"))

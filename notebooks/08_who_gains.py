@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from IPython.display import Image, Markdown, display
 
-from perser import captions, corpora, figures, records, study, tables
+from perser import corpora, records
+from perser.analysis import captions, figures, study, tables
 from perser.scores import per_seed
-from perser.traits import agreement, traits
+from perser.corpora.agreement import agreement, traits
 
 runs = [Path(place) / "methods" for place in (first, second)]
 frames = [records.read(run) for run in runs]

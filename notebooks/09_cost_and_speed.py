@@ -22,7 +22,8 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
-from perser import captions, figures, records
+from perser import records
+from perser.analysis import captions, figures
 from perser.bench import meta
 
 # %% [markdown]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from IPython.display import Image, Markdown, display
 
-from perser import figures
+from perser.analysis import figures
 from perser.phase2 import aggregate, report, tasks
 
 records = aggregate.read(phase2)

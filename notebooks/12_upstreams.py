@@ -19,7 +19,8 @@ from pathlib import Path
 
 from IPython.display import Image, Markdown, display
 
-from perser import captions, figures, records, study, tables
+from perser import records
+from perser.analysis import captions, figures, study, tables
 from perser.scores import per_seed
 
 found = study.real_first({path: records.read(path) for path in Path(results).glob("*/upstreams")})

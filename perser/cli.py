@@ -150,8 +150,9 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
         out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...], reuse: Path | None,
         jobs: int) -> None:
     """Compute the records of EXPERIMENT that are missing and print its table."""
-    from perser import config, records, runs, tables
-    from perser.report import tables_of
+    from perser import config, records, runs
+    from perser.analysis import tables
+    from perser.analysis.report import tables_of
 
     settings = usage(config.load, experiment_file(experiment), overrides)
     plan = planned(settings, corpus, root, corpus_options(options), upstream, revision, out, store, normalise)
@@ -164,7 +165,8 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
 def planned(settings, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
             store: Path | None = None, normalise: str = "corpus"):
     """The plan of an experiment on a corpus, its features extracted."""
-    from perser import corpora, features, runs, upstreams
+    from perser import corpora, features, runs
+    from perser.features import upstreams
 
     model = usage(upstreams.load, upstream, revision=revision)
     loaded = usage(corpora.load, corpus, root, **options)
@@ -188,7 +190,7 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
     and a test holds the two together.
     """
     from perser import search as searching
-    from perser import study
+    from perser.analysis import study
 
     plan, experiment = usage(searching.read, file)
     given = dict(root.partition("=")[::2] for root in roots)
@@ -210,8 +212,8 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
 @click.option("--out", required=True, type=DIRECTORY, help="Tables and figures go under here.")
 def report(runs: tuple[Path, ...], out: Path) -> None:
     """Write the tables and figures of finished runs from their records, and those that compare upstreams."""
-    from perser.report import compare
-    from perser.report import report as write
+    from perser.analysis.report import compare
+    from perser.analysis.report import report as write
 
     for directory in runs:
         for path in write(directory, out):
@@ -260,8 +262,8 @@ def predict(model: Path, upstream: str | None, audio: tuple[Path, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def claims(results: Path, as_json: bool) -> None:
     """Every claim with its effect and interval, computed from the committed records."""
-    from perser.claims import claims as compute
-    from perser.claims import lines
+    from perser.analysis.claims import claims as compute
+    from perser.analysis.claims import lines
 
     found = compute(results)
     click.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))

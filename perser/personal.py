@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from perser import checkpoints, features, upstreams
+from perser import checkpoints, features
+from perser.features import upstreams
 from perser.adapt import adapt, adapt_explicit, personal_head, prior_shift
 from perser.corpora.base import nearest
 from perser.episodes import rating_targets

@@ -61,8 +61,8 @@ from perser.kernels import prepare
 from perser.material import Material, material
 from perser.metatrain import metatrain
 from perser.splits import folds, listener_groups, split
-from perser.traits import traits
-from perser.upstreams import Upstream
+from perser.corpora.agreement import traits
+from perser.features.upstreams import Upstream
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
-"""perser.audio: what is read is what a sine says it must be, and each bad file has its one line."""
+"""perser.features.store.audio: what is read is what a sine says it must be, and each bad file has its one line."""
 
 import numpy as np
 import pytest
 import soundfile
 
-from perser import audio
+from perser.features import audio
 from perser.errors import UserError
 
 

@@ -12,11 +12,12 @@ from made_records import made_learnt, made_study
 from test_figures import boxes, texts
 from test_tables import MANIFEST
 
-from perser import captions, config, figures, records, report, study, tables
-from perser.claims import of_run
+from perser import config, records
+from perser.analysis import captions, figures, report, study, tables
+from perser.analysis.claims import of_run
 from perser.errors import UserError
 from perser.scores import per_seed
-from perser.traits import agreement, traits
+from perser.corpora.agreement import agreement, traits
 
 METHODS = {"ssl-e": 0, "prior-shift": 3, "scratch": -30, "fine-tuning": 2, "maml": 1, "meta-perser": 6, "all-data": 15}
 ABLATION = {"ssl-e": -1, "maml": 0, "csmt": 1, "da": 1, "lslr": 3, "csmt+da": 2, "csmt+lslr": 4, "da+lslr": 4}

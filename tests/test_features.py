@@ -1,4 +1,4 @@
-"""perser.features: the store survives kills, full disks and damage, and never serves a stale clip."""
+"""perser.features.store: the store survives kills, full disks and damage, and never serves a stale clip."""
 
 import os
 import resource
@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perser import features, upstreams
+from perser import features
+from perser.features import upstreams
 from perser.errors import UserError
 
 CLIPS = 100

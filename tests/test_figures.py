@@ -7,8 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_tables import made_records
 
-from perser import figures
-from perser.intervals import interval, select
+from perser.analysis import figures
+from perser.analysis.intervals import interval, select
 from perser.scores import per_listener
 
 DRAWN = (figures.shots, figures.gains)

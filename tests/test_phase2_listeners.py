@@ -13,7 +13,8 @@ import soundfile as sf
 import torch
 from made_phase2 import INSPECT, source
 
-from perser import checkpoints, features, upstreams
+from perser import checkpoints, features
+from perser.features import upstreams
 from perser.corpora import Corpus
 from perser.episodes import data as as_data
 from perser.episodes import rating_targets

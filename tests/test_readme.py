@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from perser import claims, records, tables
+from perser import records
+from perser.analysis import claims, tables
 
 ROOT = Path(__file__).parents[1]
 

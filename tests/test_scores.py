@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from perser.errors import UserError
-from perser.intervals import (
+from perser.analysis.intervals import (
     Interval,
     between_seeds,
     compare,

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from test_runs import SMALL, plan
 
-from perser import config, runs, search, study
+from perser import config, runs, search
+from perser.analysis import study
 from perser.errors import UserError
 from perser.scores import macro_f1
 

@@ -152,7 +152,7 @@ def test_no_new_set_up_starts_beside_what_a_killed_one_left_at_work(tmp_path, co
 
 
 def test_check_names_the_models_that_are_loaded():
-    from perser.upstreams import HUB
+    from perser.features.upstreams import HUB
 
     sys.path.insert(0, str(ROOT / "tools"))
     try:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from made_records import made_learnt, made_study
 
-from perser import study
+from perser.analysis import study
 from perser.scores import per_seed
 
 

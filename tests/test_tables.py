@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perser import captions, records, report, tables
-from perser.claims import claims, lines, of_run
+from perser import records
+from perser.analysis import captions, report, tables
+from perser.analysis.claims import claims, lines, of_run
 from perser.errors import UserError
 
 METHODS = {"ssl-e": (0,), "fine-tuning": (5, 20), "meta-perser": (5, 20)}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from perser.traits import agreement, traits
+from perser.corpora.agreement import agreement, traits
 
 CLASSES = ("x", "y")
 

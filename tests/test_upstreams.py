@@ -1,4 +1,4 @@
-"""perser.upstreams on tiny models of random weights, saved to disk and loaded by the code that users run."""
+"""perser.features.store.upstreams on tiny models of random weights, saved to disk and loaded by the code that users run."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from perser import upstreams
+from perser.features import upstreams
 from perser.errors import UserError
 
 FORMS = [(family, norm) for family in ("Wav2Vec2", "Hubert", "WavLM") for norm in ("group", "layer")]

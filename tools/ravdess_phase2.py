@@ -12,7 +12,7 @@ import click
 import numpy as np
 import soundfile as sf
 
-from perser import audio
+from perser.features import audio
 from perser.errors import UserError
 from perser.phase2.export import review, write_task
 from perser.phase2.suite import LEADS

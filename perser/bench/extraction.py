@@ -10,8 +10,9 @@ import soundfile
 import torch
 
 from perser import features as store
-from perser import seeds, upstreams
-from perser.audio import RATE
+from perser import seeds
+from perser.features import upstreams
+from perser.features.audio import RATE
 from perser.bench import measure
 from perser.bench.measure import Turns
 

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile as sf
 import torch
 
-from perser import audio
+from perser.features import audio
 from perser.corpora import Corpus
 from perser.episodes import Data
 from perser.episodes import data as as_data

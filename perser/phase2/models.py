@@ -24,7 +24,8 @@ import numpy as np
 import soundfile as sf
 from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 
-from perser import audio, checkpoints, personal
+from perser import checkpoints, personal
+from perser.features import audio
 from perser.errors import UserError
 from perser.phase2.listeners import examples
 from perser.phase2.metrics import key, parse_options, read_number

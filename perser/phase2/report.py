@@ -9,7 +9,7 @@ import seaborn
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from perser import figures
+from perser.analysis import figures
 from perser.phase2 import aggregate
 from perser.records import write as write_frame
 from perser.records import write_json

@@ -19,9 +19,9 @@ import torch
 from lmdb import verify
 from tqdm import tqdm
 
-from perser import audio
+from perser.features import audio
 from perser.errors import UserError
-from perser.upstreams import Upstream
+from perser.features.upstreams import Upstream
 
 FORMAT = b"perser features 1"
 BATCH = 32  # clips per transaction: at most 320 s of audio (20 MB), and what a kill can cost

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser import captions, figures, records, study, tables
+from perser import records
+from perser.analysis import captions, figures, study, tables
 from perser.scores import per_seed
-from perser.tables import Table
+from perser.analysis.tables import Table
 
 UPSTREAMS = "upstreams"  # the experiment that is run once per upstream
 Captioned = tuple[Table, str]

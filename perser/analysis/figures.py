@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from perser import captions, study
-from perser.intervals import Interval, interval, paired, select
+from perser.analysis import captions, study
+from perser.analysis.intervals import Interval, interval, paired, select
 from perser.scores import SETTINGS, per_seed
 
 STYLE = Path(__file__).with_name("perser.mplstyle")

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perser import captions
-from perser.intervals import between_seeds, compare, corrected, correlation, effect, interval, paired, select
+from perser.analysis import captions
+from perser.analysis.intervals import between_seeds, compare, corrected, correlation, effect, interval, paired, select
 from perser.records import RANDOM
 from perser.scores import SETTINGS, per_seed
 

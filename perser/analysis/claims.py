@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from perser import captions, records, study
+from perser import records
+from perser.analysis import captions, study
 from perser.errors import UserError
-from perser.intervals import Interval, compare, corrected, interval, p_value, select
+from perser.analysis.intervals import Interval, compare, corrected, interval, p_value, select
 from perser.scores import SETTINGS, per_seed
-from perser.tables import text
+from perser.analysis.tables import text
 
 ADAPTS = ("fine-tuning", "meta-perser")
 RIVALS = ("fine-tuning", "maml")

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from perser import captions, study
+from perser.analysis import captions, study
 from perser.errors import UserError
-from perser.intervals import Interval, interval, paired, select
+from perser.analysis.intervals import Interval, interval, paired, select
 from perser.records import RANDOM
 from perser.scores import SETTINGS, per_seed
 

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import compute_deltas
 from torchaudio.transforms import MelSpectrogram
 
-from perser.audio import RATE
+from perser.features.audio import RATE
 from perser.errors import UserError
 
 # Name -> hub repository, revision, what its commit must begin with. The authors' own revisions hold pickles

@@ -1,0 +1,1 @@
+"""From records to tables, figures and claims. Nothing here imports torch."""
