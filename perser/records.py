@@ -1,13 +1,18 @@
-"""The narrow waist: one row per thing that was run, written once and read by every table, figure and claim."""
+"""Records: one row per thing that was run, with a manifest that says how it came to be.
+
+Tables, figures and claims read records and nothing else. Nothing here imports torch.
+"""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import getpid
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from perser.errors import UserError
@@ -15,34 +20,112 @@ from perser.errors import UserError
 COLUMNS = {
     "corpus": "name of the corpus",
     "upstream": "name of the upstream",
-    "synthetic": "what of the data is made up; empty for real speech with real listeners and a trained upstream",
+    "synthetic": "what of the data is synthetic; empty for real speech, real listeners and a trained upstream",
     "experiment": "name of the experiment",
     "method": "name of the method in the experiment",
-    "setting": "seen or unseen: whether the clips occur in training with other listeners' ratings",
+    "setting": "seen or unseen: whether other listeners' ratings of the clips were trained on",
     "fold": "fold of sessions, from 1",
     "seed": "seed of every random stream",
     "listener": "the held-out listener",
-    "shots": "labelled clips K that the method adapted to",
-    "steps": "inner steps taken; 0 for methods without",
-    "draws": "supports drawn",
+    "shots": "labelled clips K that the method adapted to; 0 for methods that do not adapt",
+    "inner_steps": "inner steps taken; 0 for methods without",
+    "draws": "support sets drawn",
     "queries": "predictions over all draws",
     "top": "predictions whose most probable class the listener had ticked",
 }
 RANDOM = "random upstream weights"  # part of `synthetic` where the upstream was never trained
-KEYS = ["method", "setting", "fold", "seed", "listener", "shots", "steps"]
+KEYS = ["method", "setting", "fold", "seed", "listener", "shots", "inner_steps"]
+GROUPS = ("No meta-learning", "Meta-learning", "Upper bound", "Control")
 
 
-def made_up(corpus: str, random: bool) -> str:
-    """The column `synthetic`, from what of the corpus is made up and whether the upstream's weights are random.
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    >>> made_up("listeners", True), made_up("", True), made_up("listeners", False)
+
+class MethodInfo(_Fields):
+    """How a method of a run is shown."""
+
+    title: str = Field(description="name in print")
+    group: str = Field(description="one of GROUPS")
+    kind: str = Field(description="the module of perser.methods that implements it")
+
+
+class Origin(_Fields):
+    """Where a share of a run's parts was computed."""
+
+    numerics_version: int = Field(description="perser.plan.NUMERICS_VERSION of the code")
+    commit: str | None = Field(description="commit of the checkout; null outside one")
+    data_digest: str = Field(description="digest of clips, ratings and features")
+    cpu: str = Field(description="processor")
+    methods: list[str] = Field(description="methods with such parts")
+    parts: int = Field(description="number of such parts")
+    minutes: float | None = Field(description="minutes of one core; null where they were not measured")
+
+
+class Manifest(_Fields):
+    """How a run's records came to be."""
+
+    corpus: str = Field(description="name of the corpus")
+    corpus_options: dict[str, Any] = Field(description="options that the corpus was loaded with")
+    upstream: str = Field(description="name of the upstream")
+    upstream_identity: str = Field(description="changes whenever the same clip could get other features")
+    waveform_moments: str | tuple[float, float] = Field(
+        description="how waveforms were normalised: mean and standard deviation, or `clip` or `none`")
+    synthetic: str = Field(description="what of the data is synthetic, as in the records")
+    experiment: str = Field(description="name of the experiment")
+    classes: list[str] = Field(description="emotion classes in the order of the records' columns")
+    label_smoothing: float = Field(description="smoothing of every target")
+    methods: dict[str, MethodInfo] = Field(description="how each method is shown, by its name in the records")
+    config: dict[str, Any] = Field(description="the experiment's settings, all of them")
+    config_digest: str = Field(description="digest of the settings")
+    numerics_version: int = Field(description="version of everything that can change a number; authors raise it")
+    commit: str | None = Field(description="commit of the checkout that wrote the records; null outside one")
+    dirty: bool | None = Field(description="whether the library differed from that commit")
+    data_digest: str = Field(description="digest of clips, ratings and features")
+    clips: int = Field(description="clips of the corpus")
+    ratings: int = Field(description="ratings with at least one class")
+    listeners: int = Field(description="listeners of the corpus")
+    listener_groups: int = Field(description="groups of listeners, each held out in turn")
+    dev_listeners: str = Field(description="held-out (a group of their own) or training (the training listeners)")
+    units: int = Field(description="combinations of fold, held-out group and seed")
+    units_computed: int = Field(description="units that the last call computed; the others were there already")
+    minutes: float = Field(description="minutes that the last call took")
+    jobs: int = Field(description="processes of the last call")
+    origins: list[Origin] = Field(description="where the parts were computed")
+    machine: dict[str, Any] = Field(description="processor, cores, memory, Python and packages of the last call")
+
+
+class Run(NamedTuple):
+    """A finished run: its records, its manifest, and the tables beside them (None where the run has none).
+
+    learnt: what training set, by method, fold, group and seed. listeners: traits of each listener.
+    """
+
+    records: pd.DataFrame
+    manifest: Manifest
+    learnt: pd.DataFrame | None = None
+    listeners: pd.DataFrame | None = None
+
+    def title(self, method: str) -> str:
+        """A method's name in print; its own name where the manifest does not know it."""
+        return self.manifest.methods[method].title if method in self.manifest.methods else method
+
+    def group(self, method: str) -> str:
+        """A method's group, one of GROUPS."""
+        return self.manifest.methods[method].group
+
+
+def synthetic_parts(corpus: str, random: bool) -> str:
+    """The column `synthetic`, from what of the corpus is synthetic and whether the upstream's weights are random.
+
+    >>> synthetic_parts("listeners", True), synthetic_parts("", True), synthetic_parts("listeners", False)
     ('listeners, random upstream weights', 'random upstream weights', 'listeners')
     """
     return ", ".join(part for part in (corpus, RANDOM if random else "") if part)
 
 
 def row(counts, classes: tuple[str, ...], **columns) -> dict:
-    """One record; counts has tp, fp, fn (C,), queries, top. Further columns as in COLUMNS."""
+    """One record. `counts` has tp, fp, fn (C,), queries and top; `columns` are further ones of COLUMNS."""
     per_class = {f"{kind}_{name}": int(n) for kind in ("tp", "fp", "fn")
                  for name, n in zip(classes, getattr(counts, kind))}
     return {**columns, "queries": counts.queries, "top": counts.top, **per_class}
@@ -50,35 +133,39 @@ def row(counts, classes: tuple[str, ...], **columns) -> dict:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Where to write a file that is then either whole or absent. Raises UserError when the disk takes none."""
+    """A temporary path that replaces `path` when the block ends, so the file is either whole or absent.
+
+    Raises UserError when it cannot be written.
+    """
     half = path.with_name(f".{path.name}.{getpid()}")
     try:
         if path.exists() and not path.is_file():
-            raise OSError("there is something there that is no file")
+            raise OSError("it exists and is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield half
         half.replace(path)
     except (OSError, SafetensorError) as error:
         if half.is_file():
             half.unlink()
-        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]}); make room or name another place "
-                        "and start again, what is computed is kept") from None
+        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]}); free some space or choose another "
+                        "place, then run the same command again: what is computed is kept") from None
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write a parquet file that is either whole or absent. Raises UserError as `whole`."""
+    """Write a parquet file, whole or not at all. Raises UserError as `whole`."""
     with whole(path) as half:
         frame.to_parquet(half, index=False)
 
 
-def write_json(value: dict, path: Path) -> None:
-    """Write a JSON file that is either whole or absent. Raises UserError as `whole`."""
+def write_json(value: dict | BaseModel, path: Path) -> None:
+    """Write a JSON file with sorted keys, whole or not at all. Raises UserError as `whole`."""
+    value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     with whole(path) as half:
         half.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read(run: Path) -> pd.DataFrame:
-    """The records of one finished run directory. Raises UserError when it is none."""
+    """The records of a finished run directory. Raises UserError when there are none."""
     path = Path(run) / "records.parquet"
     if not path.is_file():
         raise UserError(f"{path}: no records there; make them with `perser run`, or give a run directory")
@@ -93,13 +180,24 @@ def read(run: Path) -> pd.DataFrame:
     return frame
 
 
-def manifest(run: Path) -> dict:
-    """How a run's records came to be."""
+def manifest(run: Path) -> Manifest:
+    """The manifest of a finished run directory. Raises UserError when it is missing or damaged."""
     path = Path(run) / "manifest.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        raise UserError(f"{path}: missing or not JSON; run the same `perser run` again") from None
+        return Manifest.model_validate_json(path.read_text())
+    except OSError:
+        raise UserError(f"{path}: missing; run the same `perser run` again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: not a manifest of this version ({'.'.join(map(str, first['loc'])) or 'JSON'}: "
+                        f"{first['msg'].lower()}); run the same `perser run` again") from None
+
+
+def load(run: Path) -> Run:
+    """Everything that a finished run directory holds. Raises UserError when it is not finished."""
+    beside = {name: Path(run) / f"{name}.parquet" for name in ("learnt", "listeners")}
+    return Run(read(run), manifest(run),
+               **{name: pd.read_parquet(path) if path.is_file() else None for name, path in beside.items()})
 
 
 def classes(frame: pd.DataFrame) -> tuple[str, ...]:
@@ -108,6 +206,6 @@ def classes(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def counts(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """tp, fp, fn of every record: three (rows, C) arrays."""
+    """tp, fp and fn of every record: three (rows, C) arrays."""
     names = classes(frame)
     return tuple(frame[[f"{kind}_{name}" for name in names]].to_numpy() for kind in ("tp", "fp", "fn"))
