@@ -7,7 +7,7 @@ import pandas as pd
 from perser import records
 from perser.analysis import wording
 from perser.analysis.experiments import ablation, methods, steps
-from perser.analysis.statistics import Interval, bootstrap_interval, compare_methods, holm, most_shots, p_value, select
+from perser.analysis.statistics import bootstrap_interval, compare_methods, holm, most_shots, p_value, select
 from perser.analysis.tables import interval_text
 from perser.errors import UserError
 from perser.records import Run
@@ -21,24 +21,20 @@ ERRORS = 0.05  # share of runs without any effect in which a claim may hold
 def claims(results: Path, seed: int = 0) -> list[dict]:
     """The claims over every run under a directory of results/<corpus>/<upstream>/<experiment>.
 
-    Each has claim (a sentence), value, low, high (mean paired difference over listeners and seeds with its 95 %
-    interval), unit, listeners, bar (the least value that the sentence asks for), p_holm (random signs, Holm-corrected
-    within the run), verdict, synthetic (what of the data is synthetic) and records (the run's directory). The verdict:
-    "holds" if the interval is above zero, the value not below the bar and p_holm at most 5 %; "uncorrected" if only
-    the last is missing, as always with six listeners; else "fails". Raises UserError without a run.
+    Each has claim (a sentence), value, low, high (mean paired difference with its 95 % interval), unit, listeners, bar
+    (the least value that the sentence asks for), p_holm (random signs, Holm-corrected within the run), verdict,
+    synthetic and records (the run's directory). The verdict: "holds" if the interval is above zero, the value not below
+    the bar and p_holm at most 5 %; "uncorrected" if only the last is missing, as always with six listeners; else
+    "fails". Raises UserError without a run.
     """
     places = sorted(path.parent for path in Path(results).glob("*/*/*/records.parquet"))
     if not places:
-        raise UserError(f"{results}: no CORPUS/UPSTREAM/EXPERIMENT/records.parquet below it; make one with `perser run`")
+        raise UserError(f"{results}: no CORPUS/UPSTREAM/EXPERIMENT/records.parquet below it; make it with `perser run`")
     return [claim for place in places for claim in of_run(records.load(place), place, seed)]
 
 
 def of_run(run: Run, place: Path, seed: int = 0) -> list[dict]:
-    """The claims that one run's methods allow, all at its largest number of shots.
-
-    An ablation claims what each part adds; a run with an upper bound, also that ours beat the best method without
-    meta-learning; a run with several numbers of inner steps, nothing.
-    """
+    """The claims that one run's methods allow, all at its largest number of shots; of several inner steps none."""
     if steps.applies(run):
         return []
     names, scores, synthetic = wording.labels(run.records), per_seed(run.records), wording.stamp(run)
@@ -90,9 +86,8 @@ def _above_chance(run: Run, scores: pd.DataFrame, setting: str, seed: int) -> di
 
 
 def _claim(sentence: str, row: dict, bar: float = 0.0) -> dict:
-    interval = Interval(*(row[name] for name in Interval._fields))
-    return {"claim": sentence, "value": 100 * interval.mean, "low": 100 * interval.low, "high": 100 * interval.high,
-            "listeners": int(interval.listeners), "bar": bar, "p": row["p"]}
+    return {"claim": sentence, "value": 100 * row["mean"], "low": 100 * row["low"], "high": 100 * row["high"],
+            "listeners": int(row["listeners"]), "bar": bar, "p": row["p"]}
 
 
 def _verdict(claim: dict, p_holm: float) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from perser.analysis import wording
 from perser.analysis.statistics import Interval, bootstrap_interval
@@ -18,8 +19,7 @@ from perser.scores import SETTINGS, per_seed
 
 STYLE = Path(__file__).with_name("perser.mplstyle")
 GREY = "#5a5a5a"
-# Colour and marker. Hues of Okabe and Ito (safe for colour-blind readers), ordered from light to dark so that they
-# differ in greyscale.
+# Colour and marker: hues of Okabe and Ito (safe for colour-blind readers), from light to dark to differ in greyscale.
 PALETTE = {
     "ssl-e": (GREY, ""), "prior-shift": ("#8fd0f5", "v"), "fine-tuning": ("#e69f00", "s"), "maml": ("#009e73", "^"),
     "meta-perser": ("#004c7f", "o"), "meta-perser-x": ("#400a0a", "D"),
@@ -30,6 +30,7 @@ SPARE = (("#cc79a7", "D"), ("#56b4e9", "v"), ("#d55e00", "P"), ("#8a8a8a", "X"),
 GROUP_LOOKS = dict(zip(GROUPS, (("#e69f00", "s", False), ("#004c7f", "o", True), (GREY, "D", False),
                                 ("#8a8a8a", "X", True))))
 DASHED = (0, (4, 2))
+MINUS = "\N{MINUS SIGN}"
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -60,30 +61,17 @@ def look(methods: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def ink(colour: str) -> str:
-    """A colour dark enough for small type on white: darkened where its luminance is above 0.45.
-
-    >>> ink("#004c7f"), ink("#ffffff")
-    ('#004c7f', '#737373')
-    """
+    """A colour dark enough for small type on white: darkened where its luminance is above 0.45."""
     rgb = np.array(to_rgb(colour))
     return to_hex(rgb * min(1, 0.45 / max(float(rgb @ (0.299, 0.587, 0.114)), 0.01)))
 
 
-def minus(text: str) -> str:
-    """Text with minus signs instead of hyphens."""
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def footnote(figure: Figure, text: str, stamp: str) -> None:
-    """What the marks mean and their source, below the panels; the synthetic stamp in the upper right corner."""
+def footnote(figure: Figure, text: str, source: Run | str) -> None:
+    """What the marks mean, below the panels; source: a run, whose origin follows, or the synthetic stamp alone."""
+    text, stamp = (text, source) if isinstance(source, str) else (text + wording.origin(source), wording.stamp(source))
     figure.supxlabel(text, fontsize=5.5, color="#404040", x=0.01, ha="left")
     if stamp:
         figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
-
-
-def source_note(figure: Figure, run: Run, text: str) -> None:
-    """A footnote that ends with the run's origin and bears its stamp."""
-    footnote(figure, f"{text}{wording.origin(run)}", wording.stamp(run))
 
 
 def horizontal(axes: Axes) -> None:
@@ -121,26 +109,13 @@ def spread_labels(heights: list[float], room: float) -> list[float]:
     >>> spread_labels([0.0, 1.5, 1.5, 5.0], 1.0)
     [0.0, 1.0, 2.0, 5.0]
     """
-    blocks: list[list[float]] = []
-    for height in heights:
-        blocks.append([height])
-        while len(blocks) > 1 and _spread(blocks[-2], room)[-1] + room > _spread(blocks[-1], room)[0]:
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    return [height for block in blocks for height in _spread(block, room)]
-
-
-def _spread(heights: list[float], room: float) -> list[float]:
-    """Heights spread evenly around their mean."""
-    first = sum(heights) / len(heights) - room * (len(heights) - 1) / 2
-    return [first + room * i for i in range(len(heights))]
+    offsets = room * np.arange(len(heights))
+    return (isotonic_regression(heights - offsets).x + offsets).tolist()
 
 
 @styled
 def lines_by_shots(run: Run, values: Callable[..., pd.DataFrame], ylabel: str, note: str, seed: int = 0) -> Figure:
-    """A line per method against the number of shots, a panel per setting; methods without shots are levels.
-
-    values(scores, method, setting, shots): what is drawn, per listener and seed; note: what the bars belong to.
-    """
+    """A line per method of values(scores, method, setting, shots) against the number of shots, a panel per setting."""
     scores = per_seed(run.records)
     numbers = sorted(int(shots) for shots in set(scores["shots"]) - {0})
     methods = [method for method in wording.methods(run) if run.group(method) != wording.BOUND]
@@ -161,7 +136,7 @@ def lines_by_shots(run: Run, values: Callable[..., pd.DataFrame], ylabel: str, n
         axes.set_xticks(range(len(numbers)), list(map(str, numbers)))
     panels[0].set_ylabel(ylabel)
     method_labels(panels[-1], run, ends, 0.085)
-    source_note(figure, run, f"{note}: {wording.resampled(run)}.\n")
+    footnote(figure, f"{note}: {wording.resampled(run)}.\n", run)
     return figure
 
 
@@ -174,10 +149,9 @@ def _line(axes: Axes, intervals: list[Interval], look: tuple[str, str], shift: f
 
 
 def forest(rows: pd.DataFrame, titles: dict[str, str], xlabel: str, fence: float = -np.inf) -> Figure:
-    """Means with intervals, a row per label under its group's name, a panel per setting.
+    """Means with intervals, a row per label under its group's name, a panel per setting (titles), from `fence` on.
 
-    rows: label, group, strong (bold type), setting, mean, low, high; titles: of each setting's panel; fence: left end
-    of the x axis.
+    rows: label, group, strong (bold type), setting, mean, low, high.
     """
     lines = []
     for group in [name for name in ("", *GROUPS) if name in set(rows["group"])]:
@@ -213,8 +187,8 @@ def _estimate(axes: Axes, height: float, row, fence: float) -> None:
                       markersize=3.5, markeredgewidth=0.8, elinewidth=1, markerfacecolor=colour if filled else "white")
     else:
         axes.plot(0.03, height, "<", color=colour, markersize=3.5, transform=axes.get_yaxis_transform())
-    axes.annotate(minus(f"{row.mean:+z.1f}"), (1.01, height), xycoords=("axes fraction", "data"), va="center",
-                  fontsize=5.5, fontweight="bold" if row.strong else "normal", annotation_clip=False)
+    axes.annotate(f"{row.mean:+z.1f}".replace("-", MINUS), (1.01, height), xycoords=("axes fraction", "data"),
+                  va="center", fontsize=5.5, fontweight="bold" if row.strong else "normal", annotation_clip=False)
 
 
 @styled
@@ -237,10 +211,7 @@ def clouds(points: pd.DataFrame, stamp: str) -> Figure:
 
 @styled
 def speed(rows: pd.DataFrame, conditions: str) -> Figure:
-    """Milliseconds of an outer step by implementation and shape, log scale, with the machine's floors.
-
-    rows: those of the benchmark `meta` that share clips; conditions: where it was measured.
-    """
+    """Milliseconds of an outer step by implementation and shape (rows of the benchmark `meta`), with the floors."""
     looks = {"learn2learn_ms": ("learn2learn", PALETTE["fine-tuning"]), "engine_ms": ("here", PALETTE["meta-perser"]),
              "arithmetic_floor_ms": ("floor: products", (GREY, "|")), "memory_floor_ms": ("floor: memory", (GREY, "1"))}
     looks = {column: label for column, label in looks.items() if column in rows}
@@ -262,8 +233,7 @@ def speed(rows: pd.DataFrame, conditions: str) -> Figure:
     axes.set_yticks(range(0, -len(rows), -1),
                     [f"{row.episodes} x ({row.shots} + {row.query})" for row in rows.itertuples()])
     axes.set(ylim=(0.6 - len(rows), 0.6), xlabel="Milliseconds of one outer step", ylabel="Episodes x (K + query)")
-    axes.grid(axis="x")
-    axes.grid(False, axis="y")
+    horizontal(axes)
     figure.legend(frameon=False, fontsize=6, ncols=4, loc="outside upper left", handletextpad=0.1, columnspacing=0.8)
     footnote(figure, conditions, "")
     return figure

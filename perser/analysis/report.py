@@ -19,33 +19,20 @@ def experiment(run: Run) -> ModuleType:
 
 
 def tables_of(run: Run) -> dict[str, Captioned]:
-    """The tables of a run by name, each with its caption; the first is the one to print. Tables without rows are left
-    out.
-    """
+    """The tables, without empty ones, of a run by name, each with its caption; the first is the one to print."""
     return {name: shown for name, shown in experiment(run).tables(run).items() if len(shown[0].cells)}
 
 
 def report(run_dir: Path, out: Path) -> list[Path]:
-    """Write the tables and figures of one run to OUT/corpus/upstream/experiment; returns their paths.
-
-    A table is .md, .tex and .csv, a figure .pdf and .png. Raises UserError if the run is not finished.
-    """
+    """Write a finished run's tables (.md, .tex, .csv) and figures (.pdf, .png) to OUT/corpus/upstream/experiment."""
     run = records.load(run_dir)
     names = wording.labels(run.records)
     place = Path(out).joinpath(*(names[key].replace("/", "--") for key in ("corpus", "upstream", "experiment")))
     shown, drawn = tables_of(run), dict(experiment(run).figures(run))
-    if listeners.applies(run):
+    if experiment(run) in (methods, main) and listeners.applies(run):
         shown, drawn = shown | listeners.tables(run), drawn | dict(listeners.figures(run))
-    if run.learnt is not None:
-        drawn |= {"rates": steps.rates(_few_learnt(run)), "layers": upstreams.layers([run])}
+    drawn |= {"rates": steps.rates(run), "layers": upstreams.layers([run])}
     return _write(shown, drawn, place)
-
-
-def _few_learnt(run: Run) -> Run:
-    """The run without what variants of a recipe learned: a panel for each would fill a page."""
-    if recipe.applies(run):
-        return run._replace(learnt=run.learnt[run.learnt["method"].isin(wording.ours(run))])
-    return run
 
 
 def _write(shown: dict[str, Captioned], drawn: dict, place: Path) -> list[Path]:
@@ -54,9 +41,7 @@ def _write(shown: dict[str, Captioned], drawn: dict, place: Path) -> list[Path]:
 
 
 def compare_upstreams(run_dirs: Iterable[Path], out: Path) -> list[Path]:
-    """Write a table and figures to OUT/corpus for runs of equal settings and corpus on different upstreams; returns
-    the paths.
-    """
+    """Write to OUT/corpus what compares runs of equal settings and corpus on different upstreams; returns the paths."""
     written = []
     for runs in upstreams.comparable(list(map(records.load, run_dirs))):
         name, place = runs[0].manifest.experiment, Path(out) / runs[0].manifest.corpus

@@ -1,7 +1,6 @@
 """Uncertainty of means over listeners: bootstrap intervals, paired differences, corrected p-values.
 
-Resampling is scipy's (`stats.bootstrap`, `stats.permutation_test`). Every call gets a new numpy Generator made from
-the caller's seed.
+Resampling is scipy's; every call gets a new numpy Generator made from the caller's seed.
 """
 
 import warnings
@@ -33,14 +32,11 @@ class Interval(NamedTuple):
 def bootstrap_interval(values: Iterable[float] | pd.DataFrame, seed: int) -> Interval:
     """Mean and 95 % bootstrap interval of values per listener (n,), or per listener and seed (n, seeds).
 
-    With seeds, each resample draws listeners and, independently, seeds, both with replacement, and averages the
-    values where the drawn rows and columns cross (the pigeonhole bootstrap, Owen 2007): both are samples, and a
-    seed's effect is shared by all listeners tested with it. Three seeds represent all seeds poorly, so this part
-    is too narrow rather than too wide.
-
-    The percentile method needs no jackknife, which is unreliable with a handful of listeners. With so few the
-    interval covers less than 95 %: read it next to `p_value`, which is exact. For one listener the bounds are nan,
-    for none everything is. Listeners with nan are left out. The random stream depends on `seed` alone.
+    With seeds, each resample draws listeners and, independently, seeds, and averages the values where the drawn rows
+    and columns cross (the pigeonhole bootstrap, Owen 2007): both are samples, and a seed's effect is shared by all
+    listeners. Percentile method: with few listeners or seeds the interval covers less than 95 %; read it next to
+    `p_value`, which is exact. For one listener the bounds are nan, for none everything is. Listeners with nan are left
+    out. The random stream depends on `seed` alone.
     """
     grid = _complete(values)
     if len(grid) < 2:
@@ -68,10 +64,7 @@ def _crossed_mean(grid: np.ndarray, listeners: np.ndarray, seeds: np.ndarray | N
 
 def select(scores: pd.DataFrame, method: str, setting: str, shots: int,
            score: str = "f1") -> pd.Series | pd.DataFrame:
-    """One score per listener, by listener; for scores per seed, a column per seed.
-
-    A method that uses no shots has the same score at any number of them.
-    """
+    """One score per listener, a column per seed if the scores have seeds; methods without shots fit any number."""
     rows = scores[(scores["method"] == method) & (scores["setting"] == setting)]
     rows = rows[rows["shots"] == (shots if shots in set(rows["shots"]) else 0)]
     if "seed" in rows:
@@ -97,10 +90,7 @@ def paired_difference(scores: pd.DataFrame, method: str, baseline: str, setting:
 
 
 def p_value(differences: Iterable[float] | pd.DataFrame, seed: int) -> float:
-    """Two-sided p of a mean paired difference under random signs per listener, of the mean over seeds.
-
-    Exact up to 13 listeners, by random signs beyond; nan for one listener.
-    """
+    """Two-sided p of a mean paired difference under random signs, exact up to 13 listeners; nan for one listener."""
     grid = _complete(differences)
     if len(grid) < 2:
         return np.nan
@@ -126,9 +116,7 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
 
 
 def effect(differences: pd.Series | pd.DataFrame, seed: int) -> dict[str, float]:
-    """Summary of a paired difference: mean, low, high, listeners, ahead (share of listeners above zero),
-    between_seeds (standard deviation over seeds of the mean) and p.
-    """
+    """Summary of a paired difference: mean, low, high, listeners, ahead (their share above zero), between_seeds, p."""
     grid = _complete(differences)
     return {**bootstrap_interval(differences, seed)._asdict(),
             "ahead": float((grid.mean(axis=1) > 0).mean()) if len(grid) else np.nan,
@@ -142,10 +130,7 @@ def with_holm(rows: list[dict], *columns: str) -> pd.DataFrame:
 
 
 def compare_methods(scores: pd.DataFrame, pairs: Iterable[tuple[str, str, str, int]], seed: int = 0) -> pd.DataFrame:
-    """Paired differences of macro F1 for (method, baseline, setting, shots), with intervals and p-values.
-
-    Columns: those four, then as in `effect` (0..1), and p_holm, corrected over all the rows.
-    """
+    """Paired differences of macro F1 for (method, baseline, setting, shots): those, `effect` (0..1) and p_holm."""
     return with_holm([dict(zip(PAIR, pair)) | effect(paired_difference(scores, *pair), seed) for pair in pairs], *PAIR)
 
 
@@ -156,8 +141,9 @@ def compare_with(scores: pd.DataFrame, methods: Iterable[str], baseline: str, se
 
 
 def gains(scores: pd.DataFrame, baseline: str, largest: bool = False, seed: int = 0) -> pd.DataFrame:
-    """Gain over a baseline of every other method, in points, at every number of shots, or at each setting's largest
-    (and at none): rows of method, setting, shots, mean, low, high, listeners and between_seeds.
+    """Gains over a baseline in points at every number of shots, or at each setting's largest (and at none).
+
+    Rows of method, setting, shots, mean, low, high, listeners and between_seeds.
     """
     rows, most = [], {setting: most_shots(scores, setting) for setting in set(scores["setting"])}
     for (method, setting, shots), _ in scores.groupby(["method", "setting", "shots"], sort=False):
@@ -169,10 +155,9 @@ def gains(scores: pd.DataFrame, baseline: str, largest: bool = False, seed: int 
 
 
 def best_trials(trials: pd.DataFrame, margin: float = 0.0) -> pd.DataFrame:
-    """Each method's best trial of a search: the columns of the trials, `first` (points of the experiment's own
-    settings, trial 0) and the number of `trials`.
+    """Each method's best trial of a search, with `first` (points of trial 0) and the number of `trials`.
 
-    Trial 0 is kept unless another is ahead by more than `margin` points; ties go to the earlier trial.
+    Trial 0, the experiment's settings, is kept unless another is ahead by more than `margin`; ties go to the earlier.
     """
     first = trials[trials["trial"] == 0].set_index("method")["points"]
     worth = trials["points"].where(trials["trial"] == 0, trials["points"] - margin)
@@ -185,11 +170,10 @@ def correlation(one: Iterable[float], other: Iterable[float], seed: int,
                 given: Iterable[float] | None = None) -> dict[str, float]:
     """Spearman's rank correlation of two values per listener: rho, low, high, listeners and p.
 
-    given: a third value per listener, for the partial correlation at equal ranks of it. The interval resamples
-    listeners with all their values (percentile; resamples without a correlation, because a value is constant or
-    explained by the third, are left out). p permutes one value over the listeners, its residual if there is a third
-    (Kennedy's scheme in Winkler et al. 2014, doi 10.1016/j.neuroimage.2014.01.060: not exact, and liberal for a
-    handful of listeners). Listeners with nan are left out; nan for fewer than three listeners, four with a third value.
+    given: a third value, for the partial correlation at equal ranks of it. The percentile interval resamples listeners,
+    without resamples that have no correlation. p permutes one value, its residual if there is a third (Kennedy's scheme
+    in Winkler et al. 2014, doi 10.1016/j.neuroimage.2014.01.060: liberal for few listeners). Listeners with nan are
+    left out; nan for fewer than three listeners, four with a third value.
     """
     sides = np.array([list(side) for side in (one, other, given) if side is not None], dtype=float)
     sides = sides[:, ~np.isnan(sides).any(axis=0)]

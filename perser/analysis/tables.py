@@ -38,39 +38,31 @@ Captioned = tuple[Table, str]
 
 def build(cells: pd.DataFrame, numbers: pd.DataFrame, bold: tuple[str, ...] = (),
           block: pd.Series | pd.DataFrame | None = None) -> Table:
-    """A table. bold: columns whose best mean of the same K is bold; block: a rule stands wherever its rows change."""
-    breaks = ()
-    if block is not None:
-        block = pd.DataFrame(block)
-        breaks = tuple(int(row) for row in np.flatnonzero((block != block.shift()).any(axis=1))[1:])
-    return Table(cells, best(cells, bold), numbers, breaks)
-
-
-def best(cells: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """True where the printed mean is the highest among rows of the same K; ties are all best."""
-    bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    for column in columns:
+    """A table. bold: columns whose best printed mean of each K is bold, ties too; block: a rule where it changes."""
+    block = pd.DataFrame(index=cells.index) if block is None else pd.DataFrame(block)
+    breaks = np.flatnonzero((block != block.shift()).any(axis=1))[1:]
+    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    for column in bold:
         adapts = ~cells["K"].isin(["-", "all"])
         means = cells.loc[adapts, column].str.split().str[0].replace("-", "nan").astype(float)
-        bold.loc[adapts, column] = means == means.groupby(cells.loc[adapts, "K"]).transform("max")
-    return bold
-
-
-def score_tables(run: Run, *sentences: str) -> dict[str, Captioned]:
-    """The score table of macro F1 under the experiment's name, and that of accuracy."""
-    name = run.manifest.experiment
-    return {name: (score_table(run), score_caption(run, *sentences)),
-            f"{name}-accuracy": (score_table(run, score="accuracy"), score_caption(run, *sentences, score="accuracy"))}
+        best.loc[adapts, column] = means == means.groupby(cells.loc[adapts, "K"]).transform("max")
+    return Table(cells, best, numbers, tuple(int(row) for row in breaks))
 
 
 def score_table(run: Run, seed: int = 0, score: str = "f1") -> Table:
-    """A score of every method and number of shots, seen and unseen side by side, and the gain over SSL-E.
+    """A score ("f1" or "accuracy") of every method and number of shots, seen and unseen, and the gain over SSL-E.
 
-    score: "f1" or "accuracy", as in `scores.per_seed`. Rows: chance (of macro F1 only), methods without shots, then
-    the methods at each number of shots. Numbers are in points (percent), with the interval over listeners and seeds;
-    gains are paired by both. `seed` is the bootstrap's.
+    Rows: chance (of macro F1 only), methods without shots, then the methods at each number of shots. Numbers are in
+    points, with the interval over listeners and seeds; gains are paired by both. `seed` is the bootstrap's.
     """
     return printed_scores(run, score_rows(run, wording.baseline(run), seed, score))
+
+
+def score_tables(run: Run, table=None, caption=None) -> dict[str, Captioned]:
+    """A table of macro F1 under the experiment's name and one of accuracy; `score_table` unless others are given."""
+    table, caption = table or score_table, caption or score_caption
+    return {run.manifest.experiment + end: (table(run, score=score), caption(run, score=score))
+            for score, end in (("f1", ""), ("accuracy", "-accuracy"))}
 
 
 def score_rows(run: Run, baseline: str | None, seed: int = 0, score: str = "f1", chance: bool = True) -> pd.DataFrame:
@@ -101,23 +93,20 @@ def _chance(scores: pd.DataFrame, seed: int) -> dict:
     rows = scores[(scores["method"] == first["method"]) & (scores["shots"] == first["shots"])]
     row = {"method": CHANCE, "shots": 0, "records": int(rows["records"].sum())}
     for setting in SETTINGS:
-        row |= _points(setting, bootstrap_interval(
-            select(rows, first["method"], setting, first["shots"], score="chance"), seed))
+        chance = select(rows, first["method"], setting, first["shots"], score="chance")
+        row |= _points(setting, bootstrap_interval(chance, seed))
     return row
 
 
 def _points(name: str, interval: Interval) -> dict:
     """An interval as columns, in points."""
-    mean, low, high, listeners = interval
-    return {name: 100 * mean, f"{name}_low": 100 * low, f"{name}_high": 100 * high,
-            f"{name}_listeners": int(listeners)}
+    return {name: 100 * interval.mean, f"{name}_low": 100 * interval.low, f"{name}_high": 100 * interval.high,
+            f"{name}_listeners": int(interval.listeners)}
 
 
 def printed_scores(run: Run, numbers: pd.DataFrame, block: pd.Series | None = None) -> Table:
     """The printed form of `score_rows`, and of their groups if they have a column of these."""
-    groups = {}
-    if "group" in numbers:
-        groups["Group"] = numbers["group"].where(numbers["group"] != numbers["group"].shift(), "")
+    groups = {"Group": group.where(group != group.shift(), "") for group in [numbers.get("group")] if group is not None}
     cells = pd.DataFrame({
         **groups, "Method": numbers["method"].map(run.title),
         "K": [wording.shots(run, method, shots) for method, shots in zip(numbers["method"], numbers["shots"])],
@@ -139,13 +128,10 @@ def score_caption(run: Run, *sentences: str, within: str = "", score: str = "f1"
 
 
 def runs_table(runs: dict[str, Run], column: str, seed: int = 0) -> Table:
-    """The score tables of several runs at the largest number of shots, one below the other.
-
-    column: heading of the runs' names. Chance stands once if it is the same for all runs.
-    """
+    """The score tables of several runs at the largest number of shots; column: heading of the runs' names."""
     parts = [score_table(at_most_shots(run), seed).numbers.assign(group=name) for name, run in runs.items()]
     numbers = pd.concat(parts, ignore_index=True)
-    chance = numbers["method"] == CHANCE
+    chance = numbers["method"] == CHANCE  # it stands once if it is the same for all runs
     if len(numbers[chance].drop(columns="group").drop_duplicates()) == 1:
         numbers.loc[chance, "group"] = ""
         numbers = numbers.drop_duplicates(ignore_index=True)
@@ -161,20 +147,16 @@ def at_most_shots(run: Run) -> Run:
 
 def comparison_table(run: Run, rows: pd.DataFrame) -> Table:
     """Rows of `statistics.compare_methods`, in points: each method against its baseline."""
-    return difference_table(rows, {"Method": rows["method"].map(run.title), **where(rows),
-                                   "Against": rows["baseline"].map(run.title)}, "Difference", ["setting"])
+    return difference_table(rows, {"Method": rows["method"].map(run.title)}, "Difference", ["setting"],
+                            Against=rows["baseline"].map(run.title))
 
 
-def where(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """The printed columns of setting and shots."""
-    return {"Clips": rows["setting"], "K": rows["shots"].astype(str)}
-
-
-def difference_table(rows: pd.DataFrame, first: dict[str, pd.Series], name: str, block: list[str]) -> Table:
-    """Paired differences (as from `statistics.effect`) in points, after their first columns."""
+def difference_table(rows: pd.DataFrame, first: dict[str, pd.Series], name: str, block: list[str],
+                     **last: pd.Series) -> Table:
+    """Paired differences (as from `statistics.effect`) in points, after what is compared, setting, shots and `last`."""
     numbers = rows.assign(**{column: 100 * rows[column] for column in ("mean", "low", "high", "between_seeds")})
     cells = pd.DataFrame({
-        **first,
+        **first, "Clips": rows["setting"], "K": rows["shots"].astype(str), **last,
         name: [interval_text(*row, "+") for row in zip(numbers["mean"], numbers["low"], numbers["high"])],
         "Listeners ahead": [f"{round(share * number)} of {number}" if number else "-"
                             for share, number in zip(numbers["ahead"].fillna(0), numbers["listeners"])],
@@ -203,11 +185,7 @@ def interval_text(mean: float, low: float, high: float, sign: str = "") -> str:
 
 
 def p_text(p: float) -> str:
-    """A p-value in print.
-
-    >>> p_text(0.0124), p_text(0.0002), p_text(float("nan"))
-    ('0.012', '<0.001', '-')
-    """
+    """A p-value in print: "0.012", "<0.001", or "-" for nan."""
     return "-" if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -225,9 +203,9 @@ def latex(table: Table, caption: str) -> str:
     for column in table.cells:
         style.format(lambda cell: _first_word(_latex_cell(cell), r"\textbf{{{}}}"),
                      subset=(table.bold[column], [column]))
-    numeric = {column: table.cells[column].str.match(r"[-+<]?\d|-$|all$|$").all() for column in table.cells}
-    lines = style.to_latex(hrules=True, caption=caption.translate(LATEX), column_format="".join(
-        "r" if number else "l" for number in numeric.values())).splitlines()
+    numeric = (table.cells[column].str.match(r"[-+<]?\d|-$|all$|$").all() for column in table.cells)
+    columns = "".join("r" if number else "l" for number in numeric)
+    lines = style.to_latex(hrules=True, caption=caption.translate(LATEX), column_format=columns).splitlines()
     first = lines.index(r"\midrule") + 1
     for row in reversed(table.breaks):
         lines.insert(first + row, r"\midrule")
@@ -249,7 +227,6 @@ def write(table: Table, caption: str, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     contents = {".md": markdown(table, caption), ".tex": latex(table, caption),
                 ".csv": table.numbers.to_csv(index=False, lineterminator="\n")}
-    paths = [stem.with_name(stem.name + end) for end in contents]
-    for path, content in zip(paths, contents.values()):
-        path.write_text(content)
-    return paths
+    for end, content in contents.items():
+        stem.with_name(stem.name + end).write_text(content)
+    return [stem.with_name(stem.name + end) for end in contents]

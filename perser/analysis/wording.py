@@ -14,14 +14,10 @@ COUNTED = "Records: rows of records.parquet behind the line."
 BEST = "Bold: best printed mean for the same K."
 
 
-def methods(run: Run, group: str | None = None) -> list[str]:
-    """Methods in the order of the records; those of one of records.GROUPS if given."""
-    return [method for method in dict.fromkeys(run.records["method"]) if group is None or run.group(method) == group]
-
-
-def of_kind(run: Run, kind: str) -> list[str]:
-    """Methods of one kind, such as "maml", in the order of the records."""
-    return [method for method in methods(run) if run.manifest.methods[method].kind == kind]
+def methods(run: Run, group: str | None = None, kind: str | None = None) -> list[str]:
+    """Methods in the order of the records; only those of a group (one of records.GROUPS) or kind if given."""
+    infos = {method: run.manifest.methods[method] for method in dict.fromkeys(run.records["method"])}
+    return [method for method, info in infos.items() if group in (None, info.group) and kind in (None, info.kind)]
 
 
 def settings(run: Run, method: str) -> dict[str, Any]:
@@ -31,7 +27,7 @@ def settings(run: Run, method: str) -> dict[str, Any]:
 
 def baseline(run: Run) -> str | None:
     """SSL-E, which ignores the shots and which gains are measured from; None if the run has none."""
-    return next(iter(of_kind(run, "ssl-e")), None)
+    return next(iter(methods(run, kind="ssl-e")), None)
 
 
 def over(run: Run) -> str:
@@ -40,28 +36,21 @@ def over(run: Run) -> str:
 
 
 def ours(run: Run) -> list[str]:
-    """The methods that this artifact argues for: MAML with CSMT and LSLR that adapts the head alone.
-
-    Where the experiment names references, only those among them: its other methods are variants.
-    """
-    references = run.manifest.config.get("references") or methods(run)
-    return [method for method in of_kind(run, "maml") if method in references and _recipe(settings(run, method))]
-
-
-def _recipe(chosen: dict[str, Any]) -> bool:
-    return chosen.get("csmt", "split") != "split" and chosen.get("lslr") and "mix" not in chosen.get("adapts", ())
+    """Methods this artifact argues for: MAML with CSMT and LSLR on the head alone, of the references if any."""
+    maml = {method: settings(run, method) for method in methods(run, kind="maml")}
+    return [method for method, chosen in maml.items() if chosen.get("csmt", "split") != "split" and chosen.get("lslr")
+            and "mix" not in chosen.get("adapts", ()) and method in (run.manifest.config.get("references") or maml)]
 
 
 def untrained(run: Run) -> str | None:
     """The maml method without a single epoch: where meta-training begins. None if the run has none."""
-    return next((method for method in of_kind(run, "maml") if settings(run, method).get("epochs") == 0), None)
+    return next((method for method in methods(run, kind="maml") if settings(run, method).get("epochs") == 0), None)
 
 
 def shots(run: Run, method: str, number: int) -> str:
     """The number of shots in print: "-" for a method that uses none, "all" for the upper bound."""
-    if method in run.manifest.methods and run.group(method) == BOUND:
-        return "all"
-    return str(number) if number else "-"
+    bound = method in run.manifest.methods and run.group(method) == BOUND
+    return "all" if bound else str(number) if number else "-"
 
 
 def labels(records: pd.DataFrame) -> dict[str, str]:
@@ -75,7 +64,7 @@ def labels(records: pd.DataFrame) -> dict[str, str]:
 
 
 def stamp(run: Run) -> str:
-    """The synthetic stamp, shown wherever the data is shown; empty for real data."""
+    """The synthetic stamp of a run, shown wherever its data is shown; empty for real data."""
     return synthetic_stamp(labels(run.records)["synthetic"])
 
 
@@ -114,20 +103,15 @@ def join_runs(runs: list[Run]) -> Run:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> count(1, "seed"), count(3, "seed")
-    ('1 seed', '3 seeds')
-    """
+    """A number with its noun: "1 seed", "3 seeds"."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def listeners(records: pd.DataFrame) -> str:
     """How many listeners each setting was tested on."""
     numbers = records.groupby("setting", sort=False)["listener"].nunique()
-    if numbers.nunique() == 1:
-        return count(int(numbers.iloc[0]), "listener")
-    return "listeners: " + ", ".join(f"{number} {setting}" for setting, number in numbers.items())
+    different = "listeners: " + ", ".join(f"{number} {setting}" for setting, number in numbers.items())
+    return count(int(numbers.iloc[0]), "listener") if numbers.nunique() == 1 else different
 
 
 def _seeds(records: pd.DataFrame, words: str) -> str:

@@ -6,8 +6,7 @@ from itertools import combinations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing
-from perser.analysis import statistics, tables as printing, wording
+from perser.analysis import figures as drawing, statistics, tables as printing, wording
 from perser.analysis.statistics import paired_difference
 from perser.analysis.tables import TICK, Captioned, Table
 from perser.records import Run
@@ -18,8 +17,6 @@ SHARED = "shared"  # the reading of CSMT with one batch in both loops; it takes 
 SWITCHES = ("csmt", "anneal", "lslr", "lslr_lr", "title")  # settings that may differ between combinations
 ALL = frozenset(PARTS)
 COMBINATIONS = [frozenset(chosen) for number in range(4) for chosen in combinations(PARTS, number)]
-EFFECT = ("Effect: with the part minus without it, averaged over the four combinations of the other two parts; the "
-          "last part compares two readings of CSMT with the other parts on.")
 
 
 def applies(run: Run) -> bool:
@@ -29,10 +26,7 @@ def applies(run: Run) -> bool:
 
 def tables(run: Run) -> dict[str, Captioned]:
     """Macro F1 and accuracy with check marks, and the parts' main effects."""
-    name = run.manifest.experiment
-    return {name: (table(run), caption(run)),
-            f"{name}-accuracy": (table(run, score="accuracy"), caption(run, "accuracy")),
-            "effects": (effects_table(effects(run)), printing.comparison_caption(run, EFFECT))}
+    return printing.score_tables(run, table, caption) | {"effects": effects_table(run)}
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -41,47 +35,33 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 
 def parts(settings: dict) -> frozenset[str]:
-    """The parts that a maml method's settings switch on.
-
-    >>> sorted(parts({"csmt": "shared", "anneal": 0.5})), sorted(parts({"csmt": "combined", "lslr": True}))
-    (['DA', 'shared'], ['CSMT', 'LSLR'])
-    """
-    csmt = {"split": None, "combined": "CSMT"}.get(settings.get("csmt", "split"), SHARED)
-    on = {csmt: csmt, "DA": settings.get("anneal", 0) > 0, "LSLR": settings.get("lslr", False)}
-    return frozenset(part for part, there in on.items() if there)
+    """The parts that a maml method's settings switch on."""
+    csmt = {"split": "", "combined": "CSMT"}.get(settings.get("csmt", "split"), SHARED)
+    on = csmt, "DA" if settings.get("anneal") else "", "LSLR" if settings.get("lslr") else ""
+    return frozenset(on) - {""}
 
 
 def design(run: Run) -> dict[frozenset[str], str]:
     """Methods by their parts, of maml methods that are equal in all else; empty unless all combinations are there."""
     designs: dict[str, dict[frozenset[str], str]] = {}
-    for method in wording.of_kind(run, "maml"):
+    for method in wording.methods(run, kind="maml"):
         settings = wording.settings(run, method)
         rest = repr(sorted((name, value) for name, value in settings.items() if name not in SWITCHES))
         designs.setdefault(rest, {}).setdefault(parts(settings), method)
     return next((methods for methods in designs.values() if methods.keys() >= set(COMBINATIONS)), {})
 
 
-def contrasts(run: Run) -> dict[str, list[tuple[str, str]]]:
-    """Each part's pairs of methods with and without it, over all combinations of the other parts."""
-    methods = design(run)
-    if not methods:
-        return {}
-    pairs = {part: [(methods[rest | {part}], methods[rest]) for rest in COMBINATIONS if part not in rest]
-             for part in PARTS}
-    readings = [methods.get(frozenset({reading, "DA", "LSLR"})) for reading in (SHARED, "CSMT")]
-    return pairs | ({SHARED: [tuple(readings)]} if all(readings) else {})
-
-
 def effects(run: Run, seed: int = 0) -> pd.DataFrame:
-    """What each part adds: the paired difference of macro F1 with and without it, averaged over all combinations of
-    the other parts, per listener and seed.
+    """Paired difference of macro F1 with and without each part, averaged over all combinations of the other parts.
 
-    Rows of part, setting, shots, then as in `statistics.effect` (0..1) and p_holm over all rows. The part `shared` is
-    CSMT with one batch in both loops against CSMT with two.
+    Rows of part, setting, shots, then as in `statistics.effect` (0..1) and p_holm over all rows.
     """
-    scores, rows = per_seed(run.records), []
-    for part, pairs in contrasts(run).items():
-        for setting in SETTINGS:
+    scores, methods, rows = per_seed(run.records), design(run), []
+    contrasts = {part: [(rest | {part}, rest) for rest in COMBINATIONS if part not in rest] for part in PARTS}
+    contrasts[SHARED] = [({SHARED, "DA", "LSLR"}, ALL)]
+    for part, combined in contrasts.items():
+        pairs = [tuple(methods.get(frozenset(side)) for side in sides) for sides in combined]
+        for setting in SETTINGS if all(map(all, pairs)) else ():
             for shots in statistics.shot_numbers(scores, setting):
                 mean = sum(paired_difference(scores, *pair, setting, shots) for pair in pairs) / len(pairs)
                 rows.append({"part": part, "setting": setting, "shots": shots} | statistics.effect(mean, seed))
@@ -91,9 +71,7 @@ def effects(run: Run, seed: int = 0) -> pd.DataFrame:
 def kept_start(run: Run) -> pd.DataFrame:
     """Share of a method's records identical to its initialisation, i.e. how often early stopping kept epoch 0.
 
-    Rows of method, same (share of records with the counts of the method without epochs) and records. A method with
-    another number of inner steps starts elsewhere; its share does not tell the kept epoch. Empty if every method has
-    epochs.
+    The initialisation is the maml method without epochs; a method with another number of inner steps starts elsewhere.
     """
     keys, start = ["setting", "fold", "seed", "listener", "shots"], wording.untrained(run)
     counted = [name for name in run.records.columns if name.startswith(("tp_", "fp_", "fn_"))]
@@ -138,10 +116,14 @@ def caption(run: Run, score: str = "f1") -> str:
         wording.COUNTED, score=score)
 
 
-def effects_table(rows: pd.DataFrame) -> Table:
-    """Rows of `effects`, in points."""
+def effects_table(run: Run) -> Captioned:
+    """The main effects, in points."""
+    rows = effects(run)
     part = rows["part"].replace({SHARED: "CSMT: one batch in both loops, not two"})
-    return printing.difference_table(rows, {"Part": part, **printing.where(rows)}, "Effect", ["part"])
+    table = printing.difference_table(rows, {"Part": part}, "Effect", ["part"])
+    return table, printing.comparison_caption(
+        run, "Effect: with the part minus without it, averaged over the four combinations of the other two parts; the "
+        "last part compares two readings of CSMT with the other parts on.")
 
 
 @drawing.styled
@@ -153,5 +135,5 @@ def effects_figure(run: Run, seed: int = 0) -> Figure:
                          **{name: 100 * rows[name] for name in ("mean", "low", "high")})
     figure = drawing.forest(points, {setting: f"{setting.capitalize()} clips" for setting in SETTINGS},
                             f"With the part minus without it (points), K = {most}")
-    drawing.source_note(figure, run, f"Macro F1; bars: {wording.resampled(run)}.\n")
+    drawing.footnote(figure, f"Macro F1; bars: {wording.resampled(run)}.\n", run)
     return figure

@@ -9,11 +9,9 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing
-from perser.analysis import statistics, tables as printing, wording
-from perser.analysis.experiments import ablation, recipe, shots, steps
+from perser.analysis import figures as drawing, statistics, tables as printing, wording
 from perser.analysis.statistics import most_shots, paired_difference
-from perser.analysis.tables import Captioned, Table, p_text
+from perser.analysis.tables import Captioned, p_text
 from perser.records import Run
 from perser.scores import SETTINGS, per_seed
 
@@ -21,15 +19,13 @@ TRAITS = {"distance": "Distance from the others", "consistency": "Consistency wi
 
 
 def applies(run: Run) -> bool:
-    """Whether listeners' traits are known in a comparison of methods, one of ours among them, with SSL-E."""
-    variants = any(experiment.applies(run) for experiment in (steps, ablation, recipe, shots))
-    return run.listeners is not None and not variants and bool(wording.baseline(run) and wording.ours(run))
+    """Whether the run knows listeners' traits and compares a method of ours with SSL-E."""
+    return run.listeners is not None and bool(wording.baseline(run) and wording.ours(run))
 
 
 def tables(run: Run) -> dict[str, Captioned]:
     """The correlations of the gain of each method of ours with the traits."""
-    return {f"who-{method}": (traits_table(correlations(gains_and_traits(run, method))), caption(run, method))
-            for method in wording.ours(run)}
+    return {f"who-{method}": traits_table(run, method) for method in wording.ours(run)}
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -39,9 +35,7 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 
 def gains_and_traits(run: Run, method: str) -> pd.DataFrame:
-    """A row per listener and setting: gain of a method over SSL-E in points (mean over seeds, largest number of shots)
-    and the listener's traits as in `perser.corpora.agreement.listener_traits`.
-    """
+    """A row per listener and setting: gain over SSL-E in points (mean over seeds, largest K) and traits."""
     scores, rows = per_seed(run.records), []
     for setting in SETTINGS:
         gain = 100 * paired_difference(scores, method, wording.baseline(run), setting, most_shots(scores, setting))
@@ -51,9 +45,7 @@ def gains_and_traits(run: Run, method: str) -> pd.DataFrame:
 
 
 def correlations(gains: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Spearman's correlation of the gain with each trait, and with each at equal ranks of the other: rows of setting,
-    trait, given ("" or the other), then as in `statistics.correlation`, and p_holm over all rows.
-    """
+    """Spearman's correlation of the gain with each trait, and with each at equal ranks of the other (`given`)."""
     rows = []
     for setting, partial in product(SETTINGS, (False, True)):
         inside = gains[gains["setting"] == setting]
@@ -69,18 +61,14 @@ def rho_text(row) -> str:
     return "-" if np.isnan(row.rho) else f"{row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
 
 
-def traits_table(rows: pd.DataFrame) -> Table:
-    """Rows of `correlations`."""
+def traits_table(run: Run, method: str) -> Captioned:
+    """The correlations of a method's gain with the traits."""
+    rows = correlations(gains_and_traits(run, method))
     cells = pd.DataFrame({
         "Trait": rows["trait"] + rows["given"].map(lambda other: other and f", at equal {other}"),
         "Clips": rows["setting"], "Spearman's rho": list(map(rho_text, rows.itertuples())),
         "Listeners": rows["listeners"].astype(str), "p (Holm)": list(map(p_text, rows["p_holm"]))})
-    return printing.build(cells, rows)
-
-
-def caption(run: Run, method: str) -> str:
-    """What is correlated with what."""
-    return wording.caption(
+    return printing.build(cells, rows), wording.caption(
         run, f"Gain of {run.title(method)} over {wording.over(run)} at the largest K, mean over seeds, against two "
         "traits of each listener: distance of the ratings from those of the other listeners of the same clips, and "
         "consistency of the ratings of clips that the others rate alike. Spearman's rank correlation with its 95 % "
@@ -101,7 +89,7 @@ def who(run: Run, method: str, seed: int = 0) -> Figure:
         for axes, trait in zip(row, TRAITS):
             axes.axhline(0, color=drawing.GREY, linewidth=0.8)
             axes.plot(inside[trait], inside["gain"], marker, color=colour, markersize=3, alpha=0.75, markeredgewidth=0)
-            rho = drawing.minus(rho_text(measured.loc[(setting, trait, "")]))
+            rho = rho_text(measured.loc[(setting, trait, "")]).replace("-", drawing.MINUS)
             axes.set_title(rf"$\rho$ = {rho}", fontsize=6.5)
         row[0].set_ylabel(f"Gain, {setting} clips (points)")
     for axes, label in zip(panels[-1], TRAITS.values()):

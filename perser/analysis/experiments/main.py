@@ -6,8 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing
-from perser.analysis import tables as printing, wording
+from perser.analysis import figures as drawing, tables as printing, wording
 from perser.analysis.experiments import methods, shots
 from perser.analysis.statistics import bootstrap_interval, paired_difference
 from perser.analysis.tables import Captioned
@@ -34,10 +33,7 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 @drawing.styled
 def gains(run: Run, number: int | None = None, seed: int = 0) -> Figure:
-    """Each listener's gain in macro F1 over SSL-E with the first and the last adapting method, joined by a line.
-
-    One panel per setting, listeners sorted by the last method's gain. number: of shots, by default the largest.
-    """
+    """Each listener's gain over SSL-E with the first and the last adapting method at `number` (the most) shots."""
     scores, baseline = per_seed(run.records), wording.baseline(run)
     number = number or int(scores["shots"].max())
     adapting = list(dict.fromkeys(scores.loc[scores["shots"] == number, "method"]))
@@ -52,16 +48,13 @@ def gains(run: Run, number: int | None = None, seed: int = 0) -> Figure:
     for axes, ends in zip(panels, means):
         drawing.method_labels(axes, run, ends, 0.24, "{}\n{:+.1f}")
     panels[-1].set_xlabel(f"Listeners, sorted by the gain of {run.title(chosen[-1])}")
-    drawing.source_note(figure, run, f"Gain in macro F1 over {wording.over(run)}; dots: mean over seeds.\n"
-                                     f"Bars: mean, {wording.resampled(run)}.\n")
+    drawing.footnote(figure, f"Gain in macro F1 over {wording.over(run)}; dots: mean over seeds.\n"
+                     f"Bars: mean, {wording.resampled(run)}.\n", run)
     return figure
 
 
 def _panel(axes: Axes, gain: dict[str, pd.DataFrame], seed: int) -> dict[str, float]:
-    """A dot per listener, and each method's mean with its interval to the right; returns the means.
-
-    gain: a method's gains, listeners by seeds; listeners are sorted by those of the last method.
-    """
+    """A dot per listener, means with intervals to the right; gain: listeners by seeds, by method. Returns the means."""
     rows = pd.DataFrame({method: values.mean(axis=1) for method, values in gain.items()})
     rows = rows.sort_values(rows.columns[-1])
     looks, number, means = drawing.look(list(rows)), len(rows), {}

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing
-from perser.analysis import statistics, tables as printing, wording
+from perser.analysis import figures as drawing, statistics, tables as printing, wording
 from perser.analysis.statistics import compare_methods, most_shots, select
 from perser.analysis.tables import CHANCE, Captioned, Table
 from perser.records import GROUPS, Run
@@ -25,10 +24,8 @@ def applies(run: Run) -> bool:
 
 def tables(run: Run) -> dict[str, Captioned]:
     """Macro F1 and accuracy in groups; each meta-learning method against the best method without meta-learning."""
-    shown = printing.score_tables(run, bound_sentence(run))
-    shown |= {name: (grouped(run, score=score), shown[name][1]) for name, score in zip(shown, ("f1", "accuracy"))}
-    return shown | {"comparisons": (printing.comparison_table(run, against_best(run)),
-                                    printing.comparison_caption(run, AGAINST_BEST))}
+    tested = printing.comparison_table(run, against_best(run)), printing.comparison_caption(run, AGAINST_BEST)
+    return printing.score_tables(run, table, caption) | {"comparisons": tested}
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -37,10 +34,8 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
         yield run.manifest.experiment, forest(run)
 
 
-def grouped(run: Run, seed: int = 0, score: str = "f1") -> Table:
-    """The score table with its rows in groups: at each number of shots, methods without meta-learning, then those
-    with it, then controls; the upper bound last.
-    """
+def table(run: Run, seed: int = 0, score: str = "f1") -> Table:
+    """The score table with the rows of each number of shots in the order of records.GROUPS; the upper bound last."""
     numbers = printing.score_rows(run, wording.baseline(run), seed, score)
     numbers["group"] = ["" if method == CHANCE else run.group(method) for method in numbers["method"]]
     rank = numbers["group"].map(("", *GROUPS).index)
@@ -49,26 +44,22 @@ def grouped(run: Run, seed: int = 0, score: str = "f1") -> Table:
     return printing.printed_scores(run, numbers, numbers["group"] + numbers["shots"].astype(str))
 
 
-def bound_sentence(run: Run) -> str:
-    """What the upper bound is, if the run has one."""
-    bounds = [run.title(method) for method in wording.methods(run, wording.BOUND)]
-    return f"{', '.join(bounds)}: tuned on all other ratings of the listener, cross-validated." if bounds else ""
+def caption(run: Run, score: str = "f1") -> str:
+    """The caption of `table`, with what the upper bound is."""
+    bound = (f"{run.title(method)}: tuned on all other ratings of the listener, cross-validated."
+             for method in wording.methods(run, wording.BOUND))
+    return printing.score_caption(run, *bound, score=score)
 
 
 def best_rival(run: Run, scores: pd.DataFrame, setting: str, shots: int) -> str | None:
-    """The method without meta-learning of the highest mean macro F1; None if there is none.
-
-    It is picked on the very listeners that it is then compared on, which favours it.
-    """
+    """The method without meta-learning of the highest mean macro F1 on the listeners at hand; None without one."""
     means = {method: np.nanmean(values) for method in wording.methods(run, wording.SIMPLE)
              if (values := select(scores, method, setting, shots).to_numpy()).size}
     return max(means, key=means.__getitem__) if means else None
 
 
 def against_best(run: Run, seed: int = 0, methods: list[str] | None = None) -> pd.DataFrame:
-    """Meta-learning methods (all of them unless given) against the best method without, per setting at its largest
-    number of shots: as `statistics.compare_methods`.
-    """
+    """Meta-learning methods (by default all) against the best without, per setting at its largest number of shots."""
     scores, pairs = per_seed(run.records), []
     for setting in SETTINGS:
         shots = most_shots(scores, setting)
@@ -79,9 +70,7 @@ def against_best(run: Run, seed: int = 0, methods: list[str] | None = None) -> p
 
 
 def ladder(run: Run, seed: int = 0) -> pd.DataFrame:
-    """At each number of shots, methods without meta-learning against SSL-E, and those with it against the best method
-    without: as `statistics.compare_methods`, Holm-corrected over all rows.
-    """
+    """At each number of shots, methods without meta-learning against SSL-E, those with it against the best without."""
     scores, baseline, pairs = per_seed(run.records), wording.baseline(run), []
     simple = wording.methods(run, wording.SIMPLE)
     for setting in SETTINGS:
@@ -113,14 +102,12 @@ def forest(run: Run, seed: int = 0) -> Figure:
         rows, {setting: f"{setting.capitalize()}; {base}: {level:.1f}" for setting, level in levels.items()},
         f"Gain over {base} (points), K = {' and '.join(map(str, most))}", fence)
     arrow = "Arrow: beyond the axis. " if np.isfinite(fence) else ""
-    drawing.source_note(figure, run, f"Macro F1; bars: {wording.resampled(run)}.\n{arrow}")
+    drawing.footnote(figure, f"Macro F1; bars: {wording.resampled(run)}.\n{arrow}", run)
     return figure
 
 
 def _fence(rows: pd.DataFrame) -> float:
-    """Left end of an axis that one method far behind does not squeeze: below zero and all rows within Tukey's outer
-    fence of the means, if any mean lies beyond that; else minus infinity.
-    """
+    """Left end of an axis without methods beyond Tukey's outer fence of the means; minus infinity if none is."""
     low, high = rows["mean"].quantile([0.25, 0.75])
     fence = low - 3 * (high - low)
     inside = rows.loc[rows["mean"] >= fence, "low"].min()

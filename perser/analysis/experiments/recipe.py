@@ -18,15 +18,12 @@ def applies(run: Run) -> bool:
 
 
 def tables(run: Run) -> dict[str, Captioned]:
-    """Macro F1 and accuracy; every method against the first reference, and methods that differ from the second in
-    exactly one setting against that.
-    """
-    shown, compared = printing.score_tables(run), {}
-    first, *second = [name for name in run.manifest.config["references"][:2]]
-    compared["comparisons"] = first, wording.methods(run, wording.META) + wording.methods(run, wording.SIMPLE)
-    compared |= {"published": (name, one_change(run, name)) for name in second}
-    for name, (reference, rows) in compared.items():
-        rows = [method for method in rows if method not in (reference, wording.baseline(run))]
+    """Macro F1 and accuracy; every method against the first reference, one-change variants of the second against it."""
+    shown, (first, *second) = printing.score_tables(run), run.manifest.config["references"][:2]
+    compared = {"comparisons": (first, wording.methods(run, wording.META) + wording.methods(run, wording.SIMPLE))}
+    compared |= {"published": (reference, one_change(run, reference)) for reference in second}
+    for name, (reference, variants) in compared.items():
+        rows = [method for method in variants if method not in (reference, wording.baseline(run))]
         if reference in wording.methods(run) and rows:
             differences = compare_with(per_seed(run.records), rows, reference)
             shown[name] = printing.comparison_table(run, differences), printing.comparison_caption(run)
@@ -40,11 +37,8 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 def one_change(run: Run, reference: str) -> list[str]:
     """Methods whose settings differ from the reference's in exactly one."""
-    return [method for method in wording.of_kind(run, run.manifest.methods[reference].kind)
-            if len(changes(wording.settings(run, method), wording.settings(run, reference))) == 1]
-
-
-def changes(settings: dict, reference: dict) -> set[str]:
-    """The settings, titles aside, that differ from a reference's."""
-    names = (settings.keys() | reference.keys()) - {"title"}
-    return {name for name in names if settings.get(name) != reference.get(name)}
+    start, changes = wording.settings(run, reference), {}
+    for method in wording.methods(run, kind=run.manifest.methods[reference].kind):
+        settings = wording.settings(run, method)
+        changes[method] = [name for name in settings if name != "title" and settings[name] != start.get(name)]
+    return [method for method, names in changes.items() if len(names) == 1]

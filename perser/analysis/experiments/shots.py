@@ -5,11 +5,10 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing
-from perser.analysis import statistics, tables as printing, wording
+from perser.analysis import figures as drawing, statistics, tables as printing, wording
 from perser.analysis.experiments import methods
 from perser.analysis.statistics import paired_difference, select
-from perser.analysis.tables import Captioned, Table, interval_text
+from perser.analysis.tables import Captioned, interval_text
 from perser.records import Run
 from perser.scores import per_seed
 
@@ -23,7 +22,7 @@ def tables(run: Run) -> dict[str, Captioned]:
     """Macro F1 and accuracy; gains at every number of shots; the paired tests at every number of shots."""
     shown = printing.score_tables(run)
     if wording.baseline(run):
-        shown["gains"] = gains_table(run, statistics.gains(per_seed(run.records), wording.baseline(run))), caption(run)
+        shown["gains"] = gains_table(run, statistics.gains(per_seed(run.records), wording.baseline(run)))
     return shown | {"comparisons": methods.ladder_table(run)}
 
 
@@ -34,10 +33,8 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
         yield "shots-gained", gain_lines(run)
 
 
-def gains_table(run: Run, rows: pd.DataFrame) -> Table:
-    """Rows of `statistics.gains`: a line per method and setting with the gain at each K, and the smallest K from which
-    on its interval stays above zero.
-    """
+def gains_table(run: Run, rows: pd.DataFrame) -> Captioned:
+    """Rows of `statistics.gains`, a line per method and setting, with the smallest K from which on the gain is sure."""
     columns, cells, numbers = sorted(rows["shots"].unique()), [], []
     for (setting, method), line in rows.sort_values(["setting", "shots"]).groupby(["setting", "method"], sort=False):
         above = (line["low"] > 0)[::-1].cummin()[::-1]
@@ -49,13 +46,9 @@ def gains_table(run: Run, rows: pd.DataFrame) -> Table:
                         **{f"{name}_{row.shots}": getattr(row, name) for row in line.itertuples()
                            for name in ("mean", "low", "high")}})
     cells = pd.DataFrame(cells)
-    return printing.build(cells, pd.DataFrame(numbers), block=cells["Clips"])
-
-
-def caption(run: Run) -> str:
-    """The caption of `gains_table`."""
-    return wording.caption(run, f"Gain over {wording.over(run)}, {wording.pairing(run)}.",
-                           "Pays from: the smallest K from which on the interval stays above zero; -: none.")
+    return printing.build(cells, pd.DataFrame(numbers), block=cells["Clips"]), wording.caption(
+        run, f"Gain over {wording.over(run)}, {wording.pairing(run)}.",
+        "Pays from: the smallest K from which on the interval stays above zero; -: none.")
 
 
 def score_lines(run: Run, seed: int = 0) -> Figure:

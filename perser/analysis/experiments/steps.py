@@ -10,14 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing
-from perser.analysis import statistics, tables as printing, wording
+from perser.analysis import figures as drawing, statistics, tables as printing, wording
 from perser.analysis.statistics import bootstrap_interval, most_shots, select
 from perser.analysis.tables import TICK, Captioned, Table, interval_text
 from perser.records import KEYS, Run
 from perser.scores import SETTINGS, per_seed
 
-DIFFERENCE = "Difference: after this number of inner steps minus after the number trained with."
 MODEL = ["method", "fold", "group", "seed"]  # identifies a trained model in learnt.parquet
 
 
@@ -28,10 +26,9 @@ def applies(run: Run) -> bool:
 
 def tables(run: Run) -> dict[str, Captioned]:
     """Macro F1 and accuracy at every number of steps, and other numbers against the number trained with."""
-    name = run.manifest.experiment
-    return {name: (table(run), caption(run)),
-            f"{name}-accuracy": (table(run, score="accuracy"), caption(run, "accuracy")),
-            "comparisons": (trained_table(run, against_trained(run)), printing.comparison_caption(run, DIFFERENCE))}
+    tested = printing.comparison_caption(run, "Difference: after so many inner steps minus after those trained with.")
+    compared = trained_table(run, against_trained(run)), tested
+    return printing.score_tables(run, table, caption) | {"comparisons": compared}
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -39,20 +36,15 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
     yield "steps", gains_by_step(run)
 
 
-def _start(run: Run) -> str | None:
-    """The method to measure gains from: SSL-E, or fine-tuning of it, which before its first step is the same model."""
-    tuned = [method for method in wording.of_kind(run, "finetune")
-             if wording.settings(run, method).get("start", "ssl-e") == "ssl-e"]
-    return wording.baseline(run) or next(iter(tuned), None)
-
-
 def by_step(run: Run, seed: int = 0, score: str = "f1") -> pd.DataFrame:
-    """A score in points after each number of inner steps, and the gain over SSL-E, at each setting's largest number of
-    shots: rows of method, inner_steps, setting, shots, mean, low, high, listeners, gain, gain_low, gain_high,
-    between_seeds (of the gain) and records.
+    """A score in points by number of inner steps, and the gain over SSL-E, at each setting's largest number of shots.
+
+    Without SSL-E the gain is over fine-tuning before its first step, which is the same model.
     """
+    tuned = [method for method in wording.methods(run, kind="finetune")
+             if wording.settings(run, method).get("start", "ssl-e") == "ssl-e"]
+    start, rows = wording.baseline(run) or tuned[0], []
     parts = {int(number): per_seed(part) for number, part in run.records.groupby("inner_steps")}
-    start, rows = _start(run), []
     for method, (number, scores), setting in product(wording.methods(run), parts.items(), SETTINGS):
         part = scores[(scores["method"] == method) & (scores["setting"] == setting)]
         part = part[part["shots"] == part["shots"].max()]
@@ -70,19 +62,18 @@ def by_step(run: Run, seed: int = 0, score: str = "f1") -> pd.DataFrame:
 
 def trained_steps(run: Run) -> dict[str, int]:
     """The number of inner steps that each method was trained with, for methods trained with any."""
-    configured = {name: settings.get("inner_steps") for name, settings in run.manifest.config["methods"].items()}
-    return {name: int(number) for name, number in configured.items() if number}
+    configured = run.manifest.config["methods"].items()
+    return {name: int(settings["inner_steps"]) for name, settings in configured if settings.get("inner_steps")}
 
 
 def against_trained(run: Run, seed: int = 0) -> pd.DataFrame:
-    """Macro F1 after every other number of inner steps minus that after the number trained with, at each setting's
-    largest number of shots: rows of method, setting, shots, inner_steps, trained, then as in `statistics.effect` (0..1)
-    and p_holm over all rows.
+    """Macro F1 after every other number of inner steps minus that after the number trained with, at the largest K.
+
+    Rows of method, setting, shots, inner_steps, trained, then as in `statistics.effect` (0..1), and p_holm.
     """
     parts, rows = {int(number): per_seed(part) for number, part in run.records.groupby("inner_steps")}, []
     for (method, trained), setting in product(trained_steps(run).items(), SETTINGS):
-        values = {number: select(scores, method, setting, most_shots(scores, setting))
-                  for number, scores in parts.items()}
+        values = {number: select(part, method, setting, most_shots(part, setting)) for number, part in parts.items()}
         for number, after in values.items():
             if len(after) and number != trained and len(values.get(trained, ())):
                 difference = (after - values[trained]).dropna(how="all")
@@ -98,8 +89,7 @@ def table(run: Run, seed: int = 0, score: str = "f1") -> Table:
     rows = list(dict.fromkeys(zip(numbers["method"], numbers["inner_steps"])))
     cells = {"Method": [run.title(method) for method, _ in rows], "Steps": [str(number) for _, number in rows],
              "Trained": [TICK if trained.get(method) == number else "" for method, number in rows]}
-    parts = {setting: part.set_index(["method", "inner_steps"])
-             for setting, part in numbers.groupby("setting", sort=False)}
+    parts = dict(list(numbers.set_index(["method", "inner_steps"]).groupby("setting", sort=False)))
     for prefix, sign in (("", ""), ("gain", "+")):
         for setting, part in parts.items():
             names = [f"{prefix}_low", f"{prefix}_high"] if prefix else ["low", "high"]
@@ -120,16 +110,14 @@ def caption(run: Run, score: str = "f1") -> str:
 
 def trained_table(run: Run, rows: pd.DataFrame) -> Table:
     """Rows of `against_trained`, in points."""
-    first = {"Method": rows["method"].map(run.title), **printing.where(rows), "Steps": rows["inner_steps"].astype(str),
-             "Trained": rows["trained"].astype(str)}
-    return printing.difference_table(rows, first, "Difference", ["method", "setting"])
+    return printing.difference_table(rows, {"Method": rows["method"].map(run.title)}, "Difference",
+                                     ["method", "setting"], Steps=rows["inner_steps"].astype(str),
+                                     Trained=rows["trained"].astype(str))
 
 
 @drawing.styled
 def gains_by_step(run: Run, seed: int = 0) -> Figure:
-    """Gain over SSL-E after each number of inner steps: a panel per setting, a line per method, a ring around the
-    number of steps trained with.
-    """
+    """Gain over SSL-E by number of inner steps, a line per method, with a ring around the number trained with."""
     rows, trained, baseline = by_step(run, seed), trained_steps(run), wording.baseline(run)
     methods = [method for method in wording.methods(run) if method != baseline]
     looks, figure = drawing.look(methods), Figure(figsize=(3.4, 2.45))
@@ -143,8 +131,8 @@ def gains_by_step(run: Run, seed: int = 0) -> Figure:
                  xticks=range(0, int(inside["inner_steps"].max()) + 1, 2))
     panels[0].set_ylabel(f"Gain over {wording.over(run)} (points)")
     drawing.method_labels(panels[-1], run, ends | ({baseline: 0.0} if baseline else {}), 0.085)
-    drawing.source_note(figure, run, f"Gain in macro F1; bands: {wording.resampled(run)}.\n"
-                                     "Ring: the number of steps trained with. ")
+    drawing.footnote(figure, f"Gain in macro F1; bands: {wording.resampled(run)}.\n"
+                     "Ring: the number of steps trained with. ", run)
     return figure
 
 
@@ -159,18 +147,10 @@ def _curve(axes: Axes, rows: pd.DataFrame, look: tuple[str, str], trained: int |
     return float(gain.iloc[-1])
 
 
-def _moving(learnt: pd.DataFrame) -> pd.DataFrame:
-    """The rows of rates, without rates that are zero."""
-    return learnt[(learnt["step"] >= 0) & (learnt["value"] != 0)]
-
-
 def learned_rates(learnt: pd.DataFrame, shots: int | None = None) -> dict[str, pd.DataFrame]:
-    """Mean learned rate, tensors by inner step (from 1), over folds, groups and seeds, by method; tensors at rest are
-    left out. shots: by default the largest number.
-
-    A method's rates count as learned, not chosen, if they differ between tensors or steps of the same model.
-    """
-    spread = _moving(learnt).groupby([*MODEL, "shots"], sort=False)["value"].agg(np.ptp)
+    """Mean rate, tensors by inner step (from 1), by method whose rates differ within one model: learned, not chosen."""
+    moving = learnt[(learnt["step"] >= 0) & (learnt["value"] != 0)]
+    spread = moving.groupby([*MODEL, "shots"], sort=False)["value"].agg(np.ptp)
     spread, means = spread.groupby("method", sort=False).max(), {}
     for method in spread.index[spread > 0]:
         rows = learnt[(learnt["method"] == method) & (learnt["step"] >= 0)]
@@ -183,10 +163,8 @@ def learned_rates(learnt: pd.DataFrame, shots: int | None = None) -> dict[str, p
 
 
 def rates_by_shots(learnt: pd.DataFrame) -> pd.DataFrame:
-    """The power of the number of shots by which learned rates grow from the fewest to the most: mean and standard
-    deviation over folds, groups and seeds, for methods whose rates grow.
-    """
-    moving = _moving(learnt[learnt["method"].isin(learned_rates(learnt))])
+    """The power of the number of shots by which learned rates grow: its mean and std over models, if they grow."""
+    moving = learnt[(learnt["step"] >= 0) & (learnt["value"] != 0) & learnt["method"].isin(learned_rates(learnt))]
     size = moving.assign(value=moving["value"].abs()).pivot_table(index=MODEL, columns="shots", values="value")
     few, many = size.columns.min(), size.columns.max()
     power = np.log(size[many] / size[few]) / np.log(many / few)
@@ -196,8 +174,10 @@ def rates_by_shots(learnt: pd.DataFrame) -> pd.DataFrame:
 
 @drawing.styled
 def rates(run: Run, shots: int | None = None) -> Figure | None:
-    """The learned rates, tensor by step, a panel per method; None if no rate was learned."""
+    """Learned rates, tensor by step, a panel per method (only references if there are any); None without such rates."""
     learned = {} if run.learnt is None else learned_rates(run.learnt, shots)
+    few = run.manifest.config.get("references") or learned  # a panel for each variant of a recipe would fill a page
+    learned = {method: table for method, table in learned.items() if method in few}
     if not learned:
         return None
     heights = [len(table) for table in learned.values()]

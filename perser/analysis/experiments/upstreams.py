@@ -1,17 +1,13 @@
 """The same experiment on several upstreams: scores on each, and the learned weights of an upstream's layers."""
 
-from itertools import product
-
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing
-from perser.analysis import tables as printing, wording
-from perser.analysis.statistics import bootstrap_interval, most_shots, select
+from perser.analysis import figures as drawing, tables as printing, wording
 from perser.analysis.tables import CHANCE, Captioned
 from perser.errors import UserError
 from perser.records import Run
-from perser.scores import SETTINGS, per_seed
+from perser.scores import SETTINGS
 
 
 def comparable(runs: list[Run]) -> list[list[Run]]:
@@ -29,11 +25,7 @@ def in_order(runs: list[Run]) -> list[Run]:
 
 
 def table(runs: list[Run]) -> Captioned:
-    """The upstreams one below the other at the largest number of shots.
-
-    The caption says that random weights are no result of the models whose form they have. Raises UserError for runs
-    of different settings.
-    """
+    """The upstreams one below the other at the largest number of shots. Raises UserError for different settings."""
     digests = {run.manifest.config_digest for run in runs}
     if len(digests) > 1:
         raise UserError(f"upstreams with different settings ({', '.join(sorted(digests))}): run them all again")
@@ -43,39 +35,22 @@ def table(runs: list[Run]) -> Captioned:
             printing.score_caption(wording.join_runs(runs), warning if random else "", within=" on the same upstream"))
 
 
-def by_upstream(runs: list[Run], seed: int = 0) -> pd.DataFrame:
-    """Macro F1 in points on every upstream, each method at its largest number of shots, and of ticking every class:
-    rows of upstream, method, setting, shots, mean, low, high, listeners.
-    """
-    rows = []
-    for run in runs:
-        scores, methods = per_seed(run.records), wording.methods(run)
-        for method, setting in product([CHANCE, *methods], SETTINGS):
-            source, score = (methods[0], "chance") if method == CHANCE else (method, "f1")
-            shots = most_shots(scores[scores["method"] == source], setting)
-            interval = bootstrap_interval(100 * select(scores, source, setting, shots, score), seed)
-            rows.append({"upstream": wording.upstream(run), "method": method, "setting": setting, "shots": shots}
-                        | interval._asdict())
-    return pd.DataFrame(rows)
-
-
 @drawing.styled
 def figure(runs: list[Run], seed: int = 0) -> Figure:
     """Macro F1 on every upstream: a row each, a mark per method."""
-    rows, joined = by_upstream(runs, seed), wording.join_runs(runs)
-    names = list(dict.fromkeys(rows["upstream"]))
+    joined, names = wording.join_runs(runs), list(map(wording.upstream, runs))
+    rows = printing.runs_table(dict(zip(names, runs)), "Upstream", seed).numbers
     looks = drawing.look(wording.methods(joined))
     drawn = Figure(figsize=(3.4, 0.85 + 0.42 * len(names)))
     panels = drawn.subplots(1, len(SETTINGS), sharey=True, sharex=True)
     below = {method: 0.26 * (place - (len(looks) - 1) / 2) for place, method in enumerate(looks)}
     for axes, setting in zip(panels, SETTINGS):
-        inside = rows[rows["setting"] == setting]
-        chance = inside.loc[inside["method"] == CHANCE, "mean"].iloc[0]
-        axes.axvline(chance, color=drawing.GREY, linewidth=0.9, linestyle=(0, (1, 1.5)))
+        chance = rows.loc[rows["method"] == CHANCE, setting]
+        axes.axvline(chance.iloc[0], color=drawing.GREY, linewidth=0.9, linestyle=(0, (1, 1.5)))
         for method, (colour, marker) in looks.items():
-            part = inside[inside["method"] == method]
-            axes.errorbar(part["mean"], -part["upstream"].map(names.index) - below[method],
-                          xerr=[part["mean"] - part["low"], part["high"] - part["mean"]], color=colour,
+            part = rows[rows["method"] == method]
+            bars = [part[setting] - part[f"{setting}_low"], part[f"{setting}_high"] - part[setting]]
+            axes.errorbar(part[setting], -part["upstream"].map(names.index) - below[method], xerr=bars, color=colour,
                           marker=marker or "D", markersize=3.2, elinewidth=1, linestyle="none")
         axes.set(title=f"{setting.capitalize()} clips", xlabel="Macro F1 (points)")
         drawing.horizontal(axes)
@@ -97,10 +72,7 @@ def number_of_layers(learnt: pd.DataFrame) -> int:
 
 
 def layer_weights(learnt: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Mean and standard deviation over folds, groups and seeds of each layer's weight (index: layer), by method.
-
-    Methods whose weights are those of an earlier method, because they leave them as they are, are left out.
-    """
+    """Mean and sd over folds, groups and seeds of each layer's weight, by method; none that keeps another's weights."""
     rows, weights = learnt[learnt["tensor"].str.startswith("layer")], {}
     for method in dict.fromkeys(rows["method"]):
         part = rows[rows["method"] == method]
