@@ -1,9 +1,11 @@
 """What all loaders share: the Corpus, reading files, names that are safe on disk, hints for misspellings."""
 
+import csv
 import difflib
+import io
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,6 +118,24 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def csv_rows(text: str, name: str, columns: Iterable[str], remedy: str) -> Iterator[tuple[int, dict]]:
+    """Line number and row, by column, of a CSV that needs `columns`; `name` is the file's, for errors.
+
+    UserError: text that is not CSV, a missing column, a row that lacks one of `columns`; each ends in `remedy`.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        for column in columns:
+            if column not in (reader.fieldnames or ()):
+                raise UserError(f"{name}:1: no column {column!r}; {remedy}")
+        for row in reader:
+            if any(row[column] is None for column in columns):
+                raise UserError(f"{name}:{reader.line_num}: the row is cut short; {remedy}")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{name}:{reader.line_num}: not CSV ({error}); {remedy}") from None
 
 
 def tables(clips: list[dict], ratings: list[tuple[str, str, set[str]]],

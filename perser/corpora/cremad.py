@@ -1,13 +1,11 @@
 """Reads CREMA-D: the listeners' ratings of the voice alone."""
 
-import csv
-import io
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from perser.corpora.base import Corpus, folder, nearest, read_marker, read_text, safe, seconds, tables
+from perser.corpora.base import Corpus, csv_rows, folder, nearest, read_marker, read_text, safe, seconds, tables
 from perser.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -45,29 +43,16 @@ def load(root: str | Path) -> Corpus:
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
     """Line, clip, listener and class of every usable voice rating; `name` is the file's, for errors."""
-    reader = csv.reader(io.StringIO(text))
-    try:
-        header = next(reader, [])
-        for column in _NEEDED:
-            if column not in header:
-                raise UserError(f"{name}:1: no column {column!r}; restore the release's finishedResponses.csv")
-        places = [header.index(column) for column in _NEEDED]
-        for row in reader:
-            if not row:
-                continue
-            where = f"{name}:{reader.line_num}"
-            if len(row) <= max(places):
-                raise UserError(f"{where}: {len(row)} of {len(header)} columns; restore the row")
-            index, listener, kind, clip, letter = (row[place] for place in places)
-            if kind != "1" or index in BROKEN or clip == SILENT:
-                continue
-            if letter not in LETTERS:
-                raise UserError(f"{where}: respEmo {letter!r} is unknown: {nearest(letter, LETTERS)}")
-            if not listener.strip():
-                raise UserError(f"{where}: no localid, so the listener is unknown; remove the row")
-            yield reader.line_num, safe(clip, where), listener.strip(), LETTERS[letter]
-    except csv.Error as error:
-        raise UserError(f"{name}:{reader.line_num}: not CSV ({error}); restore the file") from None
+    for line, row in csv_rows(text, name, _NEEDED, "restore the release's finishedResponses.csv"):
+        index, listener, kind, clip, letter = (row[column] for column in _NEEDED)
+        if kind != "1" or index in BROKEN or clip == SILENT:
+            continue
+        where = f"{name}:{line}"
+        if letter not in LETTERS:
+            raise UserError(f"{where}: respEmo {letter!r} is unknown: {nearest(letter, LETTERS)}")
+        if not listener.strip():
+            raise UserError(f"{where}: no localid, so the listener is unknown; remove the row")
+        yield line, safe(clip, where), listener.strip(), LETTERS[letter]
 
 
 def _clip(clip: str, root: Path, where: str) -> dict:

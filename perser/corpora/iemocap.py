@@ -3,7 +3,6 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,24 +60,25 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     return Corpus("iemocap", CLASSES, *tables([*clips.values()], ratings, CLASSES), (marker or {}).get("synthetic", ""))
 
 
-def parse(text: str, name: str) -> Iterator[tuple[int, Block]]:
+def parse(text: str, name: str) -> list[tuple[int, Block]]:
     """Blocks of one annotation file with the number of their head line; `name` is the file's, for errors."""
-    dialog = Path(name).name.removesuffix(".txt")
-    block, head = None, 0
+    dialog, blocks = Path(name).name.removesuffix(".txt"), []
     for number, line in enumerate(text.split("\n"), 1):
+        where = f"{name}:{number}"
         if line.startswith("["):
-            if block:
-                yield head, _rated(block, f"{name}:{head}")
-            block, head = _head(line, dialog, f"{name}:{number}"), number
+            blocks.append((number, _head(line, dialog, where)))
         elif line.startswith("C-"):
-            if block is None:
-                raise UserError(f"{name}:{number}: a rating before any utterance; restore the line [start - end] ...")
-            _add(block, line, f"{name}:{number}")
+            if not blocks:
+                raise UserError(f"{where}: a rating before any utterance; restore the line [start - end] ...")
+            _add(blocks[-1][1], line, where)
         elif line.strip() and not line.startswith(("%", "A-")):
-            raise UserError(f"{name}:{number}: {line[:40]!r} is no line of an annotation file "
+            raise UserError(f"{where}: {line[:40]!r} is no line of an annotation file "
                             "([start - end], C-<listener>:, A-<listener>:); restore or remove it")
-    if block:
-        yield head, _rated(block, f"{name}:{head}")
+    for number, block in blocks:
+        if not block.ratings:
+            raise UserError(f"{name}:{number}: {block.clip} has no ratings; restore its lines C-<listener>: or "
+                            "remove the block")
+    return blocks
 
 
 def _head(line: str, dialog: str, where: str) -> Block:
@@ -107,12 +107,6 @@ def _add(block: Block, line: str, where: str) -> None:
     if match[1] in block.ratings:
         raise UserError(f"{where}: {match[1]} rates {block.clip} a second time; remove one of the two lines")
     block.ratings[match[1]] = {WORDS[word] for word in words} - {""}
-
-
-def _rated(block: Block, where: str) -> Block:
-    if not block.ratings:
-        raise UserError(f"{where}: {block.clip} has no ratings; restore its lines C-<listener>: or remove the block")
-    return block
 
 
 def _clip(block: Block, file: Path, where: str) -> dict:

@@ -1,12 +1,10 @@
 """Reads MSP-Podcast in its released format: labels of named crowd workers, Labels/ and Audios/."""
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from perser.corpora.base import Corpus, folder, nearest, read_text, safe, seconds, tables
+from perser.corpora.base import Corpus, csv_rows, folder, nearest, read_text, safe, seconds, tables
 from perser.errors import UserError
 
 PRIMARY = ("Angry", "Sad", "Happy", "Surprise", "Fear", "Disgust", "Contempt", "Neutral")
@@ -50,20 +48,11 @@ def load(root: str | Path, labels: str = "primary") -> Corpus:
 
 def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
     """Clip -> (line, speaker, split) of labels_consensus.csv; `name` is the file's, for errors."""
-    reader = csv.DictReader(io.StringIO(text))
-    try:
-        for column in _NEEDED:
-            if column not in (reader.fieldnames or ()):
-                raise UserError(f"{name}:1: no column {column!r}; restore the release's labels_consensus.csv")
-        for row in reader:
-            where, split = f"{name}:{reader.line_num}", row["Split_Set"]
-            if any(row[column] is None for column in _NEEDED):
-                raise UserError(f"{where}: the row is cut short; restore it")
-            if split not in SPLITS:
-                raise UserError(f"{where}: split {split!r} is unknown: {nearest(split, SPLITS)}")
-            yield safe(row["FileName"], where).removesuffix(".wav"), (reader.line_num, row["SpkrID"], split)
-    except csv.Error as error:
-        raise UserError(f"{name}:{reader.line_num}: not CSV ({error}); restore the file") from None
+    for line, row in csv_rows(text, name, _NEEDED, "restore the release's labels_consensus.csv"):
+        clip, speaker, split = (row[column] for column in _NEEDED)
+        if split not in SPLITS:
+            raise UserError(f"{name}:{line}: split {split!r} is unknown: {nearest(split, SPLITS)}")
+        yield safe(clip, f"{name}:{line}").removesuffix(".wav"), (line, speaker, split)
 
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]:

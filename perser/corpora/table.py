@@ -1,10 +1,8 @@
 """Reads a user's own ratings: one CSV of clips, listeners and labels, and a folder of audio files."""
 
-import csv
-import io
 from pathlib import Path
 
-from perser.corpora.base import Corpus, nearest, read_text, safe, seconds, tables
+from perser.corpora.base import Corpus, csv_rows, nearest, read_text, safe, seconds, tables
 from perser.errors import UserError
 
 KINDS = (".wav", ".flac", ".ogg", ".mp3")
@@ -58,25 +56,18 @@ def _gather(rows: list[tuple[int, dict, set[str]]], folder: Path, file: Path) ->
 
 def parse(text: str, name: str, classes: tuple[str, ...] = ()) -> list[tuple[int, dict, set[str]]]:
     """Line, row and ticked classes of every rating; `classes`, if given, are the only ones allowed."""
-    reader, rows = csv.DictReader(io.StringIO(text)), []
-    try:
-        columns = reader.fieldnames or ()
-        for column in ("clip", "listener"):
-            if column not in columns:
-                raise UserError(f"{name}:1: no column {column!r}; the table needs clip, listener and label")
-        for row in reader:
-            where = f"{name}:{reader.line_num}"
-            if None in row or any(row[column] is None for column in columns):
-                raise UserError(f"{where}: not {len(columns)} columns; complete the row")
-            safe(row["clip"], where)
-            if not row["listener"].strip():
-                raise UserError(f"{where}: no listener; fill in who rated")
-            ticked = _split(row["label"]) if "label" in columns else _ticks(row, where)
-            for word in sorted(ticked - set(classes)) if classes else ():
-                raise UserError(f"{where}: label {word!r} is unknown: {nearest(word, [*classes, 'Other'])}")
-            rows.append((reader.line_num, row, ticked))
-    except csv.Error as error:
-        raise UserError(f"{name}:{reader.line_num}: not CSV ({error}); save the table as CSV") from None
+    rows = []
+    for line, row in csv_rows(text, name, ("clip", "listener"), "the table needs clip, listener and label, as CSV"):
+        where = f"{name}:{line}"
+        if None in row or None in row.values():
+            raise UserError(f"{where}: not {len(row.keys() - {None})} columns; complete the row")
+        safe(row["clip"], where)
+        if not row["listener"].strip():
+            raise UserError(f"{where}: no listener; fill in who rated")
+        ticked = _split(row["label"]) if "label" in row else _ticks(row, where)
+        for word in sorted(ticked - set(classes)) if classes else ():
+            raise UserError(f"{where}: label {word!r} is unknown: {nearest(word, [*classes, 'Other'])}")
+        rows.append((line, row, ticked))
     if not rows:
         raise UserError(f"{name}: holds no rating; add rows below the header")
     return rows

@@ -107,10 +107,7 @@ def _clear(root: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _speak(turns: list[Utterance], draft: Path, seed: int, progress: bool) -> None:
