@@ -112,11 +112,6 @@ def pair_kappas(cast: Votes, listeners: Iterable[int] | None = None) -> Iterator
     for left, right in combinations(given, 2):
         common = sorted(given[left].keys() & given[right].keys())
         if len(common) >= LEAST_COMMON:
-            yield left, right, _kappa(*(np.array([given[code][clip] for clip in common]) for code in (left, right)))
-
-
-def _kappa(left: np.ndarray, right: np.ndarray) -> float:
-    """Cohen's kappa of two listeners' votes (n, C) on the same clips."""
-    observed = (left * right).sum(axis=1).mean()
-    chance = left.mean(axis=0) @ right.mean(axis=0)
-    return float((observed - chance) / (1 - chance)) if chance < 1 - 1e-12 else np.nan
+            a, b = (np.array([given[code][clip] for clip in common]) for code in (left, right))  # (clips, C)
+            observed, chance = (a * b).sum(axis=1).mean(), a.mean(axis=0) @ b.mean(axis=0)
+            yield left, right, float((observed - chance) / (1 - chance)) if chance < 1 - 1e-12 else np.nan

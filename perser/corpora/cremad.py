@@ -25,7 +25,8 @@ def load(root: str | Path) -> Corpus:
 
     UserError: a root without finishedResponses.csv and AudioWAV, or a faulty row.
     """
-    path = folder(root, _is_release, "CREMA-D's finishedResponses.csv and AudioWAV")
+    path = folder(root, lambda path: (path / "finishedResponses.csv").is_file() and (path / "AudioWAV").is_dir(),
+                  "CREMA-D's finishedResponses.csv and AudioWAV")
     marker, file = read_marker(path) or {}, path / "finishedResponses.csv"
     clips, ratings, repeated = {}, {}, 0
     for number, clip, listener, emotion in parse(read_text(file), str(file)):
@@ -63,7 +64,3 @@ def _clip(clip: str, root: Path, where: str) -> dict:
     wav = root / "AudioWAV" / f"{clip}.wav"
     return {"clip": clip, "path": str(wav), "speaker": match[1], "session": blocks[0], "seconds": seconds(wav, where),
             "intended": EMOTIONS[match[2]]}
-
-
-def _is_release(path: Path) -> bool:
-    return (path / "finishedResponses.csv").is_file() and (path / "AudioWAV").is_dir()

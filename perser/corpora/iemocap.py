@@ -17,6 +17,7 @@ WORDS = {"Frustration": "frustrated", "Anger": "angry", "Sadness": "sad", "Disgu
          "Happiness": "happy", "Other": ""}
 DIALOGS, CLIPS, OBSERVERS_PER_CLIP = 151, 10_039, 3  # of the full release
 _LISTENERS = ("observers", "all")
+_FOLDERS = "Session[1-5]/dialog/EmoEvaluation"
 _HEAD = re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*\]\t([^\t]+)\t([^\t]+)\t\[[^\]\t]*\]\s*")
 _NAME = re.compile(r"(Ses(\d\d)[FM]_\w+)_([FM])\d{3}", re.ASCII)
 _RATING = re.compile(r"C-([EFM]\d{1,2}):\s*([^(]*)(\(.*)?")
@@ -40,8 +41,10 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     """
     if listeners not in _LISTENERS:
         raise UserError(f"listeners={listeners!r} is unknown: {nearest(str(listeners), _LISTENERS)}")
-    path = folder(root, _is_release, "IEMOCAP's Session1 ... Session5")
-    marker, files = read_marker(path), _files(path)
+    path = folder(root, lambda path: any(path.glob(_FOLDERS)), "IEMOCAP's Session1 ... Session5")
+    marker = read_marker(path)
+    # Sub-folders hold the same ratings again; names with a leading dot are macOS metadata.
+    files = sorted(file for file in path.glob(f"{_FOLDERS}/*.txt") if not file.name.startswith("."))
     clips, ratings = {}, []
     for file in files:
         for line, block in parse(read_text(file), str(file)):
@@ -49,10 +52,11 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
             if block.clip in clips:
                 raise UserError(f"{where}: {block.clip} was annotated before; remove one of the two blocks")
             clips[block.clip] = _clip(block, file, where)
-            chosen = {who: ticks for who, ticks in block.ratings.items() if listeners == "all" or who[0] == "E"}
+            chosen = [(block.clip, listener, ticks) for listener, ticks in block.ratings.items()
+                      if listeners == "all" or listener[0] == "E"]
             if not chosen:
                 raise UserError(f"{where}: {block.clip} has no rating by an observer; restore its C-E lines")
-            ratings += [(block.clip, listener, ticks) for listener, ticks in chosen.items()]
+            ratings += chosen
     if not clips:
         raise UserError(f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation")
     if marker is None:
@@ -118,16 +122,6 @@ def _clip(block: Block, file: Path, where: str) -> dict:
     # The speaker is the letter of the last token; the letter after the session's number is who wore the markers.
     return {"clip": block.clip, "path": str(wav), "speaker": f"Ses{number}{sex}", "session": int(number),
             "seconds": seconds(wav, where), "dialog": dialog, "consensus": block.consensus}
-
-
-def _is_release(path: Path) -> bool:
-    return any(path.glob("Session[1-5]/dialog/EmoEvaluation"))
-
-
-def _files(root: Path) -> list[Path]:
-    """The annotation files of the dialogs, without sub-folders and macOS metadata (._*)."""
-    files = root.glob("Session[1-5]/dialog/EmoEvaluation/*.txt")
-    return sorted(path for path in files if not path.name.startswith("."))
 
 
 def _check_size(path: Path, dialogs: int, clips: list[str], ratings: list[tuple]) -> None:

@@ -81,7 +81,7 @@ def _check_rated(rated: bool, clip: str, name: str, line: int) -> None:
 
 
 def _labels(primary: str, secondary: str, where: str) -> tuple[str, set[str]]:
-    """The primary label and the secondary ones; "" stands for any kind of Other."""
+    """The primary label and the set of secondary ones; "" is any kind of Other."""
     labels = []
     for place, word in enumerate([primary, *(word.strip() for word in secondary.split(",") if word.strip())]):
         valid = SECONDARY if place else PRIMARY

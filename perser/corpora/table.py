@@ -64,7 +64,7 @@ def parse(text: str, name: str, classes: tuple[str, ...] = ()) -> list[tuple[int
         safe(row["clip"], where)
         if not row["listener"].strip():
             raise UserError(f"{where}: no listener; fill in who rated")
-        ticked = _split(row["label"]) if "label" in row else _ticks(row, where)
+        ticked = _ticks(row, where)
         for word in sorted(ticked - set(classes)) if classes else ():
             raise UserError(f"{where}: label {word!r} is unknown: {nearest(word, [*classes, 'Other'])}")
         rows.append((line, row, ticked))
@@ -73,12 +73,9 @@ def parse(text: str, name: str, classes: tuple[str, ...] = ()) -> list[tuple[int
     return rows
 
 
-def _split(label: str) -> set[str]:
-    words = {word.strip() for word in label.split(";")}
-    return {word for word in words if word and word.lower() != "other"}
-
-
 def _ticks(row: dict, where: str) -> set[str]:
+    if "label" in row:
+        return {word for word in map(str.strip, row["label"].split(";")) if word and word.lower() != "other"}
     columns = [column for column in row if column not in _FIXED]
     for column in columns:
         if row[column].strip().lower() not in _YES:

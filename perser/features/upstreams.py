@@ -93,7 +93,10 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> U
     if name.startswith((".", "/", "~")) or folder.is_dir():
         return _transformer(folder, folder.resolve().name, None, device)
     if name not in HUB and "/" not in name:
-        raise UserError(_unknown(name))
+        known = ["logmel", "egemaps", *HUB]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise UserError(f"unknown upstream {name!r}; {hint} A hub id (org/model) or a model's folder works too")
     repo, pinned, prefix = HUB.get(name, (repo, requested or "main", ""))
     if revision is not None:
         pinned, prefix = revision, ""
@@ -140,13 +143,6 @@ def _egemaps() -> Upstream:
         return torch.from_numpy(np.nan_to_num(rows).astype("float32"))[:, None]
 
     return Upstream("egemaps", f"egemaps-{opensmile.__version__}", 1, 88, True, True, functionals)
-
-
-def _unknown(name: str) -> str:
-    known = ["logmel", "egemaps", *HUB]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"unknown upstream {name!r}; {hint} A hub id (org/model) or a model's folder works too"
 
 
 def _fetch(name: str, repo: str, revision: str) -> Path:

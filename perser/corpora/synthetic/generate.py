@@ -43,7 +43,9 @@ def synthesise(root: str | Path, seed: int = 0, clips: int = 1200, progress: boo
         raise UserError(f"clips={clips} is too few for the layout's dialogs and listeners: give at least 100")
     if seed < 0:
         raise UserError(f"seed={seed} is negative: give a whole number from 0")
-    identity = _identity(seed, clips, layout)
+    identity = {"what": "espeak-ng speech and simulated listeners, not a recording of anyone",
+                "synthetic": "speech and listeners", "layout": layout, "seed": seed, "asked": clips,
+                "generator": GENERATOR, "espeakng-loader": version("espeakng-loader")}
     if _is_complete(root, identity):
         log.info("%s: already there", root)
         return root
@@ -69,12 +71,6 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     if read_marker(path)["layout"] == "cremad":
         return replace(cremad.load(path), name="synthetic")
     return replace(iemocap.load(path, listeners=listeners), name="synthetic")
-
-
-def _identity(seed: int, clips: int, layout: str) -> dict:
-    return {"what": "espeak-ng speech and simulated listeners, not a recording of anyone",
-            "synthetic": "speech and listeners", "layout": layout, "seed": seed, "asked": clips,
-            "generator": GENERATOR, "espeakng-loader": version("espeakng-loader")}
 
 
 def _is_complete(root: Path, identity: dict) -> bool:
@@ -107,7 +103,10 @@ def _clear(root: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _speak(turns: list[Utterance], draft: Path, seed: int, progress: bool) -> None:

@@ -87,7 +87,7 @@ def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) ->
             actor = f"{turn.sex}{turn.group}"
             if actor in SELF_RATERS and "impro" in dialog and not (actor == "M5" and "M_" in dialog):
                 ratings[actor] = _labels(ticked[actor][index], draw)
-            remarks = {name: _remark(draw) for name in ratings}
+            remarks = {name: str(draw.choice(_REMARKS)) if draw.random() < 0.06 else "" for name in ratings}
             values = {name: _values(cues[index], draw) for name in sorted(ratings)[1:]}
             blocks.append(block(turn.clip, *spans[index], ratings, remarks, values))
             detail[turn.clip] = (ratings, remarks, values)
@@ -143,10 +143,6 @@ def _labels(ticked: list[str], draw: np.random.Generator) -> list[str]:
     if chance < 0.015:
         return ["Other"]
     return [WORD[name] for name in ticked] + ["Other"] * (chance > 0.985)
-
-
-def _remark(draw: np.random.Generator) -> str:
-    return str(draw.choice(_REMARKS)) if draw.random() < 0.06 else ""
 
 
 def _values(cues: np.ndarray, draw: np.random.Generator) -> tuple[int, int, int | None]:
