@@ -20,7 +20,7 @@ _LEAST_RATINGS = 20
 def describe(corpus: Corpus) -> dict:
     """Counts and listener statistics, JSON-able.
 
-    Class shares, neutral, agreement and kappa are computed from votes (see `perser.corpora.agreement`). agreement: share
+    Class shares, neutral, agreement and kappa are computed from votes (`perser.corpora.agreement`). agreement: share
     of a listener's votes that falls on the plurality of the clip's other listeners; a tied plurality counts by its
     share. kappa: Cohen's kappa of two listeners. Listeners with fewer than 20 such ratings, and pairs with fewer than
     20 common clips, are left out of these figures. For simulated listeners, those of real listeners are added.
