@@ -1,4 +1,4 @@
-"""Write a data set in the upstream layout, and check a folder against the rules upstream reviews by."""
+"""Write a data set in the upstream layout, and check a folder against upstream's review rules."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,21 @@ from perser.phase2.tasks import Phase2Task, load
 MOST_SECONDS, FEWEST_ROWS, FEWEST_INSTRUCTIONS = 3600.0, 32, 10
 
 
+def numbered(name: str, values: Sequence[str]) -> dict[str, str]:
+    """Upstream's columns for one or more values.
+
+    >>> numbered("label", ["sad", "angry"])
+    {'label': 'sad', 'label2': 'angry'}
+    """
+    return {f"{name}{i}" if i > 1 else name: value for i, value in enumerate(values, 1)}
+
+
 def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], *, kind: str, domain: str,
                metrics: Sequence[str], description: str, synthetic: str = "", license: str = "MIT") -> Path:
-    """Write `root/<task>/<task>_<dataset>/instance.json` and `data/metadata.jsonl`; wavs are to lie in `data/`.
+    """Write `instance.json` and `data/metadata.jsonl` under `root/<task>/<task>_<dataset>`; returns that folder.
 
-    rows hold the upstream columns: file, instruction, label (strings), audio, audio2 ..., text, label2 ...
-    Gives the data set's folder. `kind`, `domain` and `synthetic` are extra keys, which upstream allows.
+    rows: dicts of upstream's columns: file, instruction, label (strings), audio, audio2 ..., text, label2 ...
+    The caller puts the WAV files in `data/`. `kind`, `domain` and `synthetic` are extra keys, which upstream allows.
     """
     folder = Path(root) / task / f"{task}_{dataset}"
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -34,14 +43,14 @@ def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], 
 
 
 def review(folder: str | Path) -> list[str]:
-    """The upstream rules that a data set breaks, [] if none: length, rows, instructions, columns, readme."""
+    """Upstream's rules that a data set breaks (length, rows, instructions, columns, readme); [] if none."""
     folder = Path(folder)
-    broken = [] if (folder.parent / "README.md").is_file() else [f"{folder.parent}: README.md is missing"]
+    faults = [] if (folder.parent / "README.md").is_file() else [f"{folder.parent}: README.md is missing"]
     try:
         tasks, problems = load(folder)
     except UserError as error:
-        return [*broken, str(error)]
-    return broken + problems + [fault for task in tasks for fault in _faults(task)]
+        return [*faults, str(error)]
+    return faults + problems + [fault for task in tasks for fault in _faults(task)]
 
 
 def _faults(task: Phase2Task) -> list[str]:
