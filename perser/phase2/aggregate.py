@@ -15,9 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from perser.errors import UserError
-from perser.phase2.metrics import METRICS
+from perser.phase2.metrics import ANSWERED, METRICS, NONE
 
-ANSWERED, NONE = "answered", "none"
 RESAMPLES, LEVEL = 200, 0.95
 PERFECT = {"BLEU": 100.0}
 TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metric", "main", "higher", "rows", "value",

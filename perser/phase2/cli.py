@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -32,13 +33,12 @@ Serve a large model, on one machine or on several behind one address, and name t
 @click.option("--grader", help="Model that grades in addition to the deterministic scorer, e.g. openai/gpt-4o.")
 @click.option("--reference", help="Model to compare the others with. Default: the cascade, if it was evaluated.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows of each data set.")
-@click.option("--batch", type=click.IntRange(min=1), help="Questions per batch of a local model.")
+@click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Questions per batch of a local model.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, asking only what is missing.")
 @click.option("--list", "listing", is_flag=True, help="List which data sets are loaded, absent or unsupported; "
               "downloads nothing.")
-def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | None, data: str | None,
-           grader: str | None, reference: str | None, limit: int | None, batch: int | None, resume: bool,
-           listing: bool) -> None:
+def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | None, listing: bool, data: str | None,
+           grader: str | None, **options: Any) -> None:
     """Evaluate speech language models on tasks in the Dynamic-SUPERB Phase-2 format."""
     if bool(tasks) == suite and not (listing and not tasks):
         raise click.UsageError("give either --tasks DIR or --suite")
@@ -52,8 +52,7 @@ def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | N
     from perser.phase2 import runner
 
     runner.check([*models, *([grader] if grader else [])])  # a missing key must show before the suite is generated
-    _evaluate(tasks or _suite(out), models, Path(out), data, reference, limit,
-              grader=grader, resume=resume, batch_size=batch)
+    _evaluate(tasks or _suite(out), models, Path(out), data, grader=grader, **options)
 
 
 def _suite(out: str) -> str:
@@ -76,7 +75,7 @@ def _list(tasks: str | None, data: str | None, out: str | None) -> None:
 
 
 def _evaluate(tasks: str, models: tuple[str, ...], out: Path, data: str | None, reference: str | None,
-              limit: int | None, **options: object) -> None:
+              limit: int | None, **options: Any) -> None:
     """Run every model and print the report; `options` are those of `runner.run`."""
     from perser.phase2 import report, runner
     from perser.phase2.tasks import load

@@ -7,7 +7,7 @@ from pathlib import Path
 import soundfile as sf
 
 from perser.errors import UserError
-from perser.phase2.tasks import Phase2Task, load
+from perser.phase2.tasks import load
 
 MOST_SECONDS, FEWEST_ROWS, FEWEST_INSTRUCTIONS = 3600.0, 32, 10
 
@@ -50,18 +50,13 @@ def review(folder: str | Path) -> list[str]:
         tasks, problems = load(folder)
     except UserError as error:
         return [*faults, str(error)]
-    return faults + problems + [fault for task in tasks for fault in _faults(task)]
-
-
-def _faults(task: Phase2Task) -> list[str]:
-    count, distinct = len(task.rows), len({row.instruction for row in task.rows})
-    seconds = sum(sf.info(path).duration for row in task.rows for path in row.audios)
-    needed = max(count / 20, FEWEST_INSTRUCTIONS)
-    faults = []
-    if seconds > MOST_SECONDS:
-        faults.append(f"{task.instance}: {seconds / 60:.1f} min of audio; at most {MOST_SECONDS / 60:.0f}")
-    if count < FEWEST_ROWS:
-        faults.append(f"{task.instance}: {count} rows; at least {FEWEST_ROWS}")
-    if distinct < needed:
-        faults.append(f"{task.instance}: {distinct} distinct instructions; at least {needed:g}")
+    faults += problems
+    for task in tasks:
+        count, distinct = len(task.rows), len({row.instruction for row in task.rows})
+        seconds = sum(sf.info(path).duration for row in task.rows for path in row.audios)
+        needed = max(count / 20, FEWEST_INSTRUCTIONS)
+        rules = ((seconds > MOST_SECONDS, f"{seconds / 60:.1f} min of audio; at most {MOST_SECONDS / 60:.0f}"),
+                 (count < FEWEST_ROWS, f"{count} rows; at least {FEWEST_ROWS}"),
+                 (distinct < needed, f"{distinct} distinct instructions; at least {needed:g}"))
+        faults += [f"{task.instance}: {fault}" for broken, fault in rules if broken]
     return faults

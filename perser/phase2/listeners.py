@@ -65,7 +65,8 @@ def build(root: str | Path, corpus: Corpus, *, fold: int = 1, group: int = 0, se
     Rows are drawn without replacement over listeners and draws; `episodes.csv` maps them to their episodes.
     Raises UserError when there are fewer queries than upstream's minimum of rows, or more than an hour of audio.
     """
-    data, name = as_data(corpus, torch.empty(len(corpus.clips), 0, 0)), f"{_title(corpus.name)}-Fold{fold}"
+    data = as_data(corpus, torch.empty(len(corpus.clips), 0, 0))
+    name = f"{''.join(part.capitalize() for part in corpus.name.split('_'))}-Fold{fold}"
     available = queries(data, fold=fold, group=group, setting=setting, shots=shots, at=at, draws=draws,
                         min_queries=min_queries, groups=groups, seed=seed, dev_held_out=dev_held_out)
     if len(available) < FEWEST_ROWS:
@@ -87,10 +88,6 @@ def build(root: str | Path, corpus: Corpus, *, fold: int = 1, group: int = 0, se
     return write_task(root, TASK, name, table, kind="classification", domain="speech",
                       metrics=("accuracy", "F1", "macro-F1"), synthetic=corpus.synthetic, license="see the corpus",
                       description=f"Name what one listener hears, from {at} clips that this listener labelled.")
-
-
-def _title(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def _rows(episodes: Sequence[tuple[int, int, np.ndarray, int]], data: Data, corpus: Corpus, folder: Path,

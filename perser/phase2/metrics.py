@@ -23,6 +23,7 @@ from text_to_num import alpha2digit
 from perser import scores
 
 LONGEST_ANSWER = 8192
+ANSWERED, NONE, UNPARSEABLE, FAILED = "answered", "none", "unparseable", "failed"  # outcomes
 NUMBER = r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])-?\.\d+"
 UNITS = {"second": (r"s|secs?|seconds?", 1.0), "millisecond": (r"ms|msecs?|milliseconds?", 1e-3),
          "minute": (r"min|mins|minutes?", 60.0), "hertz": (r"hz|hertz", 1.0), "kilohertz": (r"khz|kilohertz", 1e3),
@@ -194,19 +195,16 @@ def set_f1(labels: Sequence[str], answer: Sequence[str] | None) -> tuple[float, 
     return _overlap(Counter(_set(labels)), Counter(_set(answer)))
 
 
-def _items(values: Sequence[str]) -> list[str]:
-    return [part.strip() for value in values for part in re.split(r"[,;\n]", value.strip("[]")) if key(part)]
+def _item_f1(form: Callable[[str], str]) -> Parts:
+    """Micro-F1 over comma-separated items, counting repeated items; `form` is what is compared of an item."""
+    def items(values: Sequence[str]) -> Counter:
+        parts = [part.strip() for value in values for part in re.split(r"[,;\n]", value.strip("[]"))]
+        return Counter(form(part) for part in parts if key(part))
+    return lambda labels, answer: _overlap(items(labels), items([answer or ""]))
 
 
-def item_f1(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
-    """Micro-F1 over comma-separated items ("PLACE: Paris, ..."), counting repeated items."""
-    return _overlap(*(Counter(map(key, _items(side))) for side in (labels, [answer or ""])))
-
-
-def label_f1(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
-    """item_f1 of the types alone: what precedes the colon in an item."""
-    return _overlap(*(Counter(key(re.split("[:(]", item)[0]) for item in _items(side))
-                      for side in (labels, [answer or ""])))
+item_f1 = _item_f1(key)  # "PLACE: Paris, ..."
+label_f1 = _item_f1(lambda item: key(re.split("[:(]", item)[0]))  # the types alone: what precedes the colon
 
 
 def word_f1(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
@@ -332,13 +330,12 @@ def _onset_f1(window: float) -> Parts:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric reads answers (`mode`), its kind of task, whether higher is better, and its rule.
+    """How a metric reads answers (`mode`), whether higher is better, and its rule.
 
     A metric that is a ratio of sums has `parts`, (numerator, denominator) of one row; any other has `whole`.
     """
 
     mode: str
-    kind: str
     higher: bool
     parts: Parts | None = None
     whole: Callable[[Labels, Sequence], float] | None = None
@@ -357,21 +354,22 @@ class Metric:
         return float("nan") if self.mode == "number" else 1.0 if self.higher else float(numerator)
 
 
-def _family(mode: str, kind: str, higher: bool, form: str, **rules: Callable) -> dict[str, Metric]:
-    return {name.replace("_", "-"): Metric(mode, kind, higher, **{form: rule}) for name, rule in rules.items()}
+def _family(mode: str, higher: bool, form: str, **rules: Callable) -> dict[str, Metric]:
+    return {name.replace("_", "-"): Metric(mode, higher, **{form: rule}) for name, rule in rules.items()}
 
 
+KINDS = {"choice": "classification", "number": "regression", "text": "sequence_generation"}  # of task, by mode
 METRICS: dict[str, Metric] = {
-    **_family("choice", "classification", True, "parts", accuracy=exact, F1=set_f1),
-    **_family("choice", "classification", True, "whole", weighted_accuracy=weighted_accuracy, macro_F1=macro_f1),
-    **_family("number", "regression", False, "parts", MSE=_deviation(2), MAE=_deviation(1)),
-    **_family("number", "regression", False, "whole", MedAE=_over_numbers(sk.median_absolute_error, False)),
-    **_family("number", "regression", True, "whole", LCC=_over_numbers(stats.pearsonr, True),
+    **_family("choice", True, "parts", accuracy=exact, F1=set_f1),
+    **_family("choice", True, "whole", weighted_accuracy=weighted_accuracy, macro_F1=macro_f1),
+    **_family("number", False, "parts", MSE=_deviation(2), MAE=_deviation(1)),
+    **_family("number", False, "whole", MedAE=_over_numbers(sk.median_absolute_error, False)),
+    **_family("number", True, "whole", LCC=_over_numbers(stats.pearsonr, True),
               SRCC=_over_numbers(stats.spearmanr, True), KTAU=_over_numbers(stats.kendalltau, True)),
-    **_family("text", "sequence_generation", False, "parts", WER=wer, CER=cer, PER=per, MER=mer, cpWER=cpwer),
-    **_family("text", "sequence_generation", True, "whole", BLEU=bleu),
-    **_family("text", "sequence_generation", True, "parts", item_F1=item_f1, label_F1=label_f1, word_F1=word_f1,
-              IoU=iou, event_F1=event_f1, onset_F1=_onset_f1(0.05), beat_F1=_onset_f1(0.07)),
+    **_family("text", False, "parts", WER=wer, CER=cer, PER=per, MER=mer, cpWER=cpwer),
+    **_family("text", True, "whole", BLEU=bleu),
+    **_family("text", True, "parts", item_F1=item_f1, label_F1=label_f1, word_F1=word_f1, IoU=iou, event_F1=event_f1,
+              onset_F1=_onset_f1(0.05), beat_F1=_onset_f1(0.07)),
 }
 ALIASES = {"pearson": "LCC", "pearson correlation": "LCC", "pcc": "LCC", "spearman": "SRCC", "kendall": "KTAU",
            "word error rate": "WER", "character error rate": "CER", "phoneme error rate": "PER", "pos": "PER",

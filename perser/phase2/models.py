@@ -43,9 +43,9 @@ TEXT_PART = {  # by model type, the class that answers in text; the parts that g
     "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration"}
 NOT_APPLICABLE = "N/A"
 SAME_EMOTION = {"happiness": "happy", "joy": "happy", "joyful": "happy", "anger": "angry", "sadness": "sad",
-                "fearful": "fear", "afraid": "fear", "scared": "fear", "disgusted": "disgust",
-                "surprised": "surprise", "calm": "neutral", "excitement": "excited", "frustration": "frustrated",
-                "no emotion": "neutral", "contemptuous": "contempt"}
+                "fearful": "fear", "afraid": "fear", "scared": "fear", "disgusted": "disgust", "surprised": "surprise",
+                "calm": "neutral", "no emotion": "neutral", "excitement": "excited", "frustration": "frustrated",
+                "contemptuous": "contempt"}
 
 
 class Question(NamedTuple):
@@ -137,6 +137,13 @@ def _placement(device: str | None) -> tuple[str, torch.dtype]:
     return device, torch.bfloat16 if device.startswith("cuda") else torch.float32
 
 
+def _generate(model: Any, decoder: Any, inputs: Any, question: Question, **options: Any) -> list[str]:
+    """Generate greedily and decode only the new tokens, as many as the question allows."""
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=question.new_tokens, **options)
+    return decoder.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+
+
 class HfAudio(Provider):
     """Any audio language model of transformers, prompted through its processor's chat template.
 
@@ -155,8 +162,8 @@ class HfAudio(Provider):
         config = transformers.AutoConfig.from_pretrained(model_name, revision=revision)
         kind, classes = config.model_type, config.architectures or [""]
         if kind in AUDIO_AS_BASE64 and not is_mistral_common_available():  # or every question would fail
-            raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common, which pins an older "
-                            "numpy than it needs: pip install --no-deps mistral-common pydantic-extra-types "
+            raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common, which requires an "
+                            "older numpy than it needs: pip install --no-deps mistral-common pydantic-extra-types "
                             "pycountry; or serve the model with vLLM and name it openai-api/NAME/MODEL")
         self.processor = transformers.AutoProcessor.from_pretrained(model_name, revision=revision)
         self.processor.tokenizer.padding_side = "left"
@@ -168,20 +175,13 @@ class HfAudio(Provider):
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """Generate for a batch, split by whether there is audio: some processors do not accept a mixture."""
-        texts = [""] * len(questions)
+        texts: dict[int, str] = {}
         for with_audio in (True, False):
             rows = [i for i, question in enumerate(questions) if bool(question.audios) == with_audio]
-            for i, text in zip(rows, self._generate([questions[i] for i in rows]), strict=True):
-                texts[i] = text
-        return texts
-
-    def _generate(self, questions: Sequence[Question]) -> list[str]:
-        if not questions:
-            return []
-        inputs = self._inputs(questions).to(self.device, dtype=self.model.dtype)
-        with torch.inference_mode():
-            tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=questions[0].new_tokens)
-        return self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+            if rows:
+                inputs = self._inputs([questions[i] for i in rows]).to(self.device, dtype=self.model.dtype)
+                texts |= zip(rows, _generate(self.model, self.processor, inputs, questions[rows[0]]), strict=True)
+        return [texts[i] for i in range(len(questions))]
 
     def _inputs(self, questions: Sequence[Question]) -> Any:
         """A padded batch: audios first, then the text, as the model's template places them."""
@@ -202,15 +202,12 @@ class HfAudio(Provider):
     def _content(self, question: Question, waves: Sequence[np.ndarray]) -> str | list[dict[str, Any]]:
         if self.marked:
             return self.processor.audio_token * len(waves) + question.text
-        parts = [{"type": "audio", "base64": _wav(wave)} if self.as_base64 else {"type": "audio", "audio": wave}
-                 for wave in waves]
+        parts: list[dict[str, Any]] = [{"type": "audio", "audio": wave} for wave in waves]
+        for part in parts if self.as_base64 else []:
+            buffer = io.BytesIO()
+            sf.write(buffer, part.pop("audio"), RATE, format="WAV", subtype="PCM_16")
+            part["base64"] = base64.b64encode(buffer.getvalue()).decode()
         return [*parts, {"type": "text", "text": question.text}]
-
-
-def _wav(wave: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    sf.write(buffer, wave, RATE, format="WAV", subtype="PCM_16")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 class Cascade(Provider):
@@ -239,10 +236,7 @@ class Cascade(Provider):
             lines = [f"Transcript of audio {i}: {next(transcripts)}" for i in range(1, len(question.audios) + 1)]
             prompts.append(self._prompt("\n".join([*lines, question.text])))
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(self.device)
-        with torch.inference_mode():
-            tokens = self.llm.generate(**inputs, do_sample=False, max_new_tokens=questions[0].new_tokens,
-                                       pad_token_id=self.tokenizer.pad_token_id)
-        return self.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+        return _generate(self.llm, self.tokenizer, inputs, questions[0], pad_token_id=self.tokenizer.pad_token_id)
 
     def _transcribe(self, waves: list[np.ndarray]) -> list[str]:
         if not waves:
@@ -269,16 +263,15 @@ class Replay(Provider):
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """The stored responses, unchanged."""
-        return [self._stored(question) for question in questions]
-
-    def _stored(self, question: Question) -> str:
-        for name in (f"{question.instance}/{question.file}", question.file):
-            if name in self.entries:
-                response = self.entries[name].get("sllm_response")
-                if response is None:
-                    raise UserError(f"{self.model_name}: {name} has no sllm_response; predict it and try again")
-                return response
-        raise UserError(f"{self.model_name}: no entry for {question.file!r} of {question.instance}")
+        responses = []
+        for question in questions:
+            names = [n for n in (f"{question.instance}/{question.file}", question.file) if n in self.entries]
+            if not names:
+                raise UserError(f"{self.model_name}: no entry for {question.file!r} of {question.instance}")
+            responses.append(self.entries[names[0]].get("sllm_response"))
+            if responses[-1] is None:
+                raise UserError(f"{self.model_name}: {names[0]} has no sllm_response; predict it and try again")
+        return responses
 
 
 def read_predictions(path: Path) -> dict[str, dict]:
@@ -311,10 +304,10 @@ class Control(Provider):
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """The control's answer to every row."""
         for instance in {q.instance for q in questions} - set(self._sheets):
-            self._sheets[instance] = self.sheet(self.tasks[instance])
+            self._sheets[instance] = self._sheet(self.tasks[instance])
         return [self._sheets[q.instance][q.file] for q in questions]
 
-    def sheet(self, task: Phase2Task) -> dict[str, str]:
+    def _sheet(self, task: Phase2Task) -> dict[str, str]:
         """The answers to all rows of a task, by file."""
         raise NotImplementedError
 
@@ -327,16 +320,14 @@ def _tasks(root: str, data: str | None, cache_dir: str | None, limit: int | None
 class Oracle(Control):
     """The label itself: anything but a perfect score is a fault of the scorer."""
 
-    def sheet(self, task: Phase2Task) -> dict[str, str]:
-        """The labels of the row."""
+    def _sheet(self, task: Phase2Task) -> dict[str, str]:
         return {row.id: ", ".join(row.labels) for row in task.rows}
 
 
 class Majority(Control):
     """The most frequent label (set), or the median of numbers; ties go to the first in alphabetical order."""
 
-    def sheet(self, task: Phase2Task) -> dict[str, str]:
-        """The same answer for all rows."""
+    def _sheet(self, task: Phase2Task) -> dict[str, str]:
         numbers = [read_number(", ".join(row.labels)) for row in task.rows] if task.kind == "regression" else [None]
         counts = Counter(", ".join(sorted(row.labels)) for row in task.rows)
         answer = repr(median(numbers)) if None not in numbers else min(counts, key=lambda x: (-counts[x], x))
@@ -344,10 +335,9 @@ class Majority(Control):
 
 
 class Random(Control):
-    """One of the row's options; without options, the label of a random row."""
+    """One of the row's options, or the label of a random row without them; drawn from the seed, task and row."""
 
-    def sheet(self, task: Phase2Task) -> dict[str, str]:
-        """Drawn from the seed, the task and the row."""
+    def _sheet(self, task: Phase2Task) -> dict[str, str]:
         answers = {}
         for row in task.rows:
             draw = rng(self.seed, "random", task.instance, row.id)

@@ -150,25 +150,26 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     return frame
 
 
-def _ask(tasks: Sequence[Phase2Task], model: Model, logs: Path, grader: str | None, verdicts: Path) -> list[EvalLog]:
-    """One log per task, after asking whatever is missing.
+def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | None, verdicts: Path) -> list[EvalLog]:
+    """One log per task, after asking whatever is missing and grading; verdicts in the cache are not asked again.
 
     Answers reach the log on disk one by one, those of our own providers one batch at a time.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # inspect announces completion there
-        _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(logs), model=model,
+        _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(folder), model=model,
                            fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
                            max_tasks=1, log_dir_allow_dirty=True,
                            log_buffer=model.api.batch_size if isinstance(model.api, models.Provider) else 1, **QUIET)
-    if grader:
-        return [_grade(read_eval_log(log.location), grader, verdicts) for log in done]
-    return [_read(log.location) for log in done]
-
-
-def _read(path: str) -> EvalLog:
-    """A finished log with its samples, read from a stream: inspect takes half as long again for a path."""
-    with Path(path).open("rb") as file:
-        return read_eval_log(file)
+    logs = []
+    for log in done:
+        if grader:
+            logs.append(score(read_eval_log(log.location), [strict(), graded(grader, str(verdicts))],
+                              action="overwrite", display="none"))
+            write_eval_log(logs[-1])
+        else:
+            with Path(log.location).open("rb") as file:  # inspect takes half as long again to read from a path
+                logs.append(read_eval_log(file))
+    return logs
 
 
 def check(names: Sequence[str]) -> None:
@@ -193,13 +194,6 @@ def _model(name: str, args: dict[str, Any]) -> Model:
     if isinstance(model.api, models.Provider):  # inspect's default queues twenty, all lost if the process is killed
         model.config = model.config.merge(GenerateConfig(max_connections=model.api.max_connections()))
     return model
-
-
-def _grade(log: EvalLog, grader: str, verdicts: Path) -> EvalLog:
-    """Add the grader's scores to a log; verdicts in the cache are not asked again."""
-    log = score(log, [strict(), graded(grader, str(verdicts))], action="overwrite", display="none")
-    write_eval_log(log)
-    return log
 
 
 def rows(log: EvalLog, model: str, grader: str | None = None) -> Iterator[dict[str, Any]]:

@@ -18,11 +18,10 @@ from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig,
 from inspect_ai.scorer import SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
-from perser.phase2.metrics import METRICS, clean, exact, read
+from perser.phase2.metrics import ANSWERED, FAILED, METRICS, NONE, UNPARSEABLE, clean, exact, read
 
 logger = logging.getLogger(__name__)
 SHOWN = 2000
-ANSWERED, NONE, UNPARSEABLE, FAILED = "answered", "none", "unparseable", "failed"
 
 RULES = {
     "choice": (

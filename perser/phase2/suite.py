@@ -47,18 +47,18 @@ class Recipe:
     Lines of a row are separate recordings (audio, audio2), or a single one if `joined`.
     """
 
+    make: Callable[[int, Draw], Item]
     kind: str
     domain: str
     metrics: tuple[str, ...]
     description: str
     questions: tuple[str, str]
-    make: Callable[[int, Draw], Item]
     options: tuple[str, ...] = ()
     joined: bool = False
 
 
 def spoken(text: str, voice: str, emotion: str = "neutral", rate: float = 185.0) -> Line:
-    """A line for espeak-ng, without a path: the embedded corpus's emotions at 1.3 times their usual strength."""
+    """A line for espeak-ng, without a path, with the embedded corpus's emotions at 1.3 times their strength."""
     speed, pitch, span, level, tilt, _, gap, breath = 1.3 * np.array(EMOTIONS[emotion])
     female = voice.startswith("f")
     return Line(path="", text=text, voice=f"en-us+{voice}", rate=int(np.clip(rate * 2**speed, 80, 400)),
@@ -101,75 +101,64 @@ def _event(draw: Draw, name: str, seconds: float) -> np.ndarray:
     return 0.6 * np.exp(-60 * (t % 0.15)) * np.sin(2 * np.pi * 180 * t)
 
 
-def emotion(i: int, draw: Draw) -> Item:
-    """A plain sentence spoken with one of four emotions."""
+def _emotion(i: int, draw: Draw) -> Item:
     label = EXPRESSED[i % 4]
     return {"label": label}, [spoken(_pick(draw, PLAIN), _pick(draw, VOICES), label)]
 
 
-def contrast(i: int, draw: Draw) -> Item:
-    """Glad or grim words in a glad or grim voice: does the voice contradict the words?"""
+def _contrast(i: int, draw: Draw) -> Item:
     glad_words, glad_voice = i % 2 == 0, i % 4 < 2
     line = spoken(_pick(draw, GLAD if glad_words else GRIM), _pick(draw, VOICES), "happy" if glad_voice else "sad")
     return {"label": "no" if glad_words == glad_voice else "yes"}, [line]
 
 
-def speakers(i: int, draw: Draw) -> Item:
-    """Three sentences in a row by one to three voices."""
+def _speakers(i: int, draw: Draw) -> Item:
     count = 1 + i % 3
     voices = draw.permutation(VOICES)[:count]
     return {"label": str(count)}, [spoken(_pick(draw, PLAIN), str(voices[k % count])) for k in range(3)]
 
 
-def rate(i: int, draw: Draw) -> Item:
-    """A sentence at a drawn speed; the label is words per second over the actual length."""
+def _rate(i: int, draw: Draw) -> Item:
     text, voice = _pick(draw, PLAIN), _pick(draw, VOICES)
     line = spoken(text, voice, rate=float(draw.uniform(100, 330)))
     return {"label": lambda seconds: f"{len(text.split()) / seconds:.2f}"}, [line]
 
 
-def digits(i: int, draw: Draw) -> Item:
-    """Three to six digits, to be written as words."""
+def _digits(i: int, draw: Draw) -> Item:
     label = " ".join(draw.choice(DIGITS, size=int(draw.integers(3, 7))))
     return {"label": label}, [spoken(label, _pick(draw, VOICES))]
 
 
-def sentences(i: int, draw: Draw) -> Item:
-    """A sentence, to be transcribed."""
+def _sentences(i: int, draw: Draw) -> Item:
     label = _pick(draw, PLAIN + GLAD + GRIM)
     return {"label": label}, [spoken(label, _pick(draw, VOICES))]
 
 
-def same_speaker(i: int, draw: Draw) -> Item:
-    """Two recordings of one voice or of two."""
+def _same_speaker(i: int, draw: Draw) -> Item:
     first, second = map(str, draw.permutation(VOICES)[:2])
     voices = (first, first if i % 2 else second)
     return {"label": "yes" if i % 2 else "no"}, [spoken(_pick(draw, PLAIN), voice) for voice in voices]
 
 
-def matches_text(i: int, draw: Draw) -> Item:
-    """A spoken sentence and a text, its transcript or another sentence."""
+def _matches_text(i: int, draw: Draw) -> Item:
     sentence, other = map(str, draw.permutation(PLAIN)[:2])
     columns = {"text": sentence if i % 2 else other, "label": "yes" if i % 2 else "no"}
     return columns, [spoken(sentence, _pick(draw, VOICES))]
 
 
-def noise(i: int, draw: Draw) -> Item:
-    """A tone sequence, clean or with one of three noises."""
+def _noise_kind(i: int, draw: Draw) -> Item:
     label = NOISES[i % 4]
     wave = np.concatenate([_tone(220 * 2 ** draw.uniform(0, 2), 0.5) for _ in range(4)])
     return {"label": label}, [wave if label == "clean" else wave + _noise(draw, 2.0, label)]
 
 
-def snr(i: int, draw: Draw) -> Item:
-    """A steady sine in white noise at a drawn ratio."""
+def _snr(i: int, draw: Draw) -> Item:
     ratio = round(float(draw.uniform(-5, 30)), 1)
     signal = np.sqrt(2) * 0.1 * np.sin(2 * np.pi * draw.uniform(200, 800) * np.arange(2 * RATE) / RATE)
     return {"label": f"{ratio:.1f}"}, [signal + _noise(draw, 2.0, "white") * 10 ** (-ratio / 20)]
 
 
-def duration(i: int, draw: Draw) -> Item:
-    """Noise of a drawn length."""
+def _duration(i: int, draw: Draw) -> Item:
     seconds = round(float(draw.uniform(0.5, 8)), 2)
     return {"label": f"{seconds:.2f}"}, [_noise(draw, seconds, "rumble")]
 
@@ -188,20 +177,17 @@ def _scene(i: int, draw: Draw) -> tuple[list[tuple[str, float, float]], np.ndarr
     return scene, wave
 
 
-def sound_set(i: int, draw: Draw) -> Item:
-    """A scene labelled with the set of its sounds."""
+def _sound_set(i: int, draw: Draw) -> Item:
     scene, wave = _scene(i, draw)
     return numbered("label", [name for name, *_ in scene]), [wave]
 
 
-def sound_events(i: int, draw: Draw) -> Item:
-    """A scene labelled with its sounds and their times."""
+def _sound_events(i: int, draw: Draw) -> Item:
     scene, wave = _scene(i, draw)
     return {"label": "; ".join(f"{name}: {start}-{end}" for name, start, end in scene)}, [wave]
 
 
-def tempo(i: int, draw: Draw) -> Item:
-    """Four seconds of a metronome."""
+def _tempo(i: int, draw: Draw) -> Item:
     bpm, wave = int(draw.integers(60, 181)), np.zeros(4 * RATE)
     for beat in np.arange(draw.uniform(0, 0.3), 3.9, 60 / bpm):
         start = round(beat * RATE)
@@ -210,58 +196,54 @@ def tempo(i: int, draw: Draw) -> Item:
     return {"label": str(bpm)}, [wave]
 
 
-def pitch(i: int, draw: Draw) -> Item:
-    """One note of the scale of C in one of three octaves; the label leaves the octave out."""
+def _pitch(i: int, draw: Draw) -> Item:
     hertz = 261.63 * 2 ** (SEMITONES[i % 7] / 12 + int(draw.integers(-1, 2)))
     return {"label": NOTES[i % 7]}, [_tone(hertz, 1.5)]
 
 
-def melody(i: int, draw: Draw) -> Item:
-    """Four to seven notes in a row, to be written down."""
+def _melody(i: int, draw: Draw) -> Item:
     degrees = draw.integers(0, 7, size=int(draw.integers(4, 8)))
     wave = np.concatenate([_tone(261.63 * 2 ** (SEMITONES[degree] / 12), 0.4) for degree in degrees])
     return {"label": " ".join(NOTES[degree] for degree in degrees)}, [wave]
 
 
 CHOICE, NUMBER, TEXT = "classification", "regression", "sequence_generation"
+YES_NO = ("yes", "no")
 RECIPES: dict[str, Recipe] = {
-    "EmotionRecognition": Recipe(CHOICE, "speech", ("accuracy", "macro-F1"), "Name the emotion of a voice.", (
-        "Which emotion does the speaker's voice express?", "How does the speaker feel?"), emotion, EXPRESSED),
-    "ContrastDetection": Recipe(CHOICE, "speech", ("accuracy",), "Does the voice contradict the words?", (
-        "Does the tone of voice contradict the words?", "Is the way it is said at odds with what is said?"),
-        contrast, ("yes", "no")),
-    "SpeakerCounting": Recipe(CHOICE, "speech", ("accuracy",), "Count the speakers.", (
-        "How many people speak?", "How many different voices are there?"), speakers, ("1", "2", "3"), joined=True),
-    "SpeakerVerification": Recipe(CHOICE, "speech", ("accuracy",), "Do two recordings come from one speaker?", (
-        "Is it the same speaker in both recordings?", "Do both recordings come from one person?"),
-        same_speaker, ("yes", "no")),
-    "TranscriptVerification": Recipe(CHOICE, "speech", ("accuracy",), "Is the text what was said?", (
-        "Is the text below exactly what is said?", "Does the text below match the speech?"),
-        matches_text, ("yes", "no")),
-    "SpeakingRatePrediction": Recipe(NUMBER, "speech", ("MAE", "LCC"), "Words per second of a sentence.", (
-        "How many words are spoken per second? Give a number.", "Estimate the speaking rate as words per second."), rate),
-    "SpokenDigitRecognition": Recipe(TEXT, "speech", ("WER",), "Write down spoken digits.", (
-        "Write the digits you hear as words.", "Which digits are spoken, in order? Write them as words."), digits),
-    "SpeechTranscription": Recipe(TEXT, "speech", ("WER", "CER"), "Write down a sentence.", (
-        "Write down what is said.", "Transcribe the sentence."), sentences),
-    "NoiseDetection": Recipe(CHOICE, "audio", ("accuracy",), "Name the disturbance under a signal.", (
-        "Which noise lies under the tones?", "Is the signal disturbed, and by what?"), noise, NOISES),
-    "SNRPrediction": Recipe(NUMBER, "audio", ("MAE", "LCC", "SRCC"), "Signal-to-noise ratio.", (
-        "What is the signal-to-noise ratio in dB?", "Estimate the SNR in decibels."), snr),
-    "AudioDurationPrediction": Recipe(NUMBER, "audio", ("MSE", "MedAE"), "Length of a recording.", (
-        "How long is the recording in seconds?", "Give the duration in seconds."), duration),
-    "SoundSetRecognition": Recipe(CHOICE, "audio", ("accuracy", "F1"), "All sounds that occur.", (
-        "Which sounds occur? Name every one of them.", "Name all sounds that can be heard."), sound_set, SOUNDS),
-    "SoundEventDetection": Recipe(TEXT, "audio", ("event-F1", "IoU"), "All sounds with their times.", (
+    "EmotionRecognition": Recipe(_emotion, CHOICE, "speech", ("accuracy", "macro-F1"), "Name the emotion of a voice.", (
+        "Which emotion does the speaker's voice express?", "How does the speaker feel?"), EXPRESSED),
+    "ContrastDetection": Recipe(_contrast, CHOICE, "speech", ("accuracy",), "Does the voice contradict the words?", (
+        "Does the tone of voice contradict the words?", "Is the way it is said at odds with what is said?"), YES_NO),
+    "SpeakerCounting": Recipe(_speakers, CHOICE, "speech", ("accuracy",), "Count the speakers.", (
+        "How many people speak?", "How many different voices are there?"), ("1", "2", "3"), joined=True),
+    "SpeakerVerification": Recipe(
+        _same_speaker, CHOICE, "speech", ("accuracy",), "Do two recordings come from one speaker?", (
+            "Is it the same speaker in both recordings?", "Do both recordings come from one person?"), YES_NO),
+    "TranscriptVerification": Recipe(_matches_text, CHOICE, "speech", ("accuracy",), "Is the text what was said?", (
+        "Is the text below exactly what is said?", "Does the text below match the speech?"), YES_NO),
+    "SpeakingRatePrediction": Recipe(_rate, NUMBER, "speech", ("MAE", "LCC"), "Words per second of a sentence.", (
+        "How many words are spoken per second? Give a number.", "Estimate the speaking rate as words per second.")),
+    "SpokenDigitRecognition": Recipe(_digits, TEXT, "speech", ("WER",), "Write down spoken digits.", (
+        "Write the digits you hear as words.", "Which digits are spoken, in order? Write them as words.")),
+    "SpeechTranscription": Recipe(_sentences, TEXT, "speech", ("WER", "CER"), "Write down a sentence.", (
+        "Write down what is said.", "Transcribe the sentence.")),
+    "NoiseDetection": Recipe(_noise_kind, CHOICE, "audio", ("accuracy",), "Name the disturbance under a signal.", (
+        "Which noise lies under the tones?", "Is the signal disturbed, and by what?"), NOISES),
+    "SNRPrediction": Recipe(_snr, NUMBER, "audio", ("MAE", "LCC", "SRCC"), "Signal-to-noise ratio.", (
+        "What is the signal-to-noise ratio in dB?", "Estimate the SNR in decibels.")),
+    "AudioDurationPrediction": Recipe(_duration, NUMBER, "audio", ("MSE", "MedAE"), "Length of a recording.", (
+        "How long is the recording in seconds?", "Give the duration in seconds.")),
+    "SoundSetRecognition": Recipe(_sound_set, CHOICE, "audio", ("accuracy", "F1"), "All sounds that occur.", (
+        "Which sounds occur? Name every one of them.", "Name all sounds that can be heard."), SOUNDS),
+    "SoundEventDetection": Recipe(_sound_events, TEXT, "audio", ("event-F1", "IoU"), "All sounds with their times.", (
         "List each sound as name: start-end in seconds, separated by semicolons.",
-        "Which sounds (beep, siren, hiss, knocks) occur when? Write name: start-end; and so on, in seconds."),
-        sound_events),
-    "TempoEstimation": Recipe(NUMBER, "music", ("MAE", "KTAU"), "Tempo of a metronome.", (
-        "What is the tempo in BPM?", "How many beats per minute are there?"), tempo),
-    "NoteRecognition": Recipe(CHOICE, "music", ("accuracy", "weighted-accuracy"), "Name a note.", (
-        "Which note is played?", "What is the name of the note?"), pitch, NOTES),
-    "MelodyTranscription": Recipe(TEXT, "music", ("PER",), "Write down a melody.", (
-        "Write the notes you hear, by letter, separated by spaces.", "Which notes are played, in order?"), melody),
+        "Which sounds (beep, siren, hiss, knocks) occur when? Write name: start-end; and so on, in seconds.")),
+    "TempoEstimation": Recipe(_tempo, NUMBER, "music", ("MAE", "KTAU"), "Tempo of a metronome.", (
+        "What is the tempo in BPM?", "How many beats per minute are there?")),
+    "NoteRecognition": Recipe(_pitch, CHOICE, "music", ("accuracy", "weighted-accuracy"), "Name a note.", (
+        "Which note is played?", "What is the name of the note?"), NOTES),
+    "MelodyTranscription": Recipe(_melody, TEXT, "music", ("PER",), "Write down a melody.", (
+        "Write the notes you hear, by letter, separated by spaces.", "Which notes are played, in order?")),
 }
 
 

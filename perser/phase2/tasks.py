@@ -23,7 +23,7 @@ import soundfile as sf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from perser.errors import UserError
-from perser.phase2.metrics import METRICS, canonical
+from perser.phase2.metrics import KINDS, METRICS, canonical
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 COLUMN = re.compile(r"(audio|text|label|file|instruction)_?(\d*)")
@@ -139,7 +139,7 @@ def _task(file: Path, instance: Instance, find: Callable[[Path, Instance], tuple
           limit: int | None, problems: list[str]) -> Phase2Task:
     name, extra = instance.path.split("/")[1], instance.model_extra or {}
     known = catalogue().get(name) or catalogue().get(file.parent.name) or {}
-    kinds = [METRICS[metric].kind for metric in map(canonical, instance.metrics) if metric]
+    kinds = [KINDS[METRICS[metric].mode] for metric in map(canonical, instance.metrics) if metric]
     kind = str(extra.get("kind") or known.get("kind") or (kinds or ["classification"])[0])
     if kind == "audio_generation":
         raise UserError(f"{file}: {name} asks for audio as the answer; such tasks are not supported")
@@ -165,8 +165,7 @@ def _metrics(file: Path, listed: list[str], known: dict[str, str], kind: str, pr
         problems.append(f"{file}: of the metrics {', '.join(listed)[:80]!r} only {', '.join(ours)} can be computed")
     catalogued = [name for name in known.get("metrics", "").split("|") if name]
     if ours and catalogued and set(ours) != set(catalogued):
-        problems.append(f"{file}: {', '.join(ours)} here, {', '.join(catalogued)} in the catalogue: "
-                        "using those of the file")
+        problems.append(f"{file}: {', '.join(ours)} here, {', '.join(catalogued)} in the catalogue: using the file's")
     ours = ours or catalogued
     if not ours and (listed or known):
         raise UserError(f"{file}: no supported metric in {listed or known['metrics_as_found']}; the task is left out")
@@ -206,11 +205,9 @@ def _hub(instance: Instance, folder: Path, fetch: bool) -> tuple[Path, str]:
         snapshot = Path(snapshot_download(instance.path, repo_type="dataset", revision=revision,
                                           local_files_only=not fetch))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise UserError(
-            f"{folder}: data not here and {'not available from the hub' if fetch else 'not in the cache of the hub'} "
-            f"({type(error).__name__}); download it with "
-            f"`hf download {instance.path} --repo-type dataset --revision {revision}` or put it in {folder / 'data'}"
-        ) from error
+        raise UserError(f"{folder}: data not here and {'not available from' if fetch else 'not in the cache of'} the hub "
+                        f"({type(error).__name__}); download it with `hf download {instance.path} --repo-type dataset "
+                        f"--revision {revision}` or put it in {folder / 'data'}") from error
     return snapshot, snapshot.name
 
 
@@ -282,7 +279,7 @@ def _row(record: object, folder: Path, blobs: Path, cache_dir: Path) -> Row:
             continue
         if match := COLUMN.fullmatch(column):
             parts[match[1]].append((int(match[2] or 0), value))
-        elif _holds_audio(value):
+        elif (isinstance(value, dict) and "bytes" in value) or str(value).lower().endswith(AUDIO_SUFFIXES):
             parts["audio"].append((10**9 + position, value))
     if not parts["label"] and "label" in record:
         parts["label"].append((0, ""))
@@ -298,11 +295,6 @@ def _row(record: object, folder: Path, blobs: Path, cache_dir: Path) -> Row:
         raise UserError("column 'file' is missing and there is no audio to name the row by")
     return Row(name, str(columns["instruction"][0]), paths, tuple(map(str, columns["text"])),
                _labels(columns["label"]))
-
-
-def _holds_audio(value: object) -> bool:
-    return (isinstance(value, dict) and "bytes" in value) or (
-        isinstance(value, str) and value.lower().endswith(AUDIO_SUFFIXES))
 
 
 def _labels(values: list) -> tuple[str, ...]:
