@@ -123,7 +123,7 @@ def test_our_model_answers_as_the_main_evaluation_does(built, corpus, model, tmp
             for rating, row in zip(episodes.query[draw], sets, strict=True):
                 names = [c for c, on in zip(CLASSES, row, strict=True) if on]
                 expected[(data.listeners[listener], str(draw), data.clips[data.clip[rating]])] = names
-    said = frame.set_index("sample")["said"].map(json.loads)
+    said = frame.set_index("sample")["answer_read"].map(json.loads)
     same = [sorted(said[line["file"]] or []) == sorted(expected[(line["listener"], line["draw"], line["clip"])])
             for line in csv.DictReader((built / "data" / "episodes.csv").read_text().splitlines())]
     assert np.mean(same) == 1

@@ -20,7 +20,7 @@ from perser.phase2.metrics import (
     canonical,
     clean,
     events,
-    intervals,
+    time_spans,
     parse_options,
     read_choice,
     read_number,
@@ -206,7 +206,7 @@ def test_errors_of_numbers_leave_out_missing_answers():
 
 
 def test_iou_by_hand():
-    assert intervals("from 1 to 2.5 s and 3-4").tolist() == [[1, 2.5], [3, 4]]
+    assert time_spans("from 1 to 2.5 s and 3-4").tolist() == [[1, 2.5], [3, 4]]
     assert score("IoU", ["1-3"], ["2-4"]) == pytest.approx(1 / 3)
     assert score("IoU", ["1-3", "0-1"], ["1-3", None]) == pytest.approx(0.5)
     assert score("IoU", ["0-1; 2-3"], ["0-3"]) == pytest.approx(2 / 3)

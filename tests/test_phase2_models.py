@@ -455,7 +455,7 @@ def test_an_openai_compatible_server_gets_the_audios_and_is_scored(server, tmp_p
     loaded = tasks.load(tmp_path / "t")[0]
     frame = runner.run(loaded, "openai-api/local/tiny", tmp_path / "o",
                        source=source(tmp_path / "t"))
-    assert frame["said"].tolist() == frame["labels"].tolist() and len(frame) == 4
+    assert frame["answer_read"].tolist() == frame["labels"].tolist() and len(frame) == 4
     folder = tmp_path / "o" / runner.slug("openai-api/local/tiny") / "predictions"
     written = json.loads((folder / "Level_X.json").read_text())
     assert written["0"]["sllm_response"] == "loud 2 0 256"

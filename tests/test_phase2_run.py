@@ -81,7 +81,7 @@ def test_random_is_the_same_twice_and_not_the_oracle(evaluated, small_suite, tmp
     before = aggregate.read(out)
     before = before[(before["model"] == "random") & before["instance"].isin(again["instance"])]
     pd.testing.assert_frame_equal(*(f.sort_values(["instance", "sample"], ignore_index=True) for f in (again, before)))
-    assert (before["said"] != before["labels"]).any()
+    assert (before["answer_read"] != before["labels"]).any()
 
 
 def test_records_name_what_is_synthetic_and_the_report_says_so(evaluated):
@@ -158,10 +158,10 @@ def test_a_harmful_answer_changes_neither_report_nor_another_score(tmp_path, gra
         texts.append(report.write(tmp_path / name).replace(name, ""))
     plain, hurt = frames
     others = [f"{i:03d}" for i in range(count, len(labels))]
-    columns = ["said", "outcome", "correct", "labels"]
+    columns = ["answer_read", "outcome", "correct", "labels"]
     for scorer in ("strict", grader):
         pd.testing.assert_frame_equal(plain.loc[scorer].loc[others, columns], hurt.loc[scorer].loc[others, columns])
-    said = {name: json.loads(hurt.loc[("strict", f"{i:03d}"), "said"]) for i, name in enumerate(NASTY)}
+    said = {name: json.loads(hurt.loc[("strict", f"{i:03d}"), "answer_read"]) for i, name in enumerate(NASTY)}
     assert said == {"html": ["a"], "long": ["b"], "controls": ["a"], "verdict": ["c"], "order": None,
                     "lone surrogate": ["a"], "table": ["a", "b"], "empty": None, "quote": ["b"]}
     assert len(texts[0].splitlines()) == len(texts[1].splitlines())
@@ -414,7 +414,7 @@ def test_a_limited_run_is_resumed_without_its_limit(tmp_path):
     again = CliRunner().invoke(phase2, [*command, "--resume"])
     assert again.exit_code == 0, again.output
     whole = aggregate.read(tmp_path / "o")
-    assert len(whole) == 4 and (whole["said"] == '["a"]').sum() == 4
+    assert len(whole) == 4 and (whole["answer_read"] == '["a"]').sum() == 4
 
 
 def test_plain_inspect_runs_the_tasks(tmp_path):

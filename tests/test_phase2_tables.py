@@ -20,7 +20,7 @@ def rows(model, instance, metric, labels, said, *, domain="speech", clusters=Non
         "model": model, "task": "T", "group": group or instance, "instance": instance, "domain": domain, "kind": kind,
         "metrics": metric, "commit": "local", "sample": [str(i) for i in range(count)],
         "cluster": clusters or [f"{instance}{i}" for i in range(count)], "scorer": scorer,
-        "labels": [json.dumps([x]) for x in labels], "said": [json.dumps(x) for x in said],
+        "labels": [json.dumps([x]) for x in labels], "answer_read": [json.dumps(x) for x in said],
         "outcome": outcome or ["none" if x is None else "answered" for x in said], "correct": np.nan, "synthetic": ""})
 
 
@@ -39,11 +39,11 @@ def test_no_answer_is_folded_into_numbers_only_and_in_the_right_direction():
     labels, said = ["1", "2", "3", "4"], [2.0, 3.0, None, None]
     frame = rows("m", "S", "MAE", labels, said, kind="regression")
     every = np.arange(4)
-    assert aggregate.cell(frame, "MAE").folded(every) == pytest.approx(1 / 0.5)
-    assert aggregate.cell(frame, "LCC").folded(every) == pytest.approx(1 * 0.5)
+    assert aggregate.read_cell(frame, "MAE").adjusted(every) == pytest.approx(1 / 0.5)
+    assert aggregate.read_cell(frame, "LCC").adjusted(every) == pytest.approx(1 * 0.5)
     choice = rows("m", "S", "accuracy", ["a", "a"], [["a"], None])
-    assert aggregate.cell(choice, "accuracy").folded(np.arange(2)) == 0.5
-    assert math.isnan(aggregate.cell(rows("m", "S", "accuracy", ["a"], [None]), "accuracy").folded(np.arange(1)))
+    assert aggregate.read_cell(choice, "accuracy").adjusted(np.arange(2)) == 0.5
+    assert math.isnan(aggregate.read_cell(rows("m", "S", "accuracy", ["a"], [None]), "accuracy").adjusted(np.arange(1)))
 
 
 def test_domain_table_by_hand_with_the_published_exclusions():
@@ -72,7 +72,7 @@ def test_an_outlier_moves_the_mean_but_not_median_or_wins():
 def test_folds_weigh_the_same_and_are_counted():
     frame = pd.concat([rows("m", "S-Fold1", "accuracy", list("aa"), [["a"], ["a"]], group="S"),
                        rows("m", "S-Fold2", "accuracy", list("aaaa"), [["b"]] * 4, group="S")])
-    row = aggregate.folds(aggregate.tasks(frame, resamples=0)).iloc[0]
+    row = aggregate.average_folds(aggregate.tasks(frame, resamples=0)).iloc[0]
     assert (row["group"], row["folds"], row["rows"], row["value"]) == ("S", 2, 6, 0.5)
 
 

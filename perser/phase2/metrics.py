@@ -35,10 +35,9 @@ NO_ANSWER = {"n a", "na", "not applicable", ""}
 
 def clean(answer: str) -> str:
     """The text that is scored: tagged reasoning removed, control characters blanked, cut to LONGEST_ANSWER."""
-    answer = answer[: 4 * LONGEST_ANSWER]
-    answer = re.sub(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", " ", answer, flags=re.S | re.I)
-    answer = "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in answer)
-    return answer.strip()[:LONGEST_ANSWER]
+    text = re.sub(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", " ", answer[: 4 * LONGEST_ANSWER], flags=re.S | re.I)
+    text = "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in text)
+    return text.strip()[:LONGEST_ANSWER]
 
 
 def _fold(text: str) -> str:
@@ -52,8 +51,7 @@ def tokens(text: str) -> list[str]:
     >>> tokens("It is Twenty-one  dB, I'd say.")
     ['it', 'is', '21', 'db', "i'd", 'say']
     """
-    text = alpha2digit(_fold(text), "en", threshold=0)
-    words = re.findall(r"(?<!\w)-?\d+(?:\.\d+)?(?!\w)|[\w#+%']+", text)
+    words = re.findall(r"(?<!\w)-?\d+(?:\.\d+)?(?!\w)|[\w#+%']+", alpha2digit(_fold(text), "en", threshold=0))
     return [word for word in (word.strip("'") for word in words) if word]
 
 
@@ -90,8 +88,7 @@ def parse_options(instruction: str, labels: Sequence[str] = ()) -> list[str]:
 def _enumerations(text: str) -> list[list[str]]:
     """Possible splits of an enumeration; commas bind looser than "or", "or" looser than "and"."""
     *parts, last = [part.strip() for part in re.split(r"[,;|\n]", text)]
-    splits = [parts + [part for part in re.split(rf"^(?:or|and)\s+|\s+(?:{word})\s+", last) if part]
-              for word in ("or", "or|and")]
+    splits = [[*parts, *re.split(rf"^(?:or|and)\s+|\s+(?:{word})\s+", last)] for word in ("or", "or|and")]
     return [[part for part in (re.sub(r"^['\"(\[]+|['\")\].:]+$", "", option.strip()) for option in split)
              if key(part)] for split in splits]
 
@@ -245,9 +242,9 @@ def cpwer(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
 
 def bleu(labels: Labels, answers: Sequence[str | None]) -> float:
     """Corpus BLEU by sacrebleu, 0 to 100, with Chinese tokenisation if the references are Chinese."""
-    chinese = any(re.search(r"[\u4e00-\u9fff]", " ".join(row)) for row in labels)
-    return sacrebleu.corpus_bleu([a or "" for a in answers], [[" ".join(row) for row in labels]],
-                                 tokenize="zh" if chinese else "13a").score
+    references = [" ".join(row) for row in labels]
+    tokenizer = "zh" if any(re.search(r"[\u4e00-\u9fff]", text) for text in references) else "13a"
+    return sacrebleu.corpus_bleu([a or "" for a in answers], [references], tokenize=tokenizer).score
 
 
 @lru_cache(maxsize=65536)

@@ -1,7 +1,4 @@
-"""Inspect providers for the models that inspect does not serve itself.
-
-perser/FILE  cascade/ASR+LLM  hf-audio/ID  replay/FILE  and the controls majority, random, oracle (`/labels`).
-"""
+"""Inspect providers for perser/FILE, cascade/ASR+LLM, hf-audio/ID, replay/FILE and the controls (`oracle/labels`)."""
 
 import asyncio
 import base64
@@ -38,9 +35,8 @@ MARKED = {"granite_speech", "granite_speech_plus"}  # their chat templates take 
 ONE_AUDIO = MARKED | {"audioflamingo3"}
 SAFE = {"use_safetensors": True, "trust_remote_code": False}  # nothing that could execute code from the hub
 AUDIO_AS_BASE64 = {"voxtral", "voxtral_realtime"}
-TEXT_PART = {  # by model type, the class that answers in text; the parts that generate speech are not loaded
-    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
-    "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration"}
+TEXT_PART = {"qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",  # the parts that speak are not loaded
+             "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration"}
 NOT_APPLICABLE = "N/A"
 SAME_EMOTION = {"happiness": "happy", "joy": "happy", "joyful": "happy", "anger": "angry", "sadness": "sad",
                 "fearful": "fear", "afraid": "fear", "scared": "fear", "disgusted": "disgust", "surprised": "surprise",
@@ -187,8 +183,8 @@ class HfAudio(Provider):
         """A padded batch: audios first, then the text, as the model's template places them."""
         waves = [self._waves(question) for question in questions]
         chats = [[{"role": "user", "content": self._content(*pair)}] for pair in zip(questions, waves, strict=True)]
-        if not self.marked:
-            return self.processor.apply_chat_template(  # no audio padding given: processors have their own defaults
+        if not self.marked:  # audio padding is left to the processor's default
+            return self.processor.apply_chat_template(
                 chats, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
                 processor_kwargs={"text_kwargs": {"padding": True}})
         texts = self.processor.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
@@ -231,10 +227,8 @@ class Cascade(Provider):
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """Transcribe all audios of the batch, then answer its questions."""
         transcripts = iter(self._transcribe([waveform(uri) for q in questions for uri in q.audios]))
-        prompts = []
-        for question in questions:
-            lines = [f"Transcript of audio {i}: {next(transcripts)}" for i in range(1, len(question.audios) + 1)]
-            prompts.append(self._prompt("\n".join([*lines, question.text])))
+        prompts = [self._prompt("\n".join([*(f"Transcript of audio {i}: {next(transcripts)}"
+                                             for i in range(1, len(q.audios) + 1)), q.text])) for q in questions]
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(self.device)
         return _generate(self.llm, self.tokenizer, inputs, questions[0], pad_token_id=self.tokenizer.pad_token_id)
 
@@ -373,13 +367,12 @@ class Perser(Provider):
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """Answer questions about emotion from their last audio, all others with N/A."""
-        texts = [NOT_APPLICABLE] * len(questions)
+        texts, files = [NOT_APPLICABLE] * len(questions), {}
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            files = {}
             for i, question in enumerate(questions):
+                labels = examples(question.text)
                 if not question.audios or not re.search(r"emotion|feel|mood", question.text, re.I):
                     continue
-                labels = examples(question.text)
                 if labels and self.path.is_dir() and len(labels) == len(question.audios) - 1:
                     texts[i] = self._adapted(question, labels, Path(folder) / f"adapted{i}")
                 else:

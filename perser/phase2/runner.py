@@ -93,9 +93,9 @@ def phase2(tasks: str, instance: str | None = None, data: str | None = None, gra
 
 @contextlib.contextmanager
 def _process_settings(out: Path) -> Iterator[None]:
-    """Keep inspect's other files under `out`, where resume reads its sample buffer, and collect garbage rarely.
+    """Keep inspect's other files under `out`, where resume reads its sample buffer; collect garbage rarely.
 
-    Each collection of cycles walks every event that inspect holds, which takes a tenth of its time.
+    A collection of cycles walks all of inspect's events, which takes a tenth of its time.
     """
     names = ("XDG_DATA_HOME", "XDG_CACHE_HOME", "INSPECT_CACHE_DIR")
     before, threshold = {name: os.environ.get(name) for name in names}, gc.get_threshold()

@@ -157,8 +157,8 @@ def graded(grader: str | None = None, cache_dir: str | None = None, attempts: in
                 reply = await ask(model, mode, question(state.metadata, answer), Path(cache_dir) if cache_dir else None)
                 break
             except Exception as error:  # whatever a provider raises, one verdict must not cost the others
-                logger.warning("grader failed on %s, attempt %d: %s", state.sample_id, attempt + 1,
-                               type(error).__name__)
+                cause = type(error).__name__
+                logger.warning("grader failed on %s, attempt %d: %s", state.sample_id, attempt + 1, cause)
         else:
             return _score(state, None, FAILED, False)
         result = verdict(mode, reply)

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import resources
 from operator import itemgetter
 from pathlib import Path
 
@@ -84,8 +83,8 @@ class Phase2Task:
 @cache
 def catalogue() -> dict[str, dict[str, str]]:
     """The 282 known data sets by instance name; their domains and subdomains are inferred, not official."""
-    text = (resources.files("perser.phase2") / "catalogue.csv").read_text(encoding="utf-8")
-    return {row["instance"]: row for row in csv.DictReader(io.StringIO(text))}
+    with Path(__file__).with_name("catalogue.csv").open(encoding="utf-8", newline="") as file:
+        return {row["instance"]: row for row in csv.DictReader(file)}
 
 
 def read_instance(path: Path) -> tuple[Instance, list[str]]:
@@ -107,16 +106,14 @@ def read_instance(path: Path) -> tuple[Instance, list[str]]:
         raise UserError(f"{path}: {where}: {first['msg']}; got {str(first['input'])[:80]!r}") from error
 
 
-def load(root: str | Path, data: str | Path | None = None, cache_dir: str | Path | None = None,
-         only: str | None = None, limit: int | None = None,
-         fetch: bool = True) -> tuple[list[Phase2Task], list[str]]:
+def load(root: str | Path, data: str | Path | None = None, cache_dir: str | Path | None = None, only: str | None = None,
+         limit: int | None = None, fetch: bool = True) -> tuple[list[Phase2Task], list[str]]:
     """All tasks under `root` (all `instance.json` files, or just the data set named `only`), and the problems.
 
     Data come from the instance's folder, else from `data/<name>`, else from the hub's cache or, if `fetch`, the hub,
     at the pinned commit. Audio inside parquet files is written once under `cache_dir`. A bad task never raises.
     """
-    root = Path(root)
-    files = sorted(root.rglob("instance.json"))
+    root, files = Path(root), sorted(Path(root).rglob("instance.json"))
     if not files:
         raise UserError(f"{root}: no instance.json in it or below; give a folder in the upstream layout")
     tasks, problems, find = [], [], partial(find_data, data=data, fetch=fetch)
@@ -173,42 +170,39 @@ def _metrics(file: Path, listed: list[str], known: dict[str, str], kind: str, pr
     return tuple(dict.fromkeys(name for name in ours if METRICS[name].mode == METRICS[ours[0]].mode))
 
 
-def find_data(folder: Path, instance: Instance, data: str | Path | None = None,
-              fetch: bool = True) -> tuple[Path, str]:
+def find_data(folder: Path, instance: Instance, data: str | Path | None = None, fetch: bool = True) -> tuple[Path, str]:
     """The folder with the rows, and the commit ("local" for a local folder); `fetch` allows requests to the hub.
 
     Raises UserError, with what to download, if the data are nowhere.
     """
-    local = [folder, folder / "data"]
-    if data is not None:
-        local += [Path(data) / name for name in (instance.path.split("/")[1], instance.path, instance.name)]
-    for candidate in local:
+    names = (instance.path.split("/")[1], instance.path, instance.name) if data is not None else ()
+    for candidate in (folder, folder / "data", *(Path(data) / name for name in names)):
         if candidate.is_dir() and _tables(candidate):
             return candidate, "local"
-    return _hub(instance, folder, fetch)
+    snapshot = _snapshot(instance, folder, fetch)
+    return snapshot, snapshot.name
 
 
-def _hub(instance: Instance, folder: Path, fetch: bool) -> tuple[Path, str]:
-    """The snapshot in the hub's cache, downloaded first if necessary."""
+def _snapshot(instance: Instance, folder: Path, fetch: bool) -> Path:
+    """The data in the hub's cache, downloaded first if necessary."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    fetch = fetch and not constants.HF_HUB_OFFLINE
+    repo, fetch = instance.path, fetch and not constants.HF_HUB_OFFLINE
     revision = instance.version if re.fullmatch(r"[0-9a-f]{7,40}", instance.version) else "main"
-    snapshots = Path(constants.HF_HUB_CACHE) / f"datasets--{instance.path.replace('/', '--')}" / "snapshots"
+    snapshots = Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots"
     if 7 <= len(revision) < 40:  # abbreviated
         revision = next((path.name for path in snapshots.glob(f"{revision}*")), revision)
     try:
         if 7 <= len(revision) < 40 and fetch:
-            commits = HfApi().list_repo_commits(instance.path, repo_type="dataset")
+            commits = HfApi().list_repo_commits(repo, repo_type="dataset")
             revision = next((c.commit_id for c in commits if c.commit_id.startswith(revision)), revision)
-        snapshot = Path(snapshot_download(instance.path, repo_type="dataset", revision=revision,
-                                          local_files_only=not fetch))
+        return Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=not fetch))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise UserError(f"{folder}: data not here and {'not available from' if fetch else 'not in the cache of'} the hub "
-                        f"({type(error).__name__}); download it with `hf download {instance.path} --repo-type dataset "
-                        f"--revision {revision}` or put it in {folder / 'data'}") from error
-    return snapshot, snapshot.name
+        absent = "not available from" if fetch else "not in the cache of"
+        raise UserError(f"{folder}: data not here and {absent} the hub ({type(error).__name__}); download it with "
+                        f"`hf download {repo} --repo-type dataset --revision {revision}` or put it in {folder / 'data'}"
+                        ) from error
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -220,8 +214,7 @@ def _tables(folder: Path) -> list[Path]:
 
 def read_rows(folder: Path, cache_dir: Path, limit: int | None, problems: list[str]) -> Iterator[Row]:
     """Yield the rows of a local folder; a bad row is reported and left out."""
-    ids: set[str] = set()
-    folder = folder.resolve()
+    ids, folder = set(), folder.resolve()
     blobs = folder.parents[1] / "blobs" if folder.parent.name == "snapshots" else folder  # the hub's cache uses links
     for table in _tables(folder):
         for position, record in _records(table):
