@@ -1,8 +1,7 @@
 """Dynamic-SUPERB Phase-2 (arXiv 2411.05361) on top of inspect: tasks, models, scores and tables.
 
-`tasks` and `export` read and write data sets, `suite` and `listeners` create them, `models` adds the providers that
-inspect lacks, `metrics` and `scorers` score answers, `runner` turns inspect's logs into records, and `aggregate` and
-`report` turn records into tables.
+`tasks` and `export` read and write data sets, `suite` and `listeners` create them, `models` adds providers to inspect,
+`metrics` and `scorers` score answers, `runner` makes records of logs, `aggregate` and `report` make tables of records.
 
 Models: `perser/FILE`, `cascade/ASR+LLM`, `hf-audio/ID`, `replay/FILE`, `majority`, `random`, `oracle`, and every
 inspect provider. Serve a large model with vLLM, on one machine or on several behind a load balancer (`vllm serve

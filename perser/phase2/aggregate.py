@@ -1,14 +1,10 @@
-"""Turn records into tables: scores per task, then improvement over a reference model per domain, with intervals.
-
-Works on records alone: no model, audio or inspect is needed.
-"""
+"""Turn records into tables, without model, audio or inspect: scores per task, and improvement per domain."""
 
 import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,16 +13,14 @@ from scipy import stats
 from perser.errors import UserError
 from perser.phase2.metrics import ANSWERED, METRICS, NONE
 
-RESAMPLES, LEVEL = 200, 0.95
-PERFECT = {"BLEU": 100.0}
+RESAMPLES, LEVEL, PERFECT = 200, 0.95, {"BLEU": 100.0}  # PERFECT: where it is neither 0 nor 1
 TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metric", "main", "higher", "rows", "value",
                 "low", "high", "N/A", "ungraded", "synthetic"]
 
 
 def read(out: str | Path) -> pd.DataFrame:
     """The records of all models under `out`, or the one file of a committed folder. Raises UserError if none exist."""
-    out = Path(out)
-    paths = sorted(out.glob("*/records.parquet")) or sorted(out.glob("records.parquet"))
+    paths = sorted(Path(out).glob("*/records.parquet")) or sorted(Path(out).glob("records.parquet"))
     if not paths:
         raise UserError(f"{out}: no records; create them with `perser phase2 --suite --model NAME --out {out}`")
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
@@ -88,11 +82,10 @@ def read_cell(frame: pd.DataFrame, metric: str) -> Cell | None:
                 ~frame["outcome"].isin([ANSWERED, NONE]).to_numpy(), parts, labels, answers)
 
 
-def cluster_interval(count: int, statistic: Callable[[np.ndarray], np.ndarray], resamples: int, seed: int
-                     ) -> np.ndarray:
+def cluster_interval(count: int, statistic: Callable, resamples: int, seed: int) -> np.ndarray:
     """Percentile bootstrap over `count` clusters: bounds (2, values); NaN with fewer than two clusters.
 
-    statistic maps the indices of the drawn clusters to one or more values.
+    statistic: from the indices of the drawn clusters, an array, to one or more values.
     """
     point = np.atleast_1d(statistic(np.arange(count)))
     if count < 2 or not resamples:
@@ -108,10 +101,7 @@ def cluster_interval(count: int, statistic: Callable[[np.ndarray], np.ndarray], 
 
 
 def tasks(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """One row per model, data set, scorer and metric: value with interval, N/A rate and share ungraded.
-
-    `main` marks the first metric of the data set, which the domain table uses.
-    """
+    """One row per model, data set, scorer and metric; `main` marks a data set's first metric, used for the domains."""
     table = []
     for (model, instance, scorer), rows in frame.groupby(["model", "instance", "scorer"], sort=True):
         about = rows.iloc[0]
@@ -142,34 +132,29 @@ def improvement(value: float, reference: float, higher: bool) -> float:
     return (value - reference if higher else reference - value) / abs(reference)
 
 
-class _Pair(NamedTuple):
-    """One data set in the model and in the reference: parsed cells, and the rows of every cluster."""
-
-    group: str
-    cells: list[Cell]
-    rows: list[dict[str, np.ndarray]]
+_Pair = tuple[str, list[Cell], list[dict[str, np.ndarray]]]
 
 
 def _pairs(frame: pd.DataFrame, model: str, reference: str) -> list[_Pair]:
+    """For every data set its group, the cells of the model and of the reference, and their rows by cluster."""
     pairs = []
     for (group, _), rows in frame.groupby(["group", "instance"], sort=True):
         metric = rows["metrics"].iloc[0].split("|")[0]
         cells = [read_cell(rows[rows["model"] == name], metric) for name in (model, reference)]
         if all(cell is not None and len(cell.clusters) for cell in cells):
-            pairs.append(_Pair(str(group), cells, [{name: np.flatnonzero(cell.clusters == name)
-                                                    for name in np.unique(cell.clusters)} for cell in cells]))
+            pairs.append((str(group), cells, [{name: np.flatnonzero(cell.clusters == name)
+                                               for name in np.unique(cell.clusters)} for cell in cells]))
     return pairs
 
 
 def _improvements(pairs: list[_Pair], clusters: list[str]) -> dict[str, float]:
     """Improvement per group on the drawn clusters, averaged over folds; NaN where the published rules exclude it."""
     values: dict[str, list[list[float]]] = {}
-    higher = {pair.group: METRICS[pair.cells[0].metric].higher for pair in reversed(pairs)}
-    for pair in pairs:
-        drawn = [[rows[name] for name in clusters if name in rows] for rows in pair.rows]
-        values.setdefault(pair.group, []).append(
-            [cell.adjusted(np.concatenate(rows)) if rows else float("nan")
-             for cell, rows in zip(pair.cells, drawn, strict=True)])
+    higher = {group: METRICS[cells[0].metric].higher for group, cells, _ in reversed(pairs)}
+    for group, cells, placed in pairs:
+        drawn = [[rows[name] for name in clusters if name in rows] for rows in placed]
+        values.setdefault(group, []).append([cell.adjusted(np.concatenate(rows)) if rows else float("nan")
+                                             for cell, rows in zip(cells, drawn, strict=True)])
     improvements = {}
     for group, folds in values.items():
         value, base = (float(np.mean(side)) for side in zip(*folds, strict=True))
@@ -197,24 +182,22 @@ def domains(frame: pd.DataFrame, reference: str, scorer: str = "strict", resampl
     for domain, rows in frame.groupby("domain", sort=True):
         for model in sorted(set(rows["model"]) - {reference}):
             pairs = _pairs(rows, model, reference)
-            names = sorted({name for pair in pairs for side in pair.rows for name in side})
+            names = sorted({name for _, _, placed in pairs for rows in placed for name in rows})
             improvements = _improvements(pairs, names)
             low, high = cluster_interval(len(names), lambda drawn, pairs=pairs, names=names: _summary(
                 _improvements(pairs, [names[i] for i in drawn])), resamples, seed)
             excluded = [group for group, value in improvements.items() if not np.isfinite(value)]
-            row = {"model": model, "domain": domain, "groups": len(improvements) - len(excluded),
-                   "left_out": ", ".join(excluded)}
-            for i, name in enumerate(("mean", "median", "wins")):
-                row |= {name: _summary(improvements)[i], f"{name}_low": low[i], f"{name}_high": high[i]}
-            table.append(row)
+            table.append({"model": model, "domain": domain, "groups": len(improvements) - len(excluded),
+                          "left_out": ", ".join(excluded)})
+            for name, *values in zip(("mean", "median", "wins"), _summary(improvements), low, high, strict=True):
+                table[-1] |= zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
     return pd.DataFrame(table)
 
 
 def skill(table: pd.DataFrame, floor: str = "majority") -> pd.DataFrame:
-    """Main metrics scaled so that the floor model is 0 and a perfect score is 1: groups by models.
+    """Main metrics scaled from the floor model (0) to a perfect score (1): groups by models.
 
-    Groups that the floor already solves are left out; NaN where a model answers nothing. Raises UserError when the
-    floor model is missing.
+    Leaves out groups that the floor solves; NaN where a model answers nothing. UserError without the floor model.
     """
     if floor not in set(table["model"]):
         raise UserError(f"no answers of the model {floor!r}; run it too: --model {floor}")

@@ -35,8 +35,7 @@ Serve a large model, on one machine or on several behind one address, and name t
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows of each data set.")
 @click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Questions per batch of a local model.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, asking only what is missing.")
-@click.option("--list", "listing", is_flag=True, help="List which data sets are loaded, absent or unsupported; "
-              "downloads nothing.")
+@click.option("--list", "listing", is_flag=True, help="List which data sets are available; downloads nothing.")
 def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | None, listing: bool, data: str | None,
            grader: str | None, **options: Any) -> None:
     """Evaluate speech language models on tasks in the Dynamic-SUPERB Phase-2 format."""
@@ -46,19 +45,18 @@ def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | N
         raise click.UsageError("give --model NAME and --out DIR (or --list)")
     if suite and not out:
         raise click.UsageError("--suite needs --out DIR to generate it in")
+    if not listing:  # fail on a missing key before the suite is generated
+        from perser.phase2.runner import check
+
+        check([*models, *([grader] if grader else [])])
+    if suite:
+        from perser.phase2.suite import build
+
+        tasks = str(build(Path(out) / "suite", progress=click.get_text_stream("stderr").isatty()))
     if listing:
-        _list(tasks or (_suite(out) if suite else None), data, out)
-        return
-    from perser.phase2 import runner
-
-    runner.check([*models, *([grader] if grader else [])])  # a missing key must show before the suite is generated
-    _evaluate(tasks or _suite(out), models, Path(out), data, grader=grader, **options)
-
-
-def _suite(out: str) -> str:
-    from perser.phase2.suite import build
-
-    return str(build(Path(out) / "suite", progress=click.get_text_stream("stderr").isatty()))
+        _list(tasks, data, out)
+    else:
+        _evaluate(tasks, models, Path(out), data, grader=grader, **options)
 
 
 def _list(tasks: str | None, data: str | None, out: str | None) -> None:
@@ -71,7 +69,7 @@ def _list(tasks: str | None, data: str | None, out: str | None) -> None:
     click.echo(f"{sum(row['sets'] for row in table)} data sets in {len(table)} groups (folds together), "
                f"{sum(row['loaded'] for row in table)} loaded; "
                f"{sum(row['sets'] for row in table if row['state'].startswith('unsupported'))} unsupported")
-    _warn(problems)
+    click.echo("".join(f"! {problem}\n" for problem in problems), nl=False, err=True)
 
 
 def _evaluate(tasks: str, models: tuple[str, ...], out: Path, data: str | None, reference: str | None,
@@ -84,18 +82,11 @@ def _evaluate(tasks: str, models: tuple[str, ...], out: Path, data: str | None, 
     source = {"tasks": str(Path(tasks).absolute()), "data": data, "cache_dir": str(out.absolute() / "audio"),
               "limit": limit}
     loaded, problems = load(tasks, data, source["cache_dir"], limit=limit)
-    _warn(problems)
+    click.echo("".join(f"! {problem}\n" for problem in problems), nl=False, err=True)
     if not loaded:
         raise UserError(f"{tasks}: no data set can be run; see the lines above")
-    missing = 0
     for model in models:
         runner.run(loaded, model, out, source=source, **options)
-        missing += runner.manifest(out, model)["missing"]
     click.echo(report.write(out, reference))
-    if missing:
+    if missing := sum(runner.manifest(out, model)["missing"] for model in models):
         raise UserError(f"{out}: {missing} answers are missing (the logs give the reasons); try again with --resume")
-
-
-def _warn(problems: list[str]) -> None:
-    for problem in problems:
-        click.echo(f"! {problem}", err=True)

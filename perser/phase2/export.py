@@ -34,8 +34,8 @@ def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], 
                 "metrics": list(metrics), "path": f"DynamicSuperb/{task}_{dataset}", "version": "",
                 "kind": kind, "domain": domain, "synthetic": synthetic, "license": license}
     (folder / "instance.json").write_text(json.dumps(instance, indent=2) + "\n", encoding="utf-8")
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    (folder / "data" / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+    (folder / "data" / "metadata.jsonl").write_text(lines, encoding="utf-8")
     stamp = f"\n\nSynthetic: {synthetic}." if synthetic else ""
     text = f"# {task}\n\n{description}\n\nKind: {kind}. Metrics: {', '.join(metrics)}. Rows: {len(rows)}.{stamp}\n"
     (folder.parent / "README.md").write_text(text, encoding="utf-8")

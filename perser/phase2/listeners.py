@@ -30,6 +30,7 @@ OPENINGS = ("{n} clips follow; one listener labelled all but the last.", "You he
             "Listeners differ. Here is how one of them rated {k} clips.")
 ASKS = ("Which emotions would this listener tick for the last clip? Name every one.",
         "What would the same listener call clip {n}? Name all emotions that apply to this listener.")
+Query = tuple[int, int, np.ndarray, int]  # listener, draw, support ratings, query rating
 EXAMPLE = re.compile(r"Clip (\d+): ([^.]+)\.")
 
 
@@ -48,9 +49,8 @@ def examples(instruction: str) -> list[list[str]]:
 
 
 def queries(data: Data, *, fold: int, group: int, setting: str, shots: Sequence[int], at: int, draws: int,
-            min_queries: int, groups: int, seed: int,
-            dev_held_out: bool = True) -> list[tuple[int, int, np.ndarray, int]]:
-    """(listener, draw, support ratings, query rating) of the main table's test episodes with `at` shots."""
+            min_queries: int, groups: int, seed: int, dev_held_out: bool = True) -> list[Query]:
+    """The queries of the main table's test episodes with `at` shots."""
     parts = split(data, fold, group, listener_groups(data, groups, max(shots) + min_queries), dev_held_out)
     episodes = draws_by_listener(data, getattr(parts, setting), tuple(shots), draws, min_queries, seed, "test draws")
     return [(listener, draw, support, int(query)) for (listener, k), drawn in sorted(episodes.items()) if k == at
@@ -90,12 +90,11 @@ def build(root: str | Path, corpus: Corpus, *, fold: int = 1, group: int = 0, se
                       description=f"Name what one listener hears, from {at} clips that this listener labelled.")
 
 
-def _rows(episodes: Sequence[tuple[int, int, np.ndarray, int]], data: Data, corpus: Corpus, folder: Path,
-          seed: int) -> Iterator[dict]:
+def _rows(chosen: list[Query], data: Data, corpus: Corpus, folder: Path, seed: int) -> Iterator[dict]:
     """Upstream's columns of the rows, writing their clips to `folder`."""
     forms, classes = wordings(), list(data.classes)
-    order = np.resize(rng(seed, "listener task wording").permutation(len(forms)), len(episodes))
-    for number, (_, _, support, query) in enumerate(episodes):
+    order = np.resize(rng(seed, "listener task wording").permutation(len(forms)), len(chosen))
+    for number, (_, _, support, query) in enumerate(chosen):
         ratings = [*support.tolist(), query]
         ticks = [[c for c, on in zip(classes, data.labels[r].tolist(), strict=True) if on] for r in ratings]
         shown = " ".join(f"Clip {i}: {', '.join(labels)}." for i, labels in enumerate(ticks[:-1], 1))

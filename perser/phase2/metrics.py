@@ -31,6 +31,13 @@ UNITS = {"second": (r"s|secs?|seconds?", 1.0), "millisecond": (r"ms|msecs?|milli
 DIMENSION = {"millisecond": "second", "minute": "second", "kilohertz": "hertz"}
 NEGATIONS = {"not", "no", "never", "isn't", "without", "nor", "neither", "cannot", "can't", "doesn't", "don't"}
 NO_ANSWER = {"n a", "na", "not applicable", ""}
+TRIGGER = re.compile(
+    r"(?:answers?|options?|choices?|labels?|categories|candidates?|one|following|classes)\s+"
+    r"(?:could|can|may|should|must|might|will)\s+be(?:\s+(?:one of|either|any of))?:?\s+|"
+    r"(?:options|choices|candidates|labels|categories|classes)(?:\s+(?:are|include)|\s*:)\s*:?\s*|"
+    r"(?:choose|select|pick)\s+(?:\w+\s+){0,4}?(?:from|among|between|of):?\s+(?:the following:?\s+)?", re.I)
+Labels = Sequence[Sequence[str]]
+Parts = Callable[[Sequence[str], object], tuple[float, float]]
 
 
 def clean(answer: str) -> str:
@@ -59,13 +66,6 @@ def tokens(text: str) -> list[str]:
 def key(text: str) -> str:
     """The form in which options and labels are compared."""
     return " ".join(tokens(text))
-
-
-TRIGGER = re.compile(
-    r"(?:answers?|options?|choices?|labels?|categories|candidates?|one|following|classes)\s+"
-    r"(?:could|can|may|should|must|might|will)\s+be(?:\s+(?:one of|either|any of))?:?\s+|"
-    r"(?:options|choices|candidates|labels|categories|classes)(?:\s+(?:are|include)|\s*:)\s*:?\s*|"
-    r"(?:choose|select|pick)\s+(?:\w+\s+){0,4}?(?:from|among|between|of):?\s+(?:the following:?\s+)?", re.I)
 
 
 def parse_options(instruction: str, labels: Sequence[str] = ()) -> list[str]:
@@ -102,8 +102,7 @@ def read_choice(answer: str, options: Sequence[str]) -> tuple[str, ...] | None:
     >>> read_choice("I hear a very sad voice, not happy.", ["sad", "very sad", "happy"])
     ('very sad',)
     """
-    forms = {key(option): option for option in options}
-    text = key(answer)
+    forms, text = {key(option): option for option in options}, key(answer)
     if text in forms:
         return (forms[text],)
     if text in NO_ANSWER:
@@ -152,10 +151,6 @@ def read(mode: str, answer: str, options: Sequence[str] = (), instruction: str =
     if mode == "choice":
         return read_choice(answer, options)
     return read_number(answer, instruction) if mode == "number" else read_text(answer)
-
-
-Labels = Sequence[Sequence[str]]
-Parts = Callable[[Sequence[str], object], tuple[float, float]]
 
 
 def _set(values: Sequence[str] | None) -> frozenset[str]:
@@ -302,7 +297,7 @@ def events(text: str) -> list[tuple[str, float, float]]:
 def event_f1(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
     """Event-based micro-F1: same name, onset within 200 ms, offset within 200 ms or half the length.
 
-    Matching is mir_eval's note matching, one-to-one and maximal, with names in place of pitches.
+    Events are matched by mir_eval as notes, one-to-one and maximally, with a pitch per name.
     """
     sides = events("\n".join(labels)), events(answer or "")
     total = float(len(sides[0]) + len(sides[1]))
@@ -327,10 +322,7 @@ def _onset_f1(window: float) -> Parts:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric reads answers (`mode`), whether higher is better, and its rule.
-
-    A metric that is a ratio of sums has `parts`, (numerator, denominator) of one row; any other has `whole`.
-    """
+    """A reading mode and a rule: `parts`, (numerator, denominator) of a row, for a ratio of sums; otherwise `whole`."""
 
     mode: str
     higher: bool

@@ -30,18 +30,18 @@ from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load
 from perser.seeds import rng
 
-RATE, LONGEST, SILENCE, NEW_TOKENS = 16_000, 30.0, 0.5, 256
+RATE, LONGEST, SILENCE, NEW_TOKENS, NOT_APPLICABLE = 16_000, 30.0, 0.5, 256, "N/A"
 MARKED = {"granite_speech", "granite_speech_plus"}  # their chat templates take text with one marker per audio
 ONE_AUDIO = MARKED | {"audioflamingo3"}
 SAFE = {"use_safetensors": True, "trust_remote_code": False}  # nothing that could execute code from the hub
 AUDIO_AS_BASE64 = {"voxtral", "voxtral_realtime"}
 TEXT_PART = {"qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",  # the parts that speak are not loaded
              "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration"}
-NOT_APPLICABLE = "N/A"
 SAME_EMOTION = {"happiness": "happy", "joy": "happy", "joyful": "happy", "anger": "angry", "sadness": "sad",
                 "fearful": "fear", "afraid": "fear", "scared": "fear", "disgusted": "disgust", "surprised": "surprise",
                 "calm": "neutral", "no emotion": "neutral", "excitement": "excited", "frustration": "frustrated",
                 "contemptuous": "contempt"}
+_load = cache(load)  # once for all controls
 
 
 class Question(NamedTuple):
@@ -55,10 +55,7 @@ class Question(NamedTuple):
 
 
 class Provider(ModelAPI):
-    """Answers `Question`s in batches; subclasses implement `answers(questions) -> texts`.
-
-    Requests that arrive while a batch is running form the next batch, of at most `batch_size`, without a timer.
-    """
+    """Answers questions in batches of at most `batch_size`: those that arrive during one batch form the next one."""
 
     def __init__(self, model_name: str, base_url: str | None = None, api_key: str | None = None,
                  config: GenerateConfig = GenerateConfig(), batch_size: int = 8, **_: Any) -> None:  # noqa: B008
@@ -122,8 +119,7 @@ def _file(uri: str, path: Path) -> Path:
 
 def joined(waves: Sequence[np.ndarray]) -> np.ndarray:
     """Several audios as one, separated by half a second of silence, cut to 30 s."""
-    gap = np.zeros(round(SILENCE * RATE), np.float32)
-    parts = [part for wave in waves for part in (gap, wave)][1:]
+    parts = [part for wave in waves for part in (np.zeros(round(SILENCE * RATE), np.float32), wave)][1:]
     return np.concatenate(parts)[: round(LONGEST * RATE)]
 
 
@@ -141,10 +137,9 @@ def _generate(model: Any, decoder: Any, inputs: Any, question: Question, **optio
 
 
 class HfAudio(Provider):
-    """Any audio language model of transformers, prompted through its processor's chat template.
+    """Any audio language model of transformers, prompted by its processor's chat template; greedy, bf16 on a GPU.
 
     `audios`: "native" passes them separately, "joined" as one; by default joined only for models that take one.
-    Greedy, 256 new tokens, bf16 on a GPU.
     """
 
     def __init__(self, model_name: str, *args: Any, audios: str = "auto", revision: str | None = None,
@@ -163,7 +158,6 @@ class HfAudio(Provider):
                             "pycountry; or serve the model with vLLM and name it openai-api/NAME/MODEL")
         self.processor = transformers.AutoProcessor.from_pretrained(model_name, revision=revision)
         self.processor.tokenizer.padding_side = "left"
-        # the auto class does not cover all models
         loader = getattr(transformers, TEXT_PART.get(kind, classes[0]), transformers.AutoModelForMultimodalLM)
         self.model = loader.from_pretrained(model_name, revision=revision, dtype=dtype, **SAFE).to(self.device).eval()
         self.joins = audios == "joined" or (audios == "auto" and kind in ONE_AUDIO)
@@ -243,8 +237,8 @@ class Cascade(Provider):
     def _prompt(self, text: str) -> str:
         if not self.tokenizer.chat_template:
             return text
-        return self.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
-                                                  add_generation_prompt=True)
+        chat = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
 
 class Replay(Provider):
@@ -292,7 +286,8 @@ class Control(Provider):
         super().__init__(model_name, *args, **kwargs)
         if not tasks:
             raise UserError(f"{type(self).__name__.lower()}: give the folder with the labels, -M tasks=DIR")
-        self.seed, self.tasks = int(seed), _tasks(tasks, data, cache_dir, limit)
+        self.seed = int(seed)
+        self.tasks = {task.instance: task for task in _load(tasks, data, cache_dir, limit=limit)[0]}
         self._sheets: dict[str, dict[str, str]] = {}
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
@@ -304,11 +299,6 @@ class Control(Provider):
     def _sheet(self, task: Phase2Task) -> dict[str, str]:
         """The answers to all rows of a task, by file."""
         raise NotImplementedError
-
-
-@cache
-def _tasks(root: str, data: str | None, cache_dir: str | None, limit: int | None) -> dict[str, Phase2Task]:
-    return {task.instance: task for task in load(root, data, cache_dir, limit=limit)[0]}
 
 
 class Oracle(Control):

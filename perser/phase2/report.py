@@ -33,8 +33,8 @@ def write(out: str | Path, reference: str | None = None) -> str:
     table.map(plain).to_csv(out / "tasks.csv", index=False)
     synthetic = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
     lines = ["# Phase-2 evaluation", "", f"Synthetic: {synthetic}." if synthetic else "", "", "## Per task",
-             "The folds of a group are averaged with equal weight. Domains are inferred unless the data set states "
-             "one.", "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
+             "Folds of a group are averaged with equal weight. Domains are inferred unless the data set states them.",
+             "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
              _markdown(pivot(table[table["main"].astype(bool)], "N/A"))]
     models = sorted(set(frame["model"]))
     reference = reference or next((name for name in models if name.startswith("cascade/")), None)
@@ -52,8 +52,8 @@ def write(out: str | Path, reference: str | None = None) -> str:
 def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Groups by models: one column of the per-task table, averaged over folds."""
     keys = ["domain", "kind", "group", "folds", "rows", "metric", "scorer"]
-    wide = aggregate.average_folds(table).pivot(index=keys, columns="model", values=column)
-    return wide.reset_index().rename_axis(columns=None)
+    table = aggregate.average_folds(table).pivot(index=keys, columns="model", values=column)
+    return table.reset_index().rename_axis(columns=None)
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from time import monotonic
@@ -28,8 +27,7 @@ from perser.phase2.metrics import METRICS, parse_options
 from perser.phase2.scorers import graded, strict
 from perser.phase2.tasks import Phase2Task, load
 
-CONTROLS = {"majority", "random", "oracle"}
-LARGE = {"cascade", "hf-audio"}
+CONTROLS, LARGE = {"majority", "random", "oracle"}, {"cascade", "hf-audio"}
 QUIET = {"display": "log", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
          "log_model_api": False, "log_realtime": False}
 FACTS = ("task", "group", "domain", "kind", "commit", "synthetic")
@@ -46,10 +44,7 @@ COLUMNS = {
 
 
 def samples(task: Phase2Task) -> list[Sample]:
-    """Rows as inspect samples: audios first, then the instruction, then texts.
-
-    Options come from the instruction; if it lists none, the labels that occur in the task are the options.
-    """
+    """Rows as inspect samples: audios, instruction, texts. Without options in it, the task's labels are the options."""
     mode, rows = METRICS[task.metrics[0]].mode, []
     vocabulary = sorted({label for row in task.rows for label in row.labels})
     for row in task.rows:
@@ -60,21 +55,14 @@ def samples(task: Phase2Task) -> list[Sample]:
         rows.append(Sample(id=f"{task.instance}/{row.id}", input=[message], target=list(row.labels), metadata={
             "instance": task.instance, "mode": mode, "metrics": list(task.metrics), "options": list(options),
             "labels": list(row.labels), "instruction": row.instruction, "sample": row.id,
-            "cluster": _digest(row.audios[-1]) if row.audios else row.id}))
+            "cluster": hashlib.blake2b(Path(row.audios[-1]).read_bytes(), digest_size=6).hexdigest()
+            if row.audios else row.id}))
     return rows
 
 
-def _digest(path: str) -> str:
-    """12 hex digits of an audio file's content, which identify it wherever it is stored."""
-    with Path(path).open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=6)).hexdigest()
-
-
 def as_task(tasks: Sequence[Phase2Task], name: str, scorers: Sequence) -> Task:
-    """An inspect task over the rows of one or more data sets; greedy, at most 256 new tokens.
-
-    Facts about a whole data set are stored once, in the task's metadata: inspect copies a sample's many times.
-    """
+    """An inspect task over the rows of one or more data sets; greedy, at most 256 new tokens."""
+    # in the task's metadata rather than the samples', which inspect copies many times
     facts = {t.instance: {name: getattr(t, name) for name in FACTS} for t in tasks}
     return Task(name=name, dataset=MemoryDataset([s for t in tasks for s in samples(t)], name=name),
                 solver=generate(), scorer=list(scorers), metadata={"data sets": facts},
@@ -88,7 +76,7 @@ def phase2(tasks: str, instance: str | None = None, data: str | None = None, gra
     loaded, problems = load(tasks, data, only=instance, limit=limit)
     if not loaded:
         raise UserError(f"{tasks}: no task can be run: {'; '.join(problems)[:300]}")
-    return as_task(loaded, instance or "phase2", [strict(), *([graded(grader)] if grader else [])])
+    return as_task(loaded, instance or "phase2", [strict(), graded(grader)] if grader else [strict()])
 
 
 @contextlib.contextmanager
@@ -98,18 +86,16 @@ def _process_settings(out: Path) -> Iterator[None]:
     A collection of cycles walks all of inspect's events, which takes a tenth of its time.
     """
     names = ("XDG_DATA_HOME", "XDG_CACHE_HOME", "INSPECT_CACHE_DIR")
-    before, threshold = {name: os.environ.get(name) for name in names}, gc.get_threshold()
+    before, threshold = {name: os.environ[name] for name in names if name in os.environ}, gc.get_threshold()
     os.environ.update(dict.fromkeys(names, str(out / ".inspect")))
     gc.set_threshold(100_000, 50, 100)
     try:
         yield
     finally:
         gc.set_threshold(*threshold)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def slug(name: str) -> str:
@@ -151,10 +137,7 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
 
 
 def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | None, verdicts: Path) -> list[EvalLog]:
-    """One log per task, after asking whatever is missing and grading; verdicts in the cache are not asked again.
-
-    Answers reach the log on disk one by one, those of our own providers one batch at a time.
-    """
+    """One log per task, with what was missing asked and graded. Answers are logged one by one, our own by the batch."""
     with contextlib.redirect_stdout(io.StringIO()):  # inspect announces completion there
         _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(folder), model=model,
                            fail_on_error=True, continue_on_fail=True, retry_attempts=0, retry_immediate=False,
@@ -173,10 +156,7 @@ def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | 
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise UserError for a model that is unavailable: no key, package, provider or file.
-
-    Controls, which need the labels, and models that are large to load are left to `run`.
-    """
+    """Raise UserError for an unavailable model. Controls, which need the labels, and large models are left to `run`."""
     for name in names:
         if name not in CONTROLS and name.split("/")[0] not in LARGE:
             _model(name, {})
@@ -217,10 +197,7 @@ def manifest(out: str | Path, model: str) -> dict[str, Any]:
 
 
 def predictions(logs: Sequence[EvalLog], original: dict[str, dict]) -> dict[str, dict[str, dict]]:
-    """The answers in logs as organisers' prediction files: {data set: {file: entry}}.
-
-    `original` entries (of `replay`) keep their order, all their keys, and the order of those.
-    """
+    """The answers as prediction files, {data set: {file: entry}}; `original` entries keep their order and keys."""
     order, files = {name: number for number, name in enumerate(original)}, {}
     for log in logs:
         for sample in log.samples or []:

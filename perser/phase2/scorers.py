@@ -1,4 +1,4 @@
-"""Two scorers: a deterministic one, and a grader model that follows the rules in this file.
+"""Two scorers: a deterministic one, and a grader model that follows the rules below.
 
 An answer is untrusted text. The grader sees it as one escaped JSON string of limited length, and only the last line of
 the grader's own reply is read.
@@ -7,7 +7,6 @@ the grader's own reply is read.
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig,
 from inspect_ai.scorer import SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
+from perser import records
 from perser.phase2.metrics import ANSWERED, FAILED, METRICS, NONE, UNPARSEABLE, clean, exact, read
 
 logger = logging.getLogger(__name__)
@@ -42,10 +42,7 @@ RULES = {
 
 
 def published_values(metrics: list[str], rows: list[Mapping[str, Any]]) -> dict[str, float]:
-    """The task's metrics over the rows with a verdict, and the shares without an answer and without a verdict.
-
-    rows: labels, answer_read, outcome, and for a graded choice `correct`.
-    """
+    """The task's metrics over the rows with a verdict, and the shares without an answer and without a verdict."""
     judged = [row for row in rows if row["outcome"] in (ANSWERED, NONE)]
     values = {}
     for name in metrics if judged else []:
@@ -76,10 +73,7 @@ def published():
 
 
 def _score(state: TaskState, answer: Any, outcome: str, correct: bool | None = None, reply: str = "") -> Score:
-    """A score that, with its sample's metadata, is all that the metrics need.
-
-    Its value is right or wrong for a choice, otherwise whether there is an answer.
-    """
+    """A score with what the metrics need; its value is whether a choice is right, or whether there is an answer."""
     about, value = state.metadata, float(outcome == ANSWERED)
     if about["mode"] == "choice":
         value = exact(about["labels"], answer)[0] if correct is None else float(correct)
@@ -131,10 +125,7 @@ async def ask(grader: Model, mode: str, content: str, cache_dir: Path | None) ->
     output = await grader.generate([ChatMessageSystem(content=RULES[mode]), ChatMessageUser(content=content)],
                                    config=GenerateConfig(temperature=0.0, max_tokens=512))
     if path:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"grader": str(grader), "completion": output.completion}), encoding="utf-8")
-        partial.replace(path)
+        records.write_json({"grader": str(grader), "completion": output.completion}, path)
     return output.completion
 
 

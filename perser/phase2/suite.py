@@ -5,7 +5,7 @@ task. A recipe's `make(i, draw)` returns the columns of row i and its sounds: li
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,9 @@ LEADS = ("Listen to the recording.", "Here is some audio.", "Pay attention to wh
          "You are given a sound file.", "Consider the audio.")
 VOICES = ("m1", "f2", "m3", "f4", "m7", "f1")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-NOTES = ("C", "D", "E", "F", "G", "A", "B")
-SEMITONES = (0, 2, 4, 5, 7, 9, 11)
+NOTES, SEMITONES = ("C", "D", "E", "F", "G", "A", "B"), (0, 2, 4, 5, 7, 9, 11)
 EXPRESSED = ("neutral", "happy", "sad", "angry")
-NOISES = ("clean", "white noise", "rumble", "hum")
-SOUNDS = ("beep", "siren", "hiss", "knocks")
+NOISES, SOUNDS = ("clean", "white noise", "rumble", "hum"), ("beep", "siren", "hiss", "knocks")
 GLAD = ("What a wonderful day this is.", "I love this present so much.", "That was a brilliant idea.",
         "I could not be happier with it.", "Thank you, this is perfect.", "You did a great job today.")
 GRIM = ("This is the worst day of my life.", "I hate everything about this.", "That was a terrible idea.",
@@ -42,10 +40,7 @@ Item = tuple[Columns, list[Line] | list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One task: two wordings of its question, its options, and how a row is made.
-
-    Lines of a row are separate recordings (audio, audio2), or a single one if `joined`.
-    """
+    """How a task's rows are made, two wordings of its question, its options; `joined`: a row's lines, one recording."""
 
     make: Callable[[int, Draw], Item]
     kind: str
@@ -251,19 +246,14 @@ def _either(options: tuple[str, ...]) -> str:
     return " or ".join(options) if len(options) < 3 else f"{', '.join(options[:-1])}, or {options[-1]}"
 
 
-def instructions(recipe: Recipe) -> Iterator[str]:
+def instructions(recipe: Recipe) -> list[str]:
     """Ten wordings: each lead with each question, followed by the options as upstream writes them."""
     tail = f" The answer could be {_either(recipe.options)}." if recipe.options else ""
-    for question in recipe.questions:
-        for lead in LEADS:
-            yield f"{lead} {question}{tail}"
+    return [f"{lead} {question}{tail}" for question in recipe.questions for lead in LEADS]
 
 
 def build(root: str | Path, seed: int = 0, rows: int = ROWS, progress: bool = False) -> Path:
-    """Write the suite under `root`, unless it is there already, complete and with the same seed, rows and version.
-
-    Raises UserError if the folder holds something else.
-    """
+    """Write the suite under `root`, unless the same one is there already. Raises UserError if something else is."""
     root, stamp = Path(root), {"seed": seed, "rows": rows, "version": VERSION}
     marker, partial = root / "SUITE.json", root / "SUITE.partial"
     if marker.is_file() and json.loads(marker.read_text()) == stamp:
@@ -284,7 +274,7 @@ def _write(root: Path, task: str, recipe: Recipe, seed: int, count: int) -> None
     folder = root / task / f"{task}_{DATASET}" / "data"
     folder.mkdir(parents=True, exist_ok=True)
     rows = _record(recipe, [rng(seed, "suite", task, i) for i in range(count)], folder)
-    wordings = list(instructions(recipe))
+    wordings = instructions(recipe)
     order = np.resize(rng(seed, "suite wording", task).permutation(len(wordings)), count)
     rows = [{"file": f"{task}_{row['audio']}", "instruction": wordings[order[i]], **row} for i, row in enumerate(rows)]
     write_task(root, task, DATASET, rows, kind=recipe.kind, domain=recipe.domain, metrics=recipe.metrics,
@@ -292,17 +282,14 @@ def _write(root: Path, task: str, recipe: Recipe, seed: int, count: int) -> None
 
 
 def _record(recipe: Recipe, draws: list[Draw], folder: Path) -> list[dict[str, str]]:
-    """Write the recordings of a task; returns the columns of its rows, without file name and instruction.
-
-    One process speaks all lines in order, since espeak-ng carries state from one line to the next.
-    """
+    """Write the recordings of a task; returns the columns of its rows, without file name and instruction."""
     items = [recipe.make(i, draw) for i, draw in enumerate(draws)]
     files = [[folder / f"{i:03d}{f'_pair{k}' if k else ''}.wav" for k in range(len(sounds))]
              for i, (_, sounds) in enumerate(items)]
     lines = [Line(sound, path=str(path)) for (_, sounds), paths in zip(items, files, strict=True)
              for sound, path in zip(sounds, paths, strict=True) if isinstance(sound, dict)]
     if lines:
-        speak(lines)
+        speak(lines)  # all in one process and in order: espeak-ng carries state from one line to the next
     rows = []
     for (columns, sounds), paths in zip(items, files, strict=True):
         if recipe.joined:

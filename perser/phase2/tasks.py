@@ -127,8 +127,8 @@ def load(root: str | Path, data: str | Path | None = None, cache_dir: str | Path
         except UserError as error:
             problems.append(str(error))
     if only and not tasks and not problems:
-        raise UserError(f"{root}: no data set is called {only!r}; available: "
-                        + ", ".join(sorted({p.parent.name for p in files})[:8]))
+        names = ", ".join(sorted({path.parent.name for path in files})[:8])
+        raise UserError(f"{root}: no data set is called {only!r}; available: {names}")
     return tasks, problems
 
 
@@ -163,18 +163,14 @@ def _metrics(file: Path, listed: list[str], known: dict[str, str], kind: str, pr
     catalogued = [name for name in known.get("metrics", "").split("|") if name]
     if ours and catalogued and set(ours) != set(catalogued):
         problems.append(f"{file}: {', '.join(ours)} here, {', '.join(catalogued)} in the catalogue: using the file's")
-    ours = ours or catalogued
-    if not ours and (listed or known):
+    if not (ours or catalogued) and (listed or known):
         raise UserError(f"{file}: no supported metric in {listed or known['metrics_as_found']}; the task is left out")
-    ours = ours or [DEFAULT_METRIC[kind]]
+    ours = ours or catalogued or [DEFAULT_METRIC[kind]]
     return tuple(dict.fromkeys(name for name in ours if METRICS[name].mode == METRICS[ours[0]].mode))
 
 
 def find_data(folder: Path, instance: Instance, data: str | Path | None = None, fetch: bool = True) -> tuple[Path, str]:
-    """The folder with the rows, and the commit ("local" for a local folder); `fetch` allows requests to the hub.
-
-    Raises UserError, with what to download, if the data are nowhere.
-    """
+    """The folder with the rows, and its commit or "local". Raises UserError, with what to download, if none exists."""
     names = (instance.path.split("/")[1], instance.path, instance.name) if data is not None else ()
     for candidate in (folder, folder / "data", *(Path(data) / name for name in names)):
         if candidate.is_dir() and _tables(candidate):
@@ -208,8 +204,8 @@ def _snapshot(instance: Instance, folder: Path, fetch: bool) -> Path:
 def _tables(folder: Path) -> list[Path]:
     """The files that hold rows: parquet of the split `test` first, else metadata.jsonl, else metadata.json."""
     parquet = sorted(folder.rglob("*.parquet"))
-    parquet = [p for p in parquet if p.name.startswith("test")] or parquet
-    return parquet or [p for p in (folder / "metadata.jsonl", folder / "metadata.json") if p.is_file()][:1]
+    return [p for p in parquet if p.name.startswith("test")] or parquet or [
+        p for p in (folder / "metadata.jsonl", folder / "metadata.json") if p.is_file()][:1]
 
 
 def read_rows(folder: Path, cache_dir: Path, limit: int | None, problems: list[str]) -> Iterator[Row]:
