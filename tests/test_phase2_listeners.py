@@ -14,15 +14,14 @@ import torch
 from made_phase2 import INSPECT, source
 
 from perser import checkpoints, features
-from perser.features import upstreams
 from perser.corpora import Corpus
-from perser.episodes import data as as_data
-from perser.episodes import rating_targets
-from perser.evaluate import Learner, draws_by_listener, query_logits
-from perser.head import Head, predict
+from perser.data import from_corpus, listener_groups, rating_targets, split
+from perser.episodes import draws_by_listener, make_batch
+from perser.methods import GradientModel
+from perser.model import Head, predict
 from perser.phase2 import listeners, runner, tasks
+from perser.features import upstreams
 from perser.phase2.export import review
-from perser.splits import listener_groups, split
 
 CLASSES = ("neutral", "happy", "sad", "angry")
 SETTINGS = {"fold": 1, "group": 0, "setting": "unseen", "shots": (3,), "at": 3, "draws": 2, "min_queries": 3,
@@ -61,7 +60,7 @@ def test_the_export_passes_the_upstream_review(built):
 
 
 def test_rows_are_the_queries_of_the_main_tables_episodes(built, corpus):
-    data = as_data(corpus, torch.empty(len(corpus.clips), 0, 0))
+    data = from_corpus(corpus, torch.empty(len(corpus.clips), 0, 0))
     parts = split(data, 1, 0, listener_groups(data, 3, 6), True)
     episodes = draws_by_listener(data, parts.unseen, (3,), 2, 3, 0, "test draws")
     allowed = {}
@@ -102,9 +101,9 @@ def model(corpus, tmp_path_factory):
     head = Head(mix=torch.zeros(frames.shape[1]), P=torch.randn(8, size, generator=draw) / size**0.5, b=torch.zeros(8),
                 A=torch.randn(4, 8, generator=draw), a=torch.zeros(4))
     rates = {3: torch.full((2, 5), 0.2) * torch.tensor([0.0, 1, 1, 1, 1])}
-    about = {"classes": list(CLASSES), "upstream": "logmel", "identity": upstream.identity, "moments": [0.0, 1.0],
-             "smoothing": 0.05, "method": "maml"}
-    checkpoints.save(checkpoints.Model(Learner(head, rates), mean, scale, torch.ones(4), about), folder / "m")
+    about = {"classes": list(CLASSES), "upstream": "logmel", "upstream_identity": upstream.identity,
+             "waveform_moments": [0.0, 1.0], "label_smoothing": 0.05, "method": "maml", "kind": "maml"}
+    checkpoints.save(checkpoints.Checkpoint(GradientModel(head, rates), mean, scale, torch.ones(4), about), folder / "m")
     return folder / "m", (frames - mean) / scale, head, rates
 
 
@@ -112,13 +111,14 @@ def test_our_model_answers_as_the_main_evaluation_does(built, corpus, model, tmp
     path, frames, head, rates = model
     loaded = tasks.load(built)[0]
     frame = runner.run(loaded, f"perser/{path}", tmp_path / "o", source=source(built))
-    data = as_data(corpus, frames)
+    data = from_corpus(corpus, frames)
     targets = rating_targets(data.labels, 0.05)
     parts = split(data, 1, 0, listener_groups(data, 3, 6), True)
     expected = {}
     for (listener, _), episodes in draws_by_listener(data, parts.unseen, (3,), 2, 3, 0, "test draws").items():
         with torch.no_grad():
-            logits = query_logits(data, targets, torch.ones(4), head, rates[3], episodes)
+            batch = make_batch(data, targets, torch.ones(4), episodes)
+            logits = next(GradientModel(head, {}).answers(batch, [rates[3]]))
         for draw, sets in enumerate(predict(logits).reshape(*episodes.query.shape, 4).tolist()):
             for rating, row in zip(episodes.query[draw], sets, strict=True):
                 names = [c for c, on in zip(CLASSES, row, strict=True) if on]

@@ -14,14 +14,12 @@ import soundfile as sf
 import torch
 
 from perser.corpora import Corpus
-from perser.episodes import Data
-from perser.episodes import data as as_data
+from perser.data import Data, from_corpus, listener_groups, split
+from perser.episodes import draws_by_listener
 from perser.errors import UserError
-from perser.evaluate import draws_by_listener
 from perser.features import audio
 from perser.phase2.export import FEWEST_ROWS, MOST_SECONDS, numbered, write_task
 from perser.seeds import rng
-from perser.splits import listener_groups, split
 
 TASK, SECONDS = "ListenerEmotionRecognition", 10.0
 OPENINGS = ("{n} clips follow; one listener labelled all but the last.", "You hear {n} clips rated by the same person.",
@@ -65,7 +63,7 @@ def build(root: str | Path, corpus: Corpus, *, fold: int = 1, group: int = 0, se
     Rows are drawn without replacement over listeners and draws; `episodes.csv` maps them to their episodes.
     Raises UserError when there are fewer queries than upstream's minimum of rows, or more than an hour of audio.
     """
-    data = as_data(corpus, torch.empty(len(corpus.clips), 0, 0))
+    data = from_corpus(corpus, torch.empty(len(corpus.clips), 0, 0))
     name = f"{''.join(part.capitalize() for part in corpus.name.split('_'))}-Fold{fold}"
     available = queries(data, fold=fold, group=group, setting=setting, shots=shots, at=at, draws=draws,
                         min_queries=min_queries, groups=groups, seed=seed, dev_held_out=dev_held_out)

@@ -22,7 +22,7 @@ import soundfile as sf
 import torch
 from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 
-from perser import checkpoints, personal
+from perser import personal
 from perser.errors import UserError
 from perser.features import audio
 from perser.phase2.listeners import examples
@@ -345,15 +345,7 @@ class Perser(Provider):
         self.path, self.scratch = Path(model_name), Path(tempfile.mkdtemp(prefix="perser-"))
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.store = Path(store or self.scratch / "features")
-        if self.path.is_dir():
-            model = checkpoints.load(self.path)
-            about = model.about | {"shots": 0}
-            start = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale, "about": about}
-            self.general = self.scratch / "general"
-            personal.save(start, self.general)
-        else:
-            personal.load(self.path)
-            self.general = self.path
+        self.general = personal.general(self.path) if self.path.is_dir() else personal.load(self.path)
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """Answer questions about emotion from their last audio, all others with N/A."""
@@ -379,8 +371,8 @@ class Perser(Provider):
         files = [_file(uri, folder / f"{i}.wav") for i, uri in enumerate(question.audios)]
         lines = [f"{file.name},{';'.join(ticks)}" for file, ticks in zip(files, labels, strict=False)]
         (folder / "ratings.csv").write_text("\n".join(["file,label", *lines]) + "\n", encoding="utf-8")
-        personal.save(personal.personalise(self.path, folder / "ratings.csv", folder, self.store), folder / "model")
-        return personal.classify(folder / "model", files[-1:], self.store)["label"].iloc[0].replace(";", ", ")
+        adapted = personal.adapt(self.path, folder / "ratings.csv", folder, self.store)
+        return personal.classify(adapted, files[-1:], self.store)["label"].iloc[0].replace(";", ", ")
 
 
 def in_words(probabilities: dict[str, float], options: Sequence[str]) -> str:

@@ -14,8 +14,8 @@ import soundfile as sf
 from scipy.signal import lfilter
 from tqdm import tqdm
 
-from perser.corpora.espeak import RATE, Line, speak
-from perser.corpora.prosody import EMOTIONS, PLAIN
+from perser.corpora.synthetic.espeak import RATE, Line, speak
+from perser.corpora.synthetic.speech import EMOTIONS, PLAIN
 from perser.errors import UserError
 from perser.phase2.export import numbered, write_task
 from perser.seeds import rng
