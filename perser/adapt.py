@@ -1,80 +1,75 @@
-"""The inner loop: adapt one head to many listeners at once, exactly, without forming their weights.
+"""The inner loop: gradient descent from one shared head to many personal heads at once, with exact gradients.
 
-Everything that gradient descent does to the two linear maps stays in the span of what the support already holds.
-The gradient of P is a sum over support clips, so P_t x = P x - sum_k d_k (x_k . x); d_k, the bias, the rows of A and
-the hidden values all lie in the span of the basis B = [A; h], the C rows of A and the K hidden values before the
-first step. So the state carries coefficients of B, and a step costs O(K^2 (C + K)) whatever D and H are. The loop on
-those and its backward pass, the exact meta-gradient, are in perser.descend.
+Descent on the two linear maps stays in the span of what the support holds: the gradient of P is a sum over support
+clips, so P_t x = P x - sum_k d_k (x_k . x), and d_k, the bias, the rows of A and the hidden values all lie in the span
+of the basis B = [A; h] (the C rows of A and the K hidden values before the first step). The loop therefore works on
+coefficients of B, and a step costs O(K^2 (C + K)) whatever the widths D and H. Steps that leave the span (a learning
+rate per weight, layer weights that adapt, a support too large for its pairwise products) update the weights themselves.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from perser.descend import descend
-from perser.head import Head, mixed
+from perser.episodes import Batch
 from perser.kernels import products
-from perser.losses import clip_weights
+from perser.model import TENSORS, Head, clip_weights, mixed
+
+LARGEST_SUPPORT = 1024  # above this, pairwise products of the support cost more than updating the weights
 
 
-class Adapted(NamedTuple):
-    """E personal heads as what they add to the shared one, in coefficients of the basis (E, C + K, H).
+def constant_lr(lr: float, steps: int, adapts: tuple[str, ...] = ("P", "b", "A", "a")) -> Tensor:
+    """One inner learning rate at every step for the tensors that adapt, zero for the others: (steps, tensors)."""
+    return torch.tensor([[lr if name in adapts else 0.0 for name in TENSORS]]).repeat(steps, 1)
 
-    P - (d B)^T x_support, b + b B, A + A B and a: d (E, K, C + K), b (E, 1, C + K), A (E, C, C + K), a (E, 1, C).
+
+def personal_heads(head: Head, inner_lrs: Iterable[Tensor | Head], batch: Batch, second_order: bool = False,
+                   every_step: bool = False, keep: Tensor | None = None) -> Iterator["SpanHeads | WeightHeads"]:
+    """Adapt a head to the support of every episode of a batch, once for each setting of the inner learning rates.
+
+    inner_lrs: each (steps, tensors) in the order of TENSORS, or a Head of (steps, *shape) for one learning rate per
+    weight. second_order: differentiate through the inner gradients too. every_step: also keep the heads before the
+    first step and after each one, in a leading dimension (steps + 1). keep (D,): factors on the features.
+    Products of clips are formed once for all settings. Differentiable in the head, the features and the learning rates.
+    Source: MAML (arXiv 1703.03400), eq. 1; per-layer per-step learning rates: MAML++ (arXiv 1810.09502), section 4.
+    """
+    inner_lrs = list(inner_lrs)
+    if not all(_in_span(inner_lr, batch) for inner_lr in inner_lrs):
+        assert keep is None, "factors on the features need inner learning rates per tensor"
+        for inner_lr in inner_lrs:
+            yield WeightHeads(batch, _last(descend_weights(head, inner_lr, batch, second_order), every_step))
+        return
+    x = mixed(head, batch.features, batch.clips)
+    inner = _inner_products(head, x if keep is None else x * keep, batch, second_order)
+    for inner_lr in inner_lrs:
+        states = _descend(inner, head.a, inner_lr, second_order, every_step)
+        yield SpanHeads(head, batch, inner, *_last(states, every_step))
+
+
+def _in_span(inner_lr: Tensor | Head, batch: Batch) -> bool:
+    return (not isinstance(inner_lr, Head) and not inner_lr[:, 0].any()
+            and batch.targets.shape[1] <= LARGEST_SUPPORT)
+
+
+def _last(states: list[tuple[Tensor, ...]], every_step: bool) -> tuple[Tensor, ...]:
+    """The tensors of the last state, or of all states stacked. A Head stays a Head."""
+    if not every_step:
+        return states[-1]
+    stacked = map(torch.stack, zip(*states))
+    return Head(*stacked) if isinstance(states[0], Head) else tuple(stacked)
+
+
+class InnerProducts(NamedTuple):
+    """All that descent needs of the clips of E episodes under one head.
+
+    x (U, D); A (C, H) as the basis B = [A; h] holds it; gram (E, K + Q, K): x . x_support; shared (E, K + Q, C): h . A;
+    basis (E, K + Q, C + K): h . B; inner (E, C + K, C + K): B . B. The gradient of the mean support loss by the logits
+    is mass * softmax - wanted: mass (E, K, 1), wanted (E, K, C).
     """
 
-    basis: Tensor
-    d: Tensor
-    b: Tensor
-    A: Tensor
-    a: Tensor
-
-
-def adapt(head: Head, rates: Tensor, x: Tensor, hidden: Tensor, targets: Tensor, class_weights: Tensor,
-          shift: Tensor | None = None) -> Adapted:
-    """Gradient descent on the support loss: the state after the last step, of which `personal_head` forms weights.
-
-    rates: (steps, tensors) in the order of head.TENSORS; that of the layer weights is not read, adapting them
-    takes `adapt_explicit`. x: (E, K, D) layer-mixed features of the support; hidden: (E, K, H), P x + b;
-    targets: (E, K, C); shift: as in `adapted_logits`.
-    Source: MAML (arXiv 1703.03400), eq. 1; per-layer per-step rates: MAML++ (arXiv 1810.09502), section 4.
-    """
-    basis = torch.cat([head.A.expand(len(x), -1, -1), hidden], 1)
-    states = descend(x @ x.mT, basis @ basis.mT, _start(head, len(x), shift), rates,
-                     *_wanted(targets, class_weights), False)
-    return Adapted(basis, *(state[-1] for state in states))
-
-
-def _start(head: Head, episodes: int, shift: Tensor | None) -> Tensor:
-    """Output biases (E, 1, C) that descent starts from."""
-    return head.a.expand(episodes, 1, -1) if shift is None else head.a + shift
-
-
-def _wanted(targets: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """What the softmax is multiplied with (E, K, 1) and what is taken from it (E, K, C) in the mean loss' gradient."""
-    weight = clip_weights(targets, class_weights).unsqueeze(-1) / targets.shape[1]
-    return weight * targets.sum(-1, keepdim=True), weight * targets
-
-
-def prior_shift(logits: Tensor, targets: Tensor, mass: Tensor | float, strength: Tensor | float) -> Tensor:
-    """Class log-biases (E, 1, C) that move the mean answer to the shots towards the listener's own.
-
-    logits, targets: (E, K, C) of the support; mass: pseudo-clips that vote as the model does; strength: a factor on
-    the shift. Source: prior adjustment, Saerens et al. 2002 (Neural Computation 14(1)), eq. 2.4, with known labels.
-    """
-    expected = logits.softmax(-1).mean(1, keepdim=True)
-    found = (mass * expected + targets.sum(1, keepdim=True)) / (mass + targets.shape[1])
-    return strength * (found / expected).log()
-
-
-class Formed(NamedTuple):
-    """What the clips of E episodes give with one another, all that descent needs of them: see `form`.
-
-    A (C, H): as the basis holds it; gram (E, K + Q, K) of x with the support's; shared (E, K + Q, C): h . A;
-    basis (E, K + Q, C + K): h . B; inner (E, C + K, C + K): B . B; mass and wanted: see `_wanted`.
-    """
-
+    x: Tensor
     A: Tensor
     gram: Tensor
     shared: Tensor
@@ -84,93 +79,148 @@ class Formed(NamedTuple):
     wanted: Tensor
 
 
-def form(head: Head, x: Tensor, support: Tensor, query: Tensor, count: int, targets: Tensor, class_weights: Tensor,
-         second_order: bool) -> Formed:
-    """The inner products of episodes under one head, for any rates.
-
-    x: (U, D) layer-mixed clips, the first `count` those of any support; support (E, K), query (E, Q): rows of x;
-    targets: (E, K, C). All that touches widths is done once per clip or once per pair of clips (perser.kernels).
-    """
-    shots, classes, A = support.shape[1], targets.shape[-1], head.A if second_order else head.A.detach()
-    live = head.A if second_order else torch.cat([head.A, A])
-    gram, hidden, z = products(x, head.P, head.b, live, support, query, count, second_order)
-    shared, basis = z[..., :classes], torch.cat([z[..., -classes:], hidden], -1)  # h . A; h . [A; h_support]
-    corner = (A @ A.T).expand(len(support), -1, -1)
+def _inner_products(head: Head, x: Tensor, batch: Batch, second_order: bool) -> InnerProducts:
+    shots, classes, A = batch.support.shape[1], batch.targets.shape[-1], head.A if second_order else head.A.detach()
+    both = head.A if second_order else torch.cat([head.A, A])
+    gram, hidden, z = products(x, head.P, head.b, both, batch.support, batch.query, batch.support_clips, second_order)
+    shared, basis = z[..., :classes], torch.cat([z[..., -classes:], hidden], -1)
+    corner = (A @ A.T).expand(len(gram), -1, -1)
     inner = torch.cat([torch.cat([corner, basis[:, :shots, :classes].mT], -1), basis[:, :shots]], 1)
-    return Formed(A, gram, shared, basis, inner if second_order else inner.detach(), *_wanted(targets, class_weights))
+    return InnerProducts(x, A, gram, shared, basis, inner if second_order else inner.detach(), *_loss_gradient(batch))
 
 
-def adapted_logits(head: Head, rates: Tensor, formed: Formed, second_order: bool, every: bool = False,
-                   shift: Tensor | None = None) -> Tensor:
-    """Logits (E, Q, C) of the personal heads that `adapt` finds, without forming them; differentiable.
+def _loss_gradient(batch: Batch) -> tuple[Tensor, Tensor]:
+    weight = clip_weights(batch.targets, batch.class_weights).unsqueeze(-1) / batch.targets.shape[1]
+    return weight * batch.targets.sum(-1, keepdim=True), weight * batch.targets
 
-    every: before the first step and after each one, (steps + 1, E, Q, C). The steps then stand beside the classes, so
-    that each product with the clips is one. shift (E, 1, C): what the output bias starts from beside its own value.
+
+def _descend(products: InnerProducts, a: Tensor, inner_lr: Tensor, second_order: bool,
+             every_step: bool) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Descent on the support loss in coefficients of the basis: (d, b, A, a) after the last step, or before and after all.
+
+    d (E, K, C + K), b (E, 1, C + K), A (E, C, C + K) as in SpanHeads; a (E, 1, C). The gradient of h is error @ A, so
+    gram meets the C columns of error, never the C + K of h.
     """
-    A, gram, shared, basis, inner, mass, wanted = formed
-    shots, classes = mass.shape[1], wanted.shape[-1]
-    near = gram[:, :shots] if second_order else gram[:, :shots].detach()
-    d, b, change, a = descend(near, inner, _start(head, len(gram), shift), rates, mass, wanted, second_order, every)
-
-    def beside(each: Tensor) -> Tensor:
-        return each.movedim(0, 2).flatten(2)
-
-    def apart(each: Tensor) -> Tensor:
-        return each.unflatten(2, (-1, classes)).movedim(2, 0)
-
-    change = beside(change.mT)
-    own = torch.cat([(A @ head.A.T).expand(len(gram), -1, -1), shared[:, :shots]], 1) + apart(inner @ change)
-    near, far = gram[:, shots:] @ beside(d @ own), basis[:, shots:] @ change
-    found = shared[:, shots:] + apart(far) + b @ own + a - apart(near)
-    return found if every else found[0]
-
-
-def personal_head(head: Head, state: Adapted, support: Tensor, episode: int) -> Head:
-    """One listener's head with its weights formed, to save or to look at; support (E, K, D)."""
-    basis, d, b, A, a = (tensor[episode] for tensor in state)
-    return Head(mix=head.mix, P=head.P - (d @ basis).mT @ support[episode], b=head.b + (b @ basis)[0],
-                A=head.A + A @ basis, a=a[0])
+    inner, mass, unwanted = products.inner, products.mass, -products.wanted
+    episodes, shots, classes = unwanted.shape
+    gram = products.gram[:, :shots] if second_order else products.gram[:, :shots].detach()
+    identity = torch.eye(classes + shots, dtype=inner.dtype, device=inner.device).expand(episodes, -1, -1)
+    start, h = identity[:, :classes], identity[:, classes:]
+    A, a = start, a.expand(episodes, 1, -1)
+    d, b = torch.zeros_like(h), torch.zeros_like(h[:, :1])
+    states = [(d, b, A, a)]
+    for _, lr_P, lr_b, lr_A, lr_a in inner_lr:
+        z = torch.baddbmm(a, h, torch.bmm(inner, A.mT))
+        error = torch.addcmul(unwanted, z.softmax(-1), mass)  # (E, K, C), gradient of the loss by the logits
+        A_now, h_now = A, h
+        if not second_order:
+            error, A_now, h_now = error.detach(), A.detach(), h.detach()
+        total = error.sum(1, keepdim=True)
+        by_P, by_b = lr_P * error, lr_b * total
+        d, b = torch.baddbmm(d, by_P, A_now), torch.baddbmm(b, by_b, A_now, alpha=-1)
+        h = torch.baddbmm(h, torch.baddbmm(by_b, gram, by_P), A_now, alpha=-1)
+        A, a = torch.baddbmm(A, lr_A * error.mT, h_now, alpha=-1), a - lr_a * total
+        states.append((d, b, A, a))
+    return [(d, b, A - start, a) for d, b, A, a in (states if every_step else states[-1:])]
 
 
-def scalar_rates(rate: float, steps: int, adapts: tuple[str, ...] = ("P", "b", "A", "a")) -> Tensor:
-    """One rate at every step for the tensors that adapt, zero for the others: (steps, tensors)."""
-    return torch.tensor([[rate if name in adapts else 0.0 for name in Head._fields]]).repeat(steps, 1)
+class SpanHeads(NamedTuple):
+    """E personal heads as changes to a shared one, in coefficients of the basis B = [A; h] (E, C + K, H).
 
-
-def adapt_explicit(head: Head, rates: Head, features: Tensor, targets: Tensor, class_weights: Tensor,
-                   second_order: bool) -> Head:
-    """The same descent with every weight formed: slower, but any tensor adapts and any rate shape is allowed.
-
-    rates: per tensor (steps,) for one rate a step or (steps, *shape) for one rate an element (Meta-SGD,
-    arXiv 1707.09835). features: (E, K, L, D); targets: (E, K, C). Returns a head whose tensors lead with E.
+    P - (d B)^T x_support, b + b B, A + A B and a. With every_step, tensors have a leading dimension (steps + 1).
     """
-    mass, wanted = (each.mT for each in _wanted(targets, class_weights))
-    fast, x = Head(*(tensor.expand(len(features), *tensor.shape) for tensor in head)), mixed(head, features)
-    mixes, towards = bool(rates.mix.any()), torch.zeros_like(fast.mix)
-    for step in zip(*rates):
-        x = _mixed(fast, features) if mixes else x
+
+    head: Head
+    batch: Batch
+    products: InnerProducts
+    d: Tensor
+    b: Tensor
+    A: Tensor
+    a: Tensor
+
+    def query_logits(self) -> Tensor:
+        """Logits (E, Q, C) of the query, or (steps + 1, E, Q, C), without forming the weights."""
+        _, A, gram, shared, basis, inner, mass, wanted = self.products
+        shots, classes = mass.shape[1], wanted.shape[-1]
+
+        def fold(steps: Tensor) -> Tensor:  # the step axis into the class axis, so each product is a single matmul
+            return steps.movedim(0, 2).flatten(2)
+
+        def unfold(classes_by_step: Tensor) -> Tensor:
+            return classes_by_step.unflatten(2, (-1, classes)).movedim(2, 0)
+
+        d, b, change, a = (state if state.ndim == 4 else state[None] for state in self[3:])
+        change = fold(change.mT)
+        to_classes = torch.cat([(A @ self.head.A.T).expand(len(gram), -1, -1), shared[:, :shots]], 1)
+        to_classes = to_classes + unfold(inner @ change)  # B . A_t, (steps, E, C + K, C)
+        from_P, from_A = gram[:, shots:] @ fold(d @ to_classes), basis[:, shots:] @ change
+        logits = shared[:, shots:] + unfold(from_A) + b @ to_classes + a - unfold(from_P)
+        return logits if self.d.ndim == 4 else logits[0]
+
+    def weights(self) -> Head:
+        """The heads with their weights formed; tensors lead with E, or with (steps + 1, E). The mix is shared."""
+        x = self.products.x[self.batch.support]
+        basis = torch.cat([self.head.A.expand(len(x), -1, -1), x @ self.head.P.T + self.head.b], 1)
+        shape = self.a.shape[:-2]
+        return Head(self.head.mix.expand(*shape, -1), self.head.P - (self.d @ basis).mT @ x,
+                    self.head.b + (self.b @ basis).squeeze(-2), self.head.A + self.A @ basis, self.a.squeeze(-2))
+
+
+class WeightHeads(NamedTuple):
+    """E personal heads with their weights formed; with every_step, tensors have a leading dimension (steps + 1)."""
+
+    batch: Batch
+    heads: Head
+
+    def query_logits(self) -> Tensor:
+        """Logits (E, Q, C) of the query, or (steps + 1, E, Q, C)."""
+        x = self.batch.features[self.batch.clips[self.batch.query]]  # (E, Q, L, D)
+        return _linear(self.heads, torch.einsum("...el,eqld->...eqd", self.heads.mix.softmax(-1), x))[1].mT
+
+    def weights(self) -> Head:
+        """The heads; tensors lead with E, or with (steps + 1, E)."""
+        return self.heads
+
+
+def descend_weights(head: Head, inner_lr: Tensor | Head, batch: Batch, second_order: bool) -> list[Head]:
+    """The same descent on the weights themselves: heads before the first step and after each one, tensors lead with E.
+
+    Slower than coefficients of the span, but any tensor may adapt at any shape of learning rate (Meta-SGD,
+    arXiv 1707.09835).
+    """
+    inner_lr = inner_lr if isinstance(inner_lr, Head) else Head(*inner_lr.unbind(1))
+    features = batch.features[batch.clips[batch.support]]  # (E, K, L, D)
+    mass, wanted = (tensor.mT for tensor in _loss_gradient(batch))
+    fast = Head(*(tensor.expand(len(features), *tensor.shape) for tensor in head))
+    x, mix_adapts, slope_mix = mixed(head, features), bool(inner_lr.mix.any()), torch.zeros_like(fast.mix)
+    states = [fast]
+    for lr in zip(*inner_lr):
+        x = torch.einsum("el,ekld->ekd", fast.mix.softmax(-1), features) if mix_adapts else x
         hidden, z = _linear(fast, x)
-        down = wanted - mass * z.softmax(1)  # (E, C, K)
-        delta = fast.A.mT @ down  # (E, H, K)
-        if mixes:
-            share, to_layer = fast.mix.softmax(-1), torch.einsum("ekd,ekld->el", delta.mT @ fast.P, features)
-            towards = share * (to_layer - (share * to_layer).sum(-1, keepdim=True))
-        change = Head(towards, delta @ x, delta.sum(-1), down @ hidden.mT, down.sum(-1))
-        change = change if second_order else Head(*(tensor.detach() for tensor in change))
-        fast = Head(*(weight + rate * by for weight, rate, by in zip(fast, step, change)))
-    return fast
+        error = mass * z.softmax(1) - wanted  # (E, C, K)
+        delta = fast.A.mT @ error  # (E, H, K)
+        if mix_adapts:
+            share, by_layer = fast.mix.softmax(-1), torch.einsum("ekd,ekld->el", delta.mT @ fast.P, features)
+            slope_mix = share * (by_layer - (share * by_layer).sum(-1, keepdim=True))
+        slopes = Head(slope_mix, delta @ x, delta.sum(-1), error @ hidden.mT, error.sum(-1))
+        slopes = slopes if second_order else Head(*(tensor.detach() for tensor in slopes))
+        fast = Head(*(weight - rate * slope for weight, rate, slope in zip(fast, lr, slopes)))
+        states.append(fast)
+    return states
 
 
-def explicit_logits(personal: Head, features: Tensor) -> Tensor:
-    """Logits (E, Q, C) of the heads that `adapt_explicit` returns; features: (E, Q, L, D)."""
-    return _linear(personal, _mixed(personal, features))[1].mT
+def _linear(heads: Head, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden values (..., E, H, K) and logits (..., E, C, K) of x (..., E, K, D): clips last, as P's gradient needs."""
+    hidden = heads.P @ x.mT + heads.b.unsqueeze(-1)
+    return hidden, heads.A @ hidden + heads.a.unsqueeze(-1)
 
 
-def _mixed(personal: Head, features: Tensor) -> Tensor:
-    return torch.einsum("el,ekld->ekd", personal.mix.softmax(-1), features)
+def prior_shift(logits: Tensor, targets: Tensor, mass: Tensor | float, strength: Tensor | float) -> Tensor:
+    """Class log-biases (E, 1, C) that move the mean answer to the shots towards the listener's own.
 
-
-def _linear(personal: Head, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden values (E, H, K) and logits (E, C, K) of x (E, K, D): clips last, as the gradient of P then lies as P."""
-    hidden = torch.baddbmm(personal.b.unsqueeze(-1), personal.P, x.mT)
-    return hidden, torch.baddbmm(personal.a.unsqueeze(-1), personal.A, hidden)
+    logits, targets: (E, K, C) of the support. mass: pseudo-clips that vote as the model does. strength: a factor on the
+    shift. Source: prior adjustment, Saerens et al. 2002 (Neural Computation 14(1)), eq. 2.4, with known labels.
+    """
+    expected = logits.softmax(-1).mean(1, keepdim=True)
+    observed = (mass * expected + targets.sum(1, keepdim=True)) / (mass + targets.shape[1])
+    return strength * (observed / expected).log()

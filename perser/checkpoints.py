@@ -1,4 +1,4 @@
-"""Learners on disk: tensors as safetensors, everything else as JSON beside them."""
+"""Fitted models on disk: tensors as safetensors, everything else as JSON beside them."""
 
 import json
 from pathlib import Path
@@ -9,48 +9,48 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from perser.errors import UserError
-from perser.evaluate import Learner
-from perser.head import Head
+from perser.experiment import kinds
+from perser.methods.base import pack, unpack
 from perser.records import whole, write_json
 
 
-class Model(NamedTuple):
-    """A learner with what it takes to use it on new clips: standardisation, class weights and a description."""
+class Checkpoint(NamedTuple):
+    """A fitted model with all it takes to use it on new clips.
 
-    learner: Learner
+    mean, scale (L, D): standardisation; class_weights (C,); about: the method's `kind` and where the model comes from.
+    """
+
+    model: NamedTuple
     mean: Tensor
     scale: Tensor
     class_weights: Tensor
     about: dict
 
 
-def save(model: Model, directory: Path) -> None:
-    """Write model.safetensors, then model.json: a directory with the second one is complete."""
-    tensors = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale,
-               "class_weights": model.class_weights,
-               **{f"rates.{k}": rates for k, rates in model.learner.settings.items() if isinstance(rates, Tensor)},
-               **{f"rates.{k}.{name}": tensor for k, rates in model.learner.settings.items()
-                  if isinstance(rates, Head) for name, tensor in rates._asdict().items()}}
-    tensors |= {} if model.learner.prior is None else {"prior": model.learner.prior}
+STANDARD = ("mean", "scale", "class_weights")
+
+
+def save(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write model.safetensors, then model.json: a directory with the second file is complete."""
+    tensors, plain = pack(checkpoint.model)
+    tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    tensors |= {name: getattr(checkpoint, name) for name in STANDARD}
     with whole(directory / "model.safetensors") as half:
         save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
-    write_json(model.about, directory / "model.json")
+    write_json(checkpoint.about | {"model": plain}, directory / "model.json")
 
 
-def load(directory: Path) -> Model:
+def load(directory: Path) -> Checkpoint:
     """Read a model directory. Raises UserError when a file is missing, damaged or of another kind."""
     directory = Path(directory)
     try:
         about = json.loads((directory / "model.json").read_text())
         tensors = load_file(directory / "model.safetensors")
-        head = Head(*(tensors[name] for name in Head._fields))
-        keys = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("rates.")})
-        rates = {k: tensors[f"rates.{k}"] if f"rates.{k}" in tensors
-                 else Head(*(tensors[f"rates.{k}.{name}"] for name in Head._fields)) for k in keys}
-        return Model(Learner(head, rates, tensors.get("prior")), tensors["mean"], tensors["scale"],
-                     tensors["class_weights"], about)
+        plain, model_type = about.pop("model"), kinds()[about["kind"]].Model
+        parts = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        return Checkpoint(unpack(model_type, parts, plain), *(tensors[name] for name in STANDARD), about)
     except OSError as error:
         raise UserError(f"{error.filename or directory}: no model there; `perser run` writes models under "
                         "OUT/checkpoints") from None
-    except (json.JSONDecodeError, SafetensorError, KeyError) as error:
-        raise UserError(f"{directory}: not a model of this library ({str(error).splitlines()[0]})") from None
+    except (ValueError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{directory}: not a model of this version ({str(error).splitlines()[0]})") from None

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from perser.corpora import Corpus
-from perser.episodes import Data, data
+from perser.data import Data, from_corpus
 
 CLASSES = ("angry", "happy", "neutral", "sad")
 
@@ -35,4 +35,4 @@ def corpus(listeners: int = 6, sessions: int = 5, clips: int = 40, seed: int = 0
 
 def arrays(**settings) -> Data:
     """The same as `Data`."""
-    return data(*corpus(**settings))
+    return from_corpus(*corpus(**settings))

@@ -1,0 +1,106 @@
+"""What an experiment is: its methods over all folds, held-out listeners and seeds, read from TOML."""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+from perser import methods
+from perser.corpora.base import nearest
+from perser.errors import UserError
+from perser.methods import Method
+from perser.settings import Base, Counts, Numbers, Settings, explain, override, read_toml
+
+MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+_-]*$")]  # it becomes the name of a folder
+SHARED = ("shared.toml", "tuned.toml")  # tables that `like` names: definitions, and what the search chose for them
+
+
+@cache
+def kinds() -> dict[str, type[Method]]:
+    """The settings class of every method by its kind."""
+    return methods.kinds()
+
+
+def _method(table: Any) -> Any:
+    """Validate a method's table by its kind."""
+    if not isinstance(table, dict):
+        return table
+    kind = table.get("kind")
+    if kind not in kinds():
+        raise ValueError(f"unknown kind {kind!r}: {nearest(str(kind), kinds())}")
+    return kinds()[kind].model_validate(table)
+
+
+class Experiment(Settings):
+    """One table or figure: every method over all folds, held-out listeners and seeds."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    seeds: Numbers = Field((0, 1, 2), min_length=1)
+    shots: Counts = Field((5, 10, 20), min_length=1)
+    draws: int = Field(5, ge=1, description="supports drawn per listener, setting and number of shots")
+    dev_draws: int = Field(5, ge=1, description="the same for each dev listener")
+    min_queries: int = Field(5, ge=1, description="listeners with fewer query clips in a setting are left out of it")
+    groups: int = Field(6, ge=3, description="groups of listeners, each held out in turn")
+    dev: Literal["held-out", "training"] | None = Field(
+        None, description="dev listeners: a held-out group, or the training listeners in the dev session; "
+                          "unset: held-out where groups have at least four listeners")
+    folds: Counts | None = Field(None, description="folds to run, from 1; unset: all")
+    test_inner_steps: Numbers | None = Field(
+        None, description="numbers of inner steps to test after, repeating the last step's learning rates beyond those "
+                          "trained; unset: as trained")
+    references: tuple[str, ...] = Field((), description="methods that all others are compared with, in turn; unset: "
+                                                        "SSL-E and the best method without meta-learning")
+    base: Base = Base()
+    methods: dict[MethodName, Annotated[SerializeAsAny[Method], BeforeValidator(_method)]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> "Experiment":
+        for name in self.references:
+            if name not in self.methods:
+                raise ValueError(f"references: {name!r} is no method of this experiment; {nearest(name, self.methods)}")
+        return self
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> Experiment:
+    """The experiment in a TOML file with `key.sub=value` overrides.
+
+    A method's table may say `like = "NAME"`: it then starts from the tables of that name in shared.toml and tuned.toml
+    beside the file. Raises UserError in one line that names the file, the key and, for an unknown key, the nearest
+    valid one.
+    """
+    path = Path(path)
+    settings = read_toml(path)
+    for change in overrides:
+        override(settings, change)
+    tables = settings.get("methods")
+    if isinstance(tables, dict):
+        settings["methods"] = {name: _like(path, name, table) for name, table in tables.items()}
+    try:
+        return Experiment.model_validate({"name": path.stem, **settings})
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explained(error, settings)}") from None
+
+
+def _like(path: Path, name: str, table: Any) -> Any:
+    """A method's table with what it inherits."""
+    if not isinstance(table, dict) or "like" not in table:
+        return table
+    shared = [read_toml(file) for beside in SHARED if (file := path.with_name(beside)).exists()]
+    parent, inherited = table["like"], {}
+    for tables in shared:
+        inherited |= tables.get(parent, {})
+    if not inherited:
+        known = sorted({key for tables in shared for key in tables})
+        raise UserError(f"{path}: methods.{name}.like = {parent!r}: no such table beside the file; "
+                        f"{nearest(str(parent), known)}")
+    return inherited | {key: value for key, value in table.items() if key != "like"}
+
+
+def _explained(error: ValidationError, settings: dict) -> str:
+    first = error.errors()[0]
+    tables = {"base": Base}
+    if len(first["loc"]) > 1 and first["loc"][0] == "methods":
+        name = first["loc"][1]
+        tables[str(name)] = kinds()[settings["methods"][name]["kind"]]
+    return explain(first, tables, Experiment)

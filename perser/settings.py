@@ -1,0 +1,96 @@
+"""Typed settings: strict models, TOML files, and errors that name the file, the key and the nearest valid key."""
+
+import difflib
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from perser.errors import UserError
+
+TensorName = Literal["mix", "P", "b", "A", "a"]
+
+
+def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("values must differ")
+    return values
+
+
+Numbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_distinct)]
+
+
+class Settings(BaseModel):
+    """Settings that cannot change and refuse unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(Settings):
+    """SSL-E, the aggregated model, as in EMO-SUPERB (arXiv 2402.13018), and what all methods share with it."""
+
+    hidden: int = Field(256, ge=1, description="width H between the two linear maps")
+    lr: float = Field(1e-4, gt=0, description="AdamW learning rate")
+    batch_size: int = Field(32, ge=1, description="clips per step")
+    epochs: int = Field(40, ge=0, description="passes over the training clips; the epoch of lowest dev loss is kept")
+    grad_clip: float = Field(1.0, gt=0, description="bound on the gradient norm")
+    label_smoothing: float = Field(0.05, ge=0, lt=1, description="smoothing of every target")
+    class_weights: bool = Field(True, description="class-balanced weights in every loss")
+    targets: Literal["distribution", "pooled"] = Field("distribution", description="vote shares, or single ratings")
+    standardise: bool | None = Field(
+        None, description="centre and scale features on the training clips; unset: as the upstream asks")
+
+
+def read_toml(path: Path) -> dict:
+    """A TOML file as a dictionary. Raises UserError in one line that names the file."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError:
+        raise UserError(f"{path.absolute()}: no such file; the project's own experiments are in experiments/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+
+
+def override(settings: dict, change: str) -> None:
+    """Apply `key.sub=value` to a dictionary in place. The value is TOML, or else text."""
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {change}: write it as key=value, for example draws=10 or base.lr=0.001")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        settings = settings.setdefault(parent, {})
+        if not isinstance(settings, dict):
+            raise UserError(f"--set {change}: {parent} is a value, not a table")
+    settings[last] = value
+
+
+def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings]) -> str:
+    """One of pydantic's errors in a line: the key, what is wrong and, for an unknown key, the nearest valid one.
+
+    tables: the settings class of a table by a word of its place; top: that of the file itself.
+    """
+    place = [str(part) for part in error["loc"]]
+    if error["type"] != "extra_forbidden":
+        given = repr(error.get("input"))
+        return f"{'.'.join(place)}: {error['msg'].lower()} (given: {given[:60]})"
+    valid = next((tables[part].model_fields for part in reversed(place[:-1]) if part in tables), top.model_fields)
+    return f"unknown key {'.'.join(place)}; the nearest valid key is {nearest_key(place[-1], valid)}"
+
+
+def nearest_key(key: str, valid: Any) -> str:
+    """The valid key that is spelled most like a given one."""
+    return difflib.get_close_matches(key, list(valid), n=1, cutoff=0.0)[0]
+
+
+def digest(*settings: Any) -> str:
+    """16 hex digits that change when any value in these settings (models or plain data) changes."""
+    text = "\x1f".join(s.model_dump_json() if isinstance(s, BaseModel) else repr(s) for s in settings)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

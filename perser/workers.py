@@ -1,0 +1,200 @@
+"""Run an experiment: compute what is missing in worker processes, keep what is there, write records and manifest."""
+
+import ctypes
+import json
+import signal
+import time
+from functools import partial
+from itertools import product
+from multiprocessing import current_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from perser import checkpoints, provenance, records, settings
+from perser.checkpoints import Checkpoint
+from perser.data import Task
+from perser.episodes import batch_of, draws_by_listener
+from perser.errors import UserError
+from perser.evaluate import count, join_episodes, split_logits
+from perser.methods.base import GradientModel, Start, inner_steps, setting_for, with_inner_steps
+from perser.methods.ssl_e import cross_fitted, train, unadapted
+from perser.model import TENSORS, Head
+from perser.plan import NUMERICS_VERSION, SETTINGS, Plan, Unit
+from perser.records import Manifest, MethodInfo, Origin
+
+
+def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
+    """All records of a plan; missing ones are computed in `jobs` processes. The run directory ends with DONE.
+
+    Raises UserError when the directory holds a run with other settings.
+    """
+    config = json.loads(plan.experiment.model_dump_json())
+    _claim(plan.out, config)
+    todo = [unit for unit in plan.units if plan.missing(unit)]
+    done, state = plan.out / "DONE", plan.digest(config)
+    if not todo and done.exists() and done.read_text().strip() == state:
+        return records.read(plan.out)
+    done.unlink(missing_ok=True)
+    start = time.perf_counter()
+    frame = compute(plan, jobs, progress)
+    records.write(frame, plan.out / "records.parquet")
+    learnt = [pd.read_parquet(part / "learnt.parquet") for part in plan.parts() if (part / "learnt.parquet").exists()]
+    records.write(pd.concat(learnt, ignore_index=True), plan.out / "learnt.parquet")
+    records.write(plan.traits, plan.out / "listeners.parquet")
+    plan.link()
+    minutes = round((time.perf_counter() - start) / 60, 2)
+    records.write_json(_manifest(plan, config, minutes, jobs, len(todo)), plan.out / "manifest.json")
+    done.write_text(state + "\n")
+    return frame
+
+
+def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
+    """All records of a plan. Only parts are written."""
+    todo = [unit for unit in plan.units if plan.missing(unit)]
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c")
+    for _ in tqdm(work(delayed(_compute_unit)(plan, unit) for unit in todo), total=len(todo),
+                  desc=plan.experiment.name, unit="unit", disable=not progress):
+        pass
+    frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in plan.parts()], ignore_index=True)
+    frame.insert(3, "experiment", plan.experiment.name)
+    return frame
+
+
+def _compute_unit(plan: Plan, unit: Unit) -> None:
+    """Compute the missing methods of a unit. Each part is written when it is done."""
+    _die_with_parent()
+    torch.set_num_threads(1)
+    fold, group, seed = unit
+    task = plan.task(unit)
+    start = Start(_ssl_e(plan, task, unit), partial(_cross_fitted, plan, task, unit))
+    dev = plan.dev_draws(task, seed)
+    for name in plan.missing(unit):
+        part, began, method = plan.part(unit, name), time.perf_counter(), plan.experiment.methods[name]
+        model = method.fit(task, start, dev, seed)
+        frame = pd.DataFrame([plan.labels | {"method": name} | row for row in rows(task, model, plan, seed)])
+        about = plan.about | {"method": name, "kind": method.kind, "fold": fold, "seed": seed,
+                              "held_out": list(task.split.test_listeners)}
+        checkpoints.save(Checkpoint(model, task.mean, task.scale, task.class_weights, about), part)
+        records.write(learnt(model, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
+        records.write_json(plan.origin | {"seconds": time.perf_counter() - began}, part / "part.json")
+        records.write(frame, part / "records.parquet")
+
+
+def _ssl_e(plan: Plan, task: Task, unit: Unit) -> Head:
+    """SSL-E of a unit, read from disk if an earlier run left it there."""
+    fold, _, seed = unit
+    place = plan.part(unit, None)
+    if (place / "model.json").exists():
+        return checkpoints.load(place).model.head
+    head = train(task, seed)
+    about = plan.about | {"method": "start", "kind": "ssl-e", "fold": fold, "seed": seed}
+    checkpoints.save(Checkpoint(unadapted(head), task.mean, task.scale, task.class_weights, about), place)
+    return head
+
+
+def _cross_fitted(plan: Plan, task: Task, unit: Unit) -> dict[int, Head]:
+    """SSL-E without each training session, read from disk if it is there."""
+    place = plan.part(unit, None) / "others.safetensors"
+    if not place.exists():
+        heads = cross_fitted(task, unit[2])
+        with records.whole(place) as half:
+            save_file({f"{session}.{name}": tensor for session, head in heads.items()
+                       for name, tensor in head._asdict().items()}, half)
+    tensors = load_file(place)
+    return {session: Head(*(tensors[f"{session}.{name}"] for name in TENSORS))
+            for session in sorted({int(key.split(".")[0]) for key in tensors})}
+
+
+def _die_with_parent() -> None:
+    """Let the system kill a worker process when its parent is killed; it would wait for work for ever."""
+    libc = ctypes.CDLL(None)
+    if current_process().name.startswith("LokyProcess") and hasattr(libc, "prctl"):
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@torch.no_grad()
+def rows(task: Task, model: NamedTuple, plan: Plan, seed: int) -> list[dict]:
+    """Records of a model: every setting, test listener and number of shots, summed over the draws.
+
+    A model that does not adapt answers the same queries as those that do, once, and is recorded with no shots.
+    """
+    experiment, rows = plan.experiment, []
+    for setting in SETTINGS:
+        draws = draws_by_listener(task.data, getattr(task.split, setting), plan.shots[setting],
+                                  experiment.draws, experiment.min_queries, seed, "test draws")
+        listeners = sorted({listener for listener, _ in draws})
+        fixed = 0 in model.settings
+        for shots in (plan.shots[setting][:1] if fixed else plan.shots[setting]) if listeners else ():
+            parts = [draws[listener, shots] for listener in listeners]
+            tested = tested_settings(model, shots, experiment.test_inner_steps)
+            answers = model.answers(batch_of(task, join_episodes(parts)), list(tested.values()))
+            for steps, logits in zip(tested, answers):
+                rows += [records.row(count(of_listener, task.data.labels[query]), task.data.classes, setting=setting,
+                                     fold=task.split.fold, seed=seed, listener=task.data.listeners[listener],
+                                     shots=0 if fixed else shots, inner_steps=steps, draws=experiment.draws)
+                         for listener, (of_listener, query) in zip(listeners, split_logits(logits, parts))]
+    return rows
+
+
+def tested_settings(model: NamedTuple, shots: int, test_inner_steps: tuple[int, ...] | None) -> dict[int, Any]:
+    """Inner steps -> setting to test: the setting for the number of shots, or cut and extended to the given steps."""
+    setting = setting_for(model, shots)
+    if not isinstance(model, GradientModel) or 0 in model.settings or not test_inner_steps:
+        return {inner_steps(setting): setting}
+    return {steps: with_inner_steps(setting, steps) for steps in test_inner_steps}
+
+
+def learnt(model: NamedTuple, **labels) -> pd.DataFrame:
+    """What training and the choice on the dev listeners set: one row per value.
+
+    Inner learning rates by shots, step and tensor. Other choices by shots, with step -1, numbered in the order of the
+    method's grid. Layer weights and the kept epoch of meta-training have step -1 and no shots.
+    """
+    values = [{"shots": shots, "step": step, "tensor": name, "value": float(lr)}
+              for shots, setting in model.settings.items() if isinstance(setting, torch.Tensor)
+              for step, row in enumerate(setting) for name, lr in zip(TENSORS, row)]
+    values += [{"shots": shots, "step": -1, "tensor": f"choice {i}", "value": float(value)}
+               for shots, setting in model.settings.items() if type(setting) is tuple
+               for i, value in enumerate(setting)]
+    unique = {f"layer{i}": weight for i, weight in enumerate(model.head.mix.softmax(0))}
+    if getattr(model, "epoch", None) is not None:
+        unique |= {"epoch": model.epoch}
+    values += [{"shots": 0, "step": -1, "tensor": name, "value": float(value)} for name, value in unique.items()]
+    return pd.DataFrame([labels | row for row in values])
+
+
+def _claim(out: Path, config: dict) -> None:
+    """Write the settings into the run directory. Raises UserError when other settings are there."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "config.json"
+    if path.exists() and (other := json.loads(path.read_text())) != config:
+        key = next(key for key in sorted(other.keys() | config.keys()) if other.get(key) != config.get(key))
+        raise UserError(f"{path}: holds a run with another `{key}`; give another --out or delete that directory")
+    records.write_json(config, path)
+
+
+def _origins(plan: Plan) -> list[Origin]:
+    """Where the parts were computed: one entry per version, commit, data and processor."""
+    frame = pd.DataFrame([{"method": name, **json.loads((plan.part(unit, name) / "part.json").read_text())}
+                          for unit, name in product(plan.units, plan.experiment.methods)])
+    keys = list(plan.origin)
+    return [Origin(**dict(zip(keys, origin)), methods=sorted(set(part["method"])), parts=len(part),
+                   minutes=round(float(part["seconds"].sum()) / 60, 2))
+            for origin, part in frame.groupby(keys, dropna=False)]
+
+
+def _manifest(plan: Plan, config: dict, minutes: float, jobs: int, computed: int) -> Manifest:
+    return Manifest(
+        **plan.about, **provenance.git(), config=config, config_digest=settings.digest(plan.experiment),
+        methods={name: MethodInfo(title=method.title, group=method.group, kind=method.kind)
+                 for name, method in plan.experiment.methods.items()},
+        numerics_version=NUMERICS_VERSION, data_digest=plan.fingerprint, clips=len(plan.data.clips),
+        ratings=len(plan.data.clip), listeners=len(plan.data.listeners), listener_groups=len(plan.groups),
+        dev_listeners="held-out" if plan.dev_held_out else "training", units=len(plan.units),
+        units_computed=computed, minutes=minutes, jobs=jobs, origins=_origins(plan), machine=provenance.machine())
