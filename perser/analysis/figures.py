@@ -44,8 +44,9 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path | str) -> list[Path]:
     """Write STEM.pdf and STEM.png (200 dpi); the same figure always gives the same bytes."""
+    stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = stem.with_name(f"{stem.name}.pdf"), stem.with_name(f"{stem.name}.png")
     with plt.style.context(STYLE, after_reset=True):
@@ -206,6 +207,23 @@ def clouds(points: pd.DataFrame, stamp: str) -> Figure:
             axes.plot(part["x"], part["y"], ".", color=colour, markersize=size, markeredgewidth=0)
         axes.set_title(f"{name} ({len(inside)})", fontsize=6.5)
     footnote(figure, "First two principal components; dark: clips of the class, light: all clips", stamp)
+    return figure
+
+
+@styled
+def by_step(rows: pd.DataFrame, stamp: str) -> Figure:
+    """Loss, macro F1 and moved logits after each inner step: rows of `perser.walkthrough.by_step`."""
+    panels = {"Loss": {"support_loss": "support", "query_loss": "query"},
+              "Macro F1 of the query (points)": {"macro_f1": ""},
+              "Logits moved by each tensor (rms)": {name: name for name in ("P", "b", "A", "a")}}
+    figure = Figure(figsize=(6.9, 1.9))
+    colours = ["#004c7f", "#e69f00", "#009e73", GREY]
+    for axes, (title, lines) in zip(figure.subplots(1, 3), panels.items()):
+        for column, colour, marker in zip(lines, colours, "os^D"):
+            axes.plot(rows["step"], rows[column], color=colour, marker=marker)
+        axes.set(title=title, xticks=rows["step"], xlabel="Inner step")
+        line_labels(axes, zip(rows[list(lines)].iloc[-1], lines.values(), colours), 0.12)
+    footnote(figure, "One listener, one draw of the shots", stamp)
     return figure
 
 
