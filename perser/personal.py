@@ -113,6 +113,12 @@ def adapt(directory: Path, ratings: Path, audio: Path, store: Path, upstream: st
     return PersonalModel(Head(*(tensor[0] for tensor in heads)), trained.mean, trained.scale, about)
 
 
+def general(directory: Path) -> PersonalModel:
+    """The model in a directory before it adapts to anybody: for most methods SSL-E, or the start of meta-training."""
+    trained = checkpoints.load(directory)
+    return PersonalModel(trained.model.head, trained.mean, trained.scale, trained.about | {"shots": 0})
+
+
 def save(personal: PersonalModel, path: Path) -> None:
     """Write one safetensors file with the description in its header. Raises UserError when it cannot be written."""
     tensors = {**personal.head._asdict(), "mean": personal.mean, "scale": personal.scale}

@@ -154,3 +154,8 @@ def support_in_words(walk: Walk, draw: int) -> list[tuple[str, str]]:
 def words(ticks: torch.Tensor, classes: tuple[str, ...]) -> list[str]:
     """Ticks (N, C) as text, classes joined by a comma."""
     return [", ".join(name for name, on in zip(classes, row) if on) or "none" for row in ticks.tolist()]
+
+
+def inner_lr_table(walk: Walk, model: GradientModel) -> pd.DataFrame:
+    """The learnt inner learning rates: one row per inner step, one column per tensor that can adapt."""
+    return pd.DataFrame(model.settings[walk.shots].numpy(), columns=list(TENSORS)).drop(columns="mix")

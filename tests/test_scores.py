@@ -9,19 +9,19 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from perser.errors import UserError
-from perser.analysis.intervals import (
+from perser.analysis.statistics import (
     Interval,
     between_seeds,
-    compare,
-    corrected,
+    bootstrap_interval,
+    compare_methods,
     correlation,
     effect,
-    interval,
+    holm,
     p_value,
-    paired,
+    paired_difference,
     select,
 )
+from perser.errors import UserError
 from perser.scores import macro_f1, per_listener, per_seed
 
 
@@ -120,7 +120,7 @@ def test_two_rows_of_one_cell_are_refused():
 
 def test_interval_covers_the_mean_and_follows_its_seed():
     values = np.random.default_rng(0).normal(0.4, 0.1, 40)
-    first, again, other = interval(values, 1), interval(values, 1), interval(values, 2)
+    first, again, other = bootstrap_interval(values, 1), bootstrap_interval(values, 1), bootstrap_interval(values, 2)
     assert first == again != other
     assert first.low < first.mean < first.high
     assert first.mean == pytest.approx(values.mean())
@@ -130,7 +130,7 @@ def test_interval_covers_the_mean_and_follows_its_seed():
 
 def test_interval_is_nearly_honest_at_forty_listeners():
     rng = np.random.default_rng(3)
-    found = [interval(rng.normal(0, 1, 40), seed) for seed in range(100)]
+    found = [bootstrap_interval(rng.normal(0, 1, 40), seed) for seed in range(100)]
     assert sum(i.low <= 0 <= i.high for i in found) >= 88
 
 
@@ -144,7 +144,7 @@ def test_interval_is_nearly_honest_at_forty_listeners():
     ],
 )
 def test_interval_of_few_or_equal_listeners(values, expected):
-    np.testing.assert_equal(tuple(interval(values, 0)), tuple(expected))
+    np.testing.assert_equal(tuple(bootstrap_interval(values, 0)), tuple(expected))
 
 
 def test_listeners_and_seeds_are_drawn_independently():
@@ -152,15 +152,15 @@ def test_listeners_and_seeds_are_drawn_independently():
     # each, once in 16: more often than 2.5 %, so these cells are the bounds. Over listeners alone the bounds
     # are the means of the rows, over seeds alone those of the columns.
     grid = np.array([[0.0, 1.0], [2.0, 5.0]])
-    assert interval(grid, 0) == Interval(2.0, 0.0, 5.0, 2)
-    assert interval(grid.mean(axis=1), 0) == Interval(2.0, 0.5, 3.5, 2)
+    assert bootstrap_interval(grid, 0) == Interval(2.0, 0.0, 5.0, 2)
+    assert bootstrap_interval(grid.mean(axis=1), 0) == Interval(2.0, 0.5, 3.5, 2)
 
 
 def test_variances_of_listeners_and_of_seeds_add_up():
     # A mean of crossed draws from a + b has variance var(a) / n + var(b) / m.
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=60), rng.normal(0, 2, 30)
-    found = interval(a[:, None] + b, 0)
+    found = bootstrap_interval(a[:, None] + b, 0)
     spread = np.sqrt(a.var() / 60 + b.var() / 30)
     assert found.mean == pytest.approx(a.mean() + b.mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.05)
@@ -168,9 +168,9 @@ def test_variances_of_listeners_and_of_seeds_add_up():
 
 def test_incomplete_listeners_and_seeds_of_nobody_are_left_out():
     grid = pd.DataFrame({0: [1.0, 3.0, 9.0], 1: [2.0, 4.0, np.nan], 2: [np.nan] * 3}, index=list("abc"))
-    assert interval(grid, 0) == interval([[1.0, 2.0], [3.0, 4.0]] @ np.eye(2), 0)
-    assert interval(grid, 0).listeners == 2
-    assert interval(grid[[2]], 0).listeners == 0
+    assert bootstrap_interval(grid, 0) == bootstrap_interval([[1.0, 2.0], [3.0, 4.0]] @ np.eye(2), 0)
+    assert bootstrap_interval(grid, 0).listeners == 2
+    assert bootstrap_interval(grid[[2]], 0).listeners == 0
 
 
 def test_spread_between_seeds_is_that_of_their_means():
@@ -234,7 +234,7 @@ def test_pairing_is_by_listener_and_a_method_without_shots_answers_for_any():
             ("new", "unseen", 5, "E1", 0.9),
         ]
     )
-    found = paired(table, "new", "base", "seen", 5)
+    found = paired_difference(table, "new", "base", "seen", 5)
     assert found.to_dict() == pytest.approx({"E1": 0.3, "E2": 0.1})
     assert select(table, "base", "seen", 20).to_dict() == {"E1": 0.1, "E2": 0.4}
     assert select(table, "new", "seen", 20).empty
@@ -250,8 +250,8 @@ def test_p_value_by_counting_signs():
 
 def test_holm_on_paper():
     # Sorted 0.01, 0.02, 0.04 times 3, 2, 1, made monotone.
-    np.testing.assert_allclose(corrected([0.04, 0.01, np.nan, 0.02]), [0.04, 0.03, np.nan, 0.04])
-    assert len(corrected([])) == 0
+    np.testing.assert_allclose(holm([0.04, 0.01, np.nan, 0.02]), [0.04, 0.03, np.nan, 0.04])
+    assert len(holm([])) == 0
 
 
 @settings(max_examples=10, deadline=None)
@@ -262,7 +262,7 @@ def test_compare_finds_a_constant_gain(listeners, gain):
         [("base", "seen", 0, name, 0.3) for name in names]
         + [("new", "seen", 5, name, 0.3 + gain) for name in names]
     )
-    row = compare(table, [("new", "base", "seen", 5)], 0).loc[0]
+    row = compare_methods(table, [("new", "base", "seen", 5)], 0).loc[0]
     assert row[["mean", "low", "high"]].tolist() == pytest.approx([gain] * 3)
     assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**listeners)
 
@@ -273,8 +273,8 @@ def test_compare_pairs_by_listener_and_seed():
          for who, own in (("E1", 0.0), ("E2", 0.4)) for seed, f1 in ((0, base + own), (1, base + own + (k > 0) * 0.1))],
         columns=["method", "setting", "shots", "listener", "seed", "f1"],
     )
-    row = compare(table, [("new", "base", "seen", 5)], 0).loc[0]
+    row = compare_methods(table, [("new", "base", "seen", 5)], 0).loc[0]
     # Listeners differ by 0.4 and drop out; the gain is 0.1 with seed 0 and 0.2 with seed 1.
     assert row[["mean", "low", "high"]].tolist() == pytest.approx([0.15, 0.1, 0.2])
     assert row["between_seeds"] == pytest.approx(0.1 / np.sqrt(2))
-    assert compare(table, [], 0).empty
+    assert compare_methods(table, [], 0).empty

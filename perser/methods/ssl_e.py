@@ -19,6 +19,7 @@ class SslE(Method):
 
     kind: Literal["ssl-e"] = "ssl-e"
     title: str = "SSL-E"
+    is_start: ClassVar[bool] = True
     Model: ClassVar[type] = GradientModel
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> GradientModel:
@@ -52,7 +53,8 @@ def train(task: Task, seed: int) -> Head:
     features, targets = labelled(task, task.split.train)
     dev_features, dev_targets = labelled(task, task.split.base_dev)
     _, layers, width = features.shape
-    head = heads.trainable(heads.init(layers, width, base.hidden, targets.shape[1], seeds.generator(seed, "init", fold)))
+    fresh = heads.init(layers, width, base.hidden, targets.shape[1], seeds.generator(seed, "init", fold))
+    head = heads.trainable(fresh)
     optimiser = torch.optim.AdamW(head, lr=base.lr, fused=True)
     order = seeds.generator(seed, "batches", fold)
     lowest, kept = float("inf"), heads.detached(head)
