@@ -1,6 +1,7 @@
-"""The direction of every choice that a test of change alone would let through, on paper or by a plain loop.
+"""Tests of direction: expected values come from paper or from a plain loop, so the opposite choice fails.
 
-`tests/mutants.py` turns these choices round one by one and checks that the tests here fail.
+A test that an option changes the outcome passes for the wrong change too. `tests/mutants.py` makes such changes to the
+library, one at a time, and checks that the tests here fail.
 """
 
 import inspect
@@ -54,7 +55,7 @@ def random_head(task, seed):
 
 
 def trajectory(tensors, loss, train, dev, order, base, lr, epochs):
-    """Train by a plain loop: dev loss and tensors at the start and after every epoch."""
+    """Train in a plain loop. Returns (dev loss, tensors) of the start and of every epoch."""
     optimiser, states = torch.optim.AdamW(tensors, lr=lr), []
     for epoch in range(epochs + 1):
         states.append((loss(*dev).item(), [tensor.detach().clone() for tensor in tensors]))
@@ -67,7 +68,7 @@ def trajectory(tensors, loss, train, dev, order, base, lr, epochs):
 
 
 def best_epoch(states):
-    """The state of lowest dev loss, which must be neither the first nor the last and clearly better than both."""
+    """The tensors of lowest dev loss. The first and the last epoch must be clearly worse, or the test shows nothing."""
     losses = [loss for loss, _ in states]
     best = int(np.argmin(losses))
     assert 0 < best < len(losses) - 1 and min(losses[0], losses[-1]) > losses[best] + 0.01, losses
@@ -116,7 +117,7 @@ def test_the_listener_embedding_keeps_the_epoch_of_lowest_dev_loss(task, start):
 
 @pytest.fixture
 def outer_steps(monkeypatch):
-    """A list of all outer steps: the learning rates of Adam's groups, and the groups' tensors after the step."""
+    """Outer steps as they are made: the learning rates of Adam's two groups, and their tensors after the step."""
     steps = []
 
     class Recorded(torch.optim.Adam):
@@ -146,7 +147,7 @@ def test_the_cosine_falls_to_zero_over_all_outer_steps_of_all_epochs(task, start
 
 
 def test_the_running_mean_keeps_its_decay_of_the_past(task, start, dev, outer_steps):
-    """At 0.9, the mean moves a tenth of the way to the weights at every outer step."""
+    """With a decay of 0.9, the mean moves a tenth of the distance to the weights at every outer step."""
     model = meta_train(task, start, dev, ema_decay=0.9, outer_lr=0.1)
     mean = start
     for _, ([*weights], _) in outer_steps:
@@ -155,8 +156,10 @@ def test_the_running_mean_keeps_its_decay_of_the_past(task, start, dev, outer_st
     assert (model.head.P - start.P).norm() < 0.3 * (outer_steps[-1][1][0][1] - start.P).norm()
 
 
-def test_learning_rates_by_shots_cross_at_the_geometric_mean(task, start, dev, outer_steps):
-    """3 and 12 shots lie by a factor of two below and above 6, so their rates have the common rate's square as product."""
+def test_learning_rates_by_shots_are_centred_on_the_geometric_mean(task, start, dev, outer_steps):
+    """The geometric mean of 3 and 12 shots is 6, a factor of two from both: the product of their rates is the square
+    of the common rate, whatever the power.
+    """
     model = meta_train(task, start, dev, lslr=True, lr_by_shots=True, lslr_lr=0.05)
     common, power = outer_steps[-1][1][1]
     assert abs(power) > 0.05
@@ -166,7 +169,7 @@ def test_learning_rates_by_shots_cross_at_the_geometric_mean(task, start, dev, o
 
 
 def test_dropout_scales_the_dimensions_that_stay(task, start, dev, monkeypatch):
-    """Of a share of 0.6 left out, those kept count 1 / 0.4 = 2.5 times: on average, features keep their size."""
+    """With a share of 0.6 left out, the others are scaled by 1 / 0.4 = 2.5, so the mean factor is 1."""
     factors = []
 
     def recorded(*args):
@@ -190,9 +193,8 @@ def test_factors_on_the_features_are_factors_on_the_features(task, start):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_share_of_crossfit_is_that_of_steps_from_a_head_that_has_not_seen_the_session(task, start, dev, share,
-                                                                                         monkeypatch):
-    """The outer loss is replaced by one without slope, so that nothing moves and each step shows its head and clips."""
+def test_crossfit_is_the_share_of_steps_on_a_session_that_the_head_has_not_seen(task, start, dev, share, monkeypatch):
+    """The outer loss is replaced by one without slope: no head moves, so the head of a step tells where it came from."""
     others = {session: random_head(task, session) for session in (1, 2, 3)}
     sessions, steps = task.data.session[task.data.clip], []
 
@@ -215,7 +217,7 @@ def test_the_share_of_crossfit_is_that_of_steps_from_a_head_that_has_not_seen_th
 
 
 def test_no_weight_of_the_multi_step_loss_falls_below_its_floor():
-    """Five steps over 100 epochs: (1 - t/100) / 5 until that is below 0.03 / 5 = 0.006; the last step has the rest."""
+    """Five steps over 100 epochs: max((1 - epoch/100) / 5, 0.03 / 5) before the last step, which has the rest."""
     for epoch, early in ((0, 0.2), (50, 0.1), (96, 0.008), (98, 0.006), (99, 0.006)):
         assert step_weights(epoch, 100, 1.0, 5) == pytest.approx([early] * 4 + [1 - 4 * early])
     assert step_weights(49, 100, 0.5, 5) == pytest.approx([0.006] * 4 + [0.976])
@@ -226,7 +228,7 @@ def test_no_weight_of_the_multi_step_loss_falls_below_its_floor():
 
 
 def ratings_of(*counts):
-    """Data of listeners with so many ratings."""
+    """Data with one listener for each count of ratings."""
     listener = np.repeat(np.arange(len(counts)), counts)
     names = tuple(f"E{number}" for number in range(len(counts)))
     return Data(torch.zeros(sum(counts), 1, 1), np.ones(sum(counts)), np.arange(sum(counts)), listener,
@@ -235,8 +237,8 @@ def ratings_of(*counts):
 
 @pytest.mark.parametrize("csmt, shots, query, least", [
     ("split", 5, 8, 16), ("split", 8, 5, 16), ("combined", 5, 8, 13), ("shared", 5, 8, 13)])
-def test_a_listener_who_trains_has_enough_ratings_for_an_episode(csmt, shots, query, least):
-    """Either half of a split pool must hold the larger part: 8 of 16. A combined pool holds both parts: 13."""
+def test_training_listeners_have_enough_ratings_for_an_episode(csmt, shots, query, least):
+    """Both halves of a split pool must hold the larger of 5 and 8 ratings: 16. A combined pool holds their sum: 13."""
     data = ratings_of(least - 1, least, least + 1, 8, 40)
     pools = training_pools(data, np.arange(len(data.listener)), csmt, shots, query, 0)
     assert set(data.listener[pools.ratings]) == {1, 2, 4}
@@ -275,7 +277,7 @@ def plain_loss(task, head, inner_lr, episodes, second):
 @pytest.mark.parametrize("shots, query, count, query_dominates", [(6, 4, 3, False), (2, 30, 2, True)],
                          ids=["projected", "unprojected"])
 def test_in_first_order_inner_gradients_are_constants(task, start, adapts, shots, query, count, query_dominates):
-    """Meta-gradients of all tensors and inner learning rates, in both orders, in all forms of the inner loop."""
+    """Meta-gradients of all tensors and inner learning rates, in both orders and all forms of the inner loop."""
     task = task._replace(data=task.data._replace(features=task.data.features.double()), targets=task.targets.double(),
                          class_weights=task.class_weights.double())
     episodes, gradients = some_episodes(task, shots, query, count), {}
@@ -294,11 +296,11 @@ def test_in_first_order_inner_gradients_are_constants(task, start, adapts, shots
         assert (first - exact).abs().max() > 1e-3 * exact.abs().max()
 
 
-# Use by a new listener, scores, weights.
+# New listeners, rivals, thresholds.
 
 
 def test_adapt_takes_the_settings_of_the_nearest_number_of_shots(task, start, tmp_path, monkeypatch):
-    """Trained for 3 shots, at which nothing moves, and for 12: 5 ratings adapt like 3, 9 and 20 like 12."""
+    """A model with settings for 3 shots (rates of zero) and for 12: 5 ratings adapt as 3 do, 9 and 20 ratings as 12."""
     model = GradientModel(start, {3: constant_lr(0.0, 2), 12: constant_lr(0.3, 2)})
     about = {"classes": list(made.CLASSES), "label_smoothing": 0.05, "method": "made", "kind": "maml"}
     checkpoints.save(Checkpoint(model, task.mean, task.scale, task.class_weights, about), tmp_path / "model")
@@ -322,14 +324,14 @@ def test_adapt_takes_the_settings_of_the_nearest_number_of_shots(task, start, tm
         assert torch.equal(head.P, start.P) != moves
 
 
-def test_of_two_numbers_of_shots_as_near_the_smaller_one_serves(start):
+def test_the_smaller_of_two_equally_near_numbers_of_shots_is_used(start):
     model = GradientModel(start, {10: "ten", 6: "six", 40: "forty"})
     assert [setting_for(model, shots) for shots in (1, 6, 8, 9, 25, 26, 99)] == [
         "six", "six", "six", "ten", "ten", "forty", "forty"]
 
 
 def test_the_best_rival_has_the_highest_mean():
-    """One listener of three makes the mean of `uneven` 0.4 and its median 0.1, against 0.3 of `even`."""
+    """`uneven` has mean 0.4 and median 0.1, `even` has 0.3 for both; a meta-learning method is no rival."""
     levels = {"even": (0.3, 0.3, 0.3), "uneven": (0.1, 0.1, 1.0), "low": (0.2, 0.2, 0.2), "maml": (0.9, 0.9, 0.9)}
     scores = pd.DataFrame([(method, setting, 5, f"E{number}", 0, level)
                            for method, values in levels.items() for setting in ("seen", "unseen")
@@ -341,13 +343,13 @@ def test_the_best_rival_has_the_highest_mean():
 
 
 def test_a_share_of_exactly_one_in_c_is_no_positive():
-    """Two clips, beta = 1/2. Positives: 2, 0, 0, 0, none counted as one. So 2/3, 1, 1, 1, scaled to sum to 4."""
+    """Two clips, so beta = 1/2. Positives are 2, 0, 0, 0, and 0 counts as 1: weights 2/3, 1, 1, 1, scaled to sum to 4."""
     targets = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.75, 0.25, 0.0, 0.0]])
     assert class_balanced_weights(targets).tolist() == pytest.approx([8 / 11, 12 / 11, 12 / 11, 12 / 11])
 
 
 def test_a_probability_of_exactly_one_in_c_is_not_predicted():
-    """Probabilities: all a quarter; a half, a quarter and two eighths; 0.3 twice and 0.2 twice."""
+    """Probabilities: 1/4 four times; 1/2, 1/4, 1/8, 1/8; 0.3, 0.3, 0.2, 0.2."""
     answers = torch.tensor([[1.0, 1, 1, 1], [4, 2, 1, 1], [3, 3, 2, 2]]).log()
     assert answers[1].softmax(-1)[1] == 0.25
     assert predict(answers).tolist() == [[False] * 4, [True, False, False, False], [True, True, False, False]]
@@ -357,6 +359,6 @@ def test_a_probability_of_exactly_one_in_c_is_not_predicted():
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
-def test_what_a_mutant_replaces_is_in_the_code_once(mutant):
+def test_the_text_that_a_mutant_replaces_occurs_once(mutant):
     assert mutants.occurrences(mutant, mutants.ROOT) == 1
     assert callable(globals()[mutant.test])
