@@ -28,7 +28,7 @@ class Mutant(NamedTuple):
 
 
 FIRST_ORDER = "test_in_first_order_inner_gradients_are_constants"
-CROSSFIT = "test_crossfit_is_the_share_of_steps_on_a_session_that_the_head_has_not_seen"
+CROSSFIT = "test_crossfit_is_the_share_of_steps_on_a_session_new_to_the_head"
 MUTANTS = [
     Mutant("SSL-E keeps the last epoch", "methods/ssl_e.py",
            "if loss < lowest:", "if True:", "test_ssl_e_keeps_the_epoch_of_lowest_dev_loss"),
@@ -80,8 +80,7 @@ MUTANTS = [
     Mutant("first order: logits of the support not detached", "kernels.py",
            "to_z if second_order else _put(classes[:, shots:], rows[:, shots:], len(x))", "to_z", FIRST_ORDER),
     Mutant("first order: support not detached where the query dominates", "kernels.py",
-           "        if second_order:\n            to_h = torch.addmm", "        if True:\n            to_h = torch.addmm",
-           FIRST_ORDER),
+           "if second_order:\n            to_h = torch.addmm", "if True:\n            to_h = torch.addmm", FIRST_ORDER),
     Mutant("best rival by median", "analysis/experiments/methods.py",
            "np.nanmean(values)", "np.nanmedian(values)", "test_the_best_rival_has_the_highest_mean"),
     Mutant("class weights: a share of 1/C is positive", "model.py",

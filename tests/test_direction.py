@@ -105,7 +105,8 @@ def test_the_listener_embedding_keeps_the_epoch_of_lowest_dev_loss(task, start):
 
     train, dev = ((task.data.features[task.data.clip[pool]], task.targets[pool], torch.tensor(task.data.listener[pool]))
                   for pool in (where.train, where.base_dev))
-    *expected, embeddings = best_epoch(trajectory(tensors, loss, train, dev, order, task.base, method.lr, method.epochs))
+    states = trajectory(tensors, loss, train, dev, order, task.base, method.lr, method.epochs)
+    *expected, embeddings = best_epoch(states)
     model = method.train(task, start, 0)
     known = np.unique(task.data.listener[where.train])
     torch.testing.assert_close([*model.head, model.U, model.V, model.start], [*expected, embeddings[known].mean(0)],
@@ -193,8 +194,8 @@ def test_factors_on_the_features_are_factors_on_the_features(task, start):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_crossfit_is_the_share_of_steps_on_a_session_that_the_head_has_not_seen(task, start, dev, share, monkeypatch):
-    """The outer loss is replaced by one without slope: no head moves, so the head of a step tells where it came from."""
+def test_crossfit_is_the_share_of_steps_on_a_session_new_to_the_head(task, start, dev, share, monkeypatch):
+    """With an outer loss without slope no head moves, so that the head of a step shows where it comes from."""
     others = {session: random_head(task, session) for session in (1, 2, 3)}
     sessions, steps = task.data.session[task.data.clip], []
 
@@ -343,7 +344,7 @@ def test_the_best_rival_has_the_highest_mean():
 
 
 def test_a_share_of_exactly_one_in_c_is_no_positive():
-    """Two clips, so beta = 1/2. Positives are 2, 0, 0, 0, and 0 counts as 1: weights 2/3, 1, 1, 1, scaled to sum to 4."""
+    """Two clips, so beta = 1/2. Positives are 2, 0, 0, 0, and 0 counts as 1: weights 2/3, 1, 1, 1, scaled to sum 4."""
     targets = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.75, 0.25, 0.0, 0.0]])
     assert class_balanced_weights(targets).tolist() == pytest.approx([8 / 11, 12 / 11, 12 / 11, 12 / 11])
 
