@@ -65,7 +65,8 @@ def read(path: Path) -> tuple[Search, Experiment]:
     try:
         search = Search.model_validate(read_toml(path))
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error.errors()[0], {}, Search)}") from None
+        tables = {"methods": MethodSearch, "space": Space}
+        raise UserError(f"{path}: {explain(error.errors()[0], tables, Search)}") from None
     experiment = experiments.load(Path(path).with_name(f"{search.experiment}.toml"), search.set)
     for name, method in search.methods.items():
         if name not in experiment.methods:
