@@ -10,10 +10,11 @@ from perser.corpora import Corpus
 from perser.data import Data, Task, from_corpus, listener_groups, make_task, split
 from perser.episodes import Draws, draws_by_listener
 from perser.experiment import Experiment, kinds
-from perser.methods import Method
+from perser.methods import Method, Start
 from perser.methods.finetune import Finetune
 from perser.methods.maml import Maml
-from perser.methods.ssl_e import SslE
+from perser.methods.ssl_e import SslE, cross_fitted, train
+from perser.model import Head, cross_entropy, logits
 from perser.plan import Plan
 from perser.settings import Base
 
@@ -83,6 +84,23 @@ def draws(task: Task, pool: np.ndarray, shots: tuple[int, ...] = (3, 5), purpose
 def dev_draws(task: Task, shots: tuple[int, ...] = (3, 5)) -> Draws:
     """Two draws of the dev listeners."""
     return draws(task, task.split.dev, shots, "dev draws")
+
+
+def start(task: Task, head: Head | None = None) -> Start:
+    """SSL-E of a task, trained unless it is given."""
+    return Start(train(task, 0) if head is None else head, lambda: cross_fitted(task, 0))
+
+
+def sgd(head: Head, features: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor, lr: float,
+        steps: int) -> Head:
+    """Plain descent by torch's own optimiser; the layer weights stay."""
+    tensors = Head(*(tensor.detach().clone().requires_grad_() for tensor in head))
+    optimiser = torch.optim.SGD(tensors[1:], lr=lr)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        cross_entropy(logits(tensors, features), targets, class_weights).backward()
+        optimiser.step()
+    return tensors
 
 
 def plan(out, experiment: Experiment = SMALL, **settings) -> Plan:

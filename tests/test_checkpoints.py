@@ -9,9 +9,9 @@ from perser.adapt import constant_lr
 from perser.checkpoints import Checkpoint
 from perser.episodes import Episodes, batch_of
 from perser.errors import UserError
-from perser.methods import GradientModel, Start
+from perser.methods import GradientModel
 from perser.methods.base import setting_for
-from perser.methods.ssl_e import cross_fitted, train
+from perser.methods.ssl_e import train
 from perser.model import Head, mixed
 
 VARIANTS = {"scratch": ("finetune", {"start": "scratch"}), "reptile": ("maml", {"rule": "reptile"}),
@@ -28,8 +28,7 @@ def task():
 @pytest.fixture(scope="module")
 def start(task):
     """SSL-E with layer weights that differ."""
-    head = train(task, 0)._replace(mix=torch.tensor([0.3, -0.2]))
-    return Start(head, lambda: cross_fitted(task, 0))
+    return made.start(task, train(task, 0)._replace(mix=torch.tensor([0.3, -0.2])))
 
 
 @pytest.fixture(scope="module", params=CASES)
