@@ -74,14 +74,39 @@ def evaluation_episodes(data: Data, pool: np.ndarray, listener: int, shots: int,
     return Episodes(orders[:, :shots], orders[:, most:])
 
 
+def _separate_orders(data: Data, support_pool: np.ndarray, pool: np.ndarray, listener: int, most: int, draws: int,
+                     seed: int, purpose: str) -> Episodes:
+    """Supports (draws, most) from one pool and queries (draws, Q) from another, without the ratings of the supports.
+
+    Q is what every draw has left.
+    """
+    supports, queries = [], []
+    for draw in range(draws):
+        rng = seeds.rng(seed, purpose, data.listeners[listener], draw)
+        supports.append(rng.permutation(support_pool)[:most])
+        order = rng.permutation(pool)
+        queries.append(order[~np.isin(order, supports[-1])])
+    least = min(map(len, queries))
+    return Episodes(np.stack(supports), np.stack([query[:least] for query in queries]))
+
+
 # The draws of several listeners: (listener, shots) -> episodes.
 Draws = dict[tuple[int, int], Episodes]
 
 
 def draws_by_listener(data: Data, pool: np.ndarray, shots: tuple[int, ...], draws: int, min_queries: int, seed: int,
-                      purpose: str) -> Draws:
-    """Evaluation episodes of all listeners with enough ratings in the pool, by (listener, shots)."""
+                      purpose: str, support_pool: np.ndarray | None = None) -> Draws:
+    """Evaluation episodes of all listeners with enough ratings in the pool, by (listener, shots).
+
+    support_pool: ratings that supports are drawn from; None for the pool itself. Queries are always of the pool.
+    """
     most = max(shots)
+    if support_pool is not None:
+        supports = by_listener(data, support_pool, most)
+        orders = {listener: _separate_orders(data, supports[listener], part, listener, most, draws, seed, purpose)
+                  for listener, part in by_listener(data, pool, min_queries).items() if listener in supports}
+        return {(listener, k): Episodes(support[:, :k], query) for listener, (support, query) in orders.items()
+                if query.shape[1] >= min_queries for k in shots}
     able = by_listener(data, pool, most + min_queries)
     return {(listener, k): evaluation_episodes(data, part, listener, k, most, draws, seed, purpose)
             for listener, part in able.items() for k in shots}

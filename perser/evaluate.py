@@ -14,22 +14,50 @@ from perser.model import cross_entropy, soft_f1
 from perser.scores import macro_f1
 
 
+BINS = 10  # of the most probable class's probability, for the calibration error
+
+
 class Counts(NamedTuple):
-    """Per class true positives, false positives, false negatives (C,); queries; those whose top class was ticked."""
+    """What all queries of a listener sum to.
+
+    tp, fp, fn (C,): by the threshold rule. queries; top: those whose most probable class was ticked. top_of and top_hits
+    (C,): by class, how often it was the most probable, and how often it was then ticked. log_loss and brier: sums over
+    the queries, against 1/m on each of the m ticked classes. bins (3, BINS): by the most probable class's probability,
+    queries, sum of that probability, and hits.
+    """
 
     tp: np.ndarray
     fp: np.ndarray
     fn: np.ndarray
     queries: int
     top: int
+    top_of: np.ndarray
+    top_hits: np.ndarray
+    log_loss: float
+    brier: float
+    bins: np.ndarray
 
 
 def count(logits: Tensor, labels: Tensor) -> Counts:
     """Counts over all queries: logits and labels (..., C)."""
     logits, labels = logits.flatten(0, -2), labels.flatten(0, -2)
-    predicted, top = heads.predict(logits), labels.gather(1, logits.argmax(-1, keepdim=True))
-    return Counts(tp=(predicted & labels).sum(0).numpy(), fp=(predicted & ~labels).sum(0).numpy(),
-                  fn=(~predicted & labels).sum(0).numpy(), queries=len(labels), top=int(top.sum()))
+    predicted, likeliest = heads.predict(logits), logits.argmax(-1)
+    hits, log_p = labels.gather(1, likeliest.unsqueeze(1)).squeeze(1), logits.double().log_softmax(-1)
+    targets, classes = labels.double() / labels.sum(-1, keepdim=True), labels.shape[-1]
+    return Counts(
+        tp=(predicted & labels).sum(0).numpy(), fp=(predicted & ~labels).sum(0).numpy(),
+        fn=(~predicted & labels).sum(0).numpy(), queries=len(labels), top=int(hits.sum()),
+        top_of=likeliest.bincount(minlength=classes).numpy(),
+        top_hits=likeliest[hits].bincount(minlength=classes).numpy(),
+        log_loss=-float((targets * log_p).sum()), brier=float((log_p.exp() - targets).square().sum()),
+        bins=_calibration_bins(log_p.exp().amax(-1), hits))
+
+
+def _calibration_bins(confidence: Tensor, hits: Tensor) -> np.ndarray:
+    """Queries, summed confidence and hits by confidence, (3, BINS)."""
+    place = (confidence * BINS).long().clamp(max=BINS - 1)
+    weights = (torch.ones_like(confidence), confidence, hits.to(confidence.dtype))
+    return torch.stack([place.bincount(weight, minlength=BINS) for weight in weights]).numpy()
 
 
 def query_loss(task: Task, logits: Tensor, query: Tensor, f1_share: float = 0.0) -> Tensor:
@@ -71,15 +99,17 @@ def dev_score(task: Task, model: NamedTuple, dev: Draws, f1_share: float = 0.0) 
 
 
 @torch.no_grad()
-def choose(task: Task, model: NamedTuple, grid: Iterable[Any], dev: Draws, per_shots: bool = True) -> dict[int, Any]:
-    """For each number of shots the setting of the grid with the highest dev macro F1; the first of equals.
+def choose(task: Task, model: NamedTuple, grid: Iterable[Any], dev: Draws, per_shots: bool = True,
+           criterion: str = "f1") -> dict[int, Any]:
+    """For each number of shots the setting of the grid that is best on the dev listeners; the first of equals.
 
-    With per_shots False, one setting is chosen for all numbers of shots: the best on average.
+    criterion: "f1", the highest macro F1, or "loss", the lowest log loss. With per_shots False, one setting is chosen
+    for all numbers of shots: the best on average.
     """
     numbers, grid, scores = sorted({shots for _, shots in dev}), list(grid), {}
     for shots in numbers:
         parts = [episodes for (_, k), episodes in dev.items() if k == shots]
-        scores[shots] = [[macro_f1(*count(answers, task.data.labels[query])[:3])
+        scores[shots] = [[_criterion(count(answers, task.data.labels[query]), criterion)
                           for answers, query in split_logits(logits, parts)]
                          for logits in model.answers(batch_of(task, join_episodes(parts)), grid)]
     chosen = {}
@@ -87,3 +117,7 @@ def choose(task: Task, model: NamedTuple, grid: Iterable[Any], dev: Draws, per_s
         means = [np.nanmean(np.concatenate(parts)) for parts in zip(*(scores[shots] for shots in group))]
         chosen |= dict.fromkeys(group, grid[int(np.nanargmax(means))])
     return chosen
+
+
+def _criterion(counts: Counts, name: str) -> float:
+    return float(macro_f1(*counts[:3])) if name == "f1" else -counts.log_loss / counts.queries

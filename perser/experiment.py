@@ -41,6 +41,8 @@ class Experiment(Settings):
     draws: int = Field(5, ge=1, description="supports drawn per listener, setting and number of shots")
     dev_draws: int = Field(5, ge=1, description="the same for each dev listener")
     min_queries: int = Field(5, ge=1, description="listeners with fewer query clips in a setting are left out of it")
+    support: Literal["same", "any"] = Field(
+        "same", description="where shots come from: clips of the queries' setting, or any of the listener's clips")
     groups: int = Field(6, ge=3, description="groups of listeners, each held out in turn")
     dev: Literal["held-out", "training"] | None = Field(
         None, description="dev listeners: a held-out group, or the training listeners in the dev session; "

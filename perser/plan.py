@@ -10,7 +10,7 @@ import torch
 from perser import provenance, settings
 from perser.corpora import Corpus
 from perser.corpora.agreement import listener_traits
-from perser.data import Task, folds, from_corpus, listener_groups, make_task, split
+from perser.data import Split, Task, folds, from_corpus, listener_groups, make_task, split
 from perser.episodes import Draws, draws_by_listener
 from perser.errors import UserError
 from perser.experiment import Experiment
@@ -67,10 +67,21 @@ class Plan:
         for fold, group in product(range(1, len(folds(self.data.session)) + 1), range(len(self.groups))):
             pools = split(self.data, fold, group, self.groups, self.dev_held_out)
             for name in least:
-                counts = np.bincount(self.data.listener[getattr(pools, name)])
+                supports = self.support_pool(pools, name)
+                counts = np.bincount(self.data.listener[getattr(pools, name) if supports is None else supports])
                 least[name] = min(least[name], np.median(counts[counts > 0]) if counts.any() else np.inf)
         return {name: tuple(k for k in self.experiment.shots if k + self.experiment.min_queries <= most)
                 or self.experiment.shots[:1] for name, most in least.items()}
+
+    def support_pool(self, pools: Split, setting: str) -> np.ndarray | None:
+        """The ratings that shots of a setting (or of dev) are drawn from; None for the queries' own pool.
+
+        The dev listeners' shots are always of the dev session if they are training listeners: the model was trained on
+        their other ratings.
+        """
+        if self.experiment.support == "same" or (setting == "dev" and not self.dev_held_out):
+            return None
+        return np.flatnonzero(np.isin(self.data.listener, self.data.listener[getattr(pools, setting)]))
 
     def task(self, unit: Unit) -> Task:
         """What the methods of a unit work with."""
@@ -83,7 +94,8 @@ class Plan:
         """The dev listeners' draws. Raises UserError when no dev listener has enough ratings."""
         experiment = self.experiment
         draws = draws_by_listener(task.data, task.split.dev, self.shots["dev"], experiment.dev_draws,
-                                  experiment.min_queries, seed, "dev draws")
+                                  experiment.min_queries, seed, "dev draws",
+                                  self.support_pool(task.split, "dev"))
         if not draws:
             raise UserError(f"fold {task.split.fold}: no dev listener has {min(experiment.shots)} shots and "
                             f"{experiment.min_queries} queries in the dev session; lower shots or min_queries")

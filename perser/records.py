@@ -33,6 +33,16 @@ COLUMNS = {
     "queries": "predictions over all draws",
     "top": "predictions whose most probable class the listener had ticked",
 }
+# Columns that records of earlier versions lack. Beside them, by class: top_of_CLASS, predictions with that most probable
+# class, and top_hits_CLASS, those that the listener had ticked.
+LATER = {
+    "shots_of": "whose shots the method adapted to: own, or other (another test listener's)",
+    "log_loss": "sum of the log loss of the predictions, against 1/m on each of the m ticked classes",
+    "brier": "sum of their Brier scores",
+    "bins": "predictions by the probability of the most probable class, in equal bins",
+    "bins_confidence": "sum of that probability, by bin",
+    "bins_hits": "those whose most probable class the listener had ticked, by bin",
+}
 RANDOM = "random upstream weights"  # part of `synthetic` where the upstream was never trained
 KEYS = ["method", "setting", "fold", "seed", "listener", "shots", "inner_steps"]
 GROUPS = ("No meta-learning", "Meta-learning", "Upper bound", "Control")
@@ -98,13 +108,15 @@ class Manifest(_Fields):
 class Run(NamedTuple):
     """A finished run: its records, its manifest, and the tables beside them (None where the run has none).
 
-    learnt: what training set, by method, fold, group and seed. listeners: traits of each listener.
+    learnt: what training set, by method, fold, group and seed. listeners: traits of each listener. exchanged: the same
+    records with another listener's shots in place of the listener's own.
     """
 
     records: pd.DataFrame
     manifest: Manifest
     learnt: pd.DataFrame | None = None
     listeners: pd.DataFrame | None = None
+    exchanged: pd.DataFrame | None = None
 
     def title(self, method: str) -> str:
         """A method's name in print; its own name where the manifest does not know it."""
@@ -126,9 +138,11 @@ def synthetic_parts(corpus: str, random: bool) -> str:
 
 def row(counts, classes: tuple[str, ...], **columns) -> dict:
     """One record. `counts` has tp, fp, fn (C,), queries and top; `columns` are further ones of COLUMNS."""
-    per_class = {f"{kind}_{name}": int(n) for kind in ("tp", "fp", "fn")
+    per_class = {f"{kind}_{name}": int(n) for kind in ("tp", "fp", "fn", "top_of", "top_hits")
                  for name, n in zip(classes, getattr(counts, kind))}
-    return {**columns, "queries": counts.queries, "top": counts.top, **per_class}
+    bins = dict(zip(("bins", "bins_confidence", "bins_hits"), counts.bins.tolist()))
+    return {**columns, "queries": counts.queries, "top": counts.top, "log_loss": counts.log_loss,
+            "brier": counts.brier, **bins, **per_class}
 
 
 @contextmanager
@@ -195,9 +209,14 @@ def manifest(run: Path) -> Manifest:
 
 def load(run: Path) -> Run:
     """Everything that a finished run directory holds. Raises UserError when it is not finished."""
-    tables = {name: Path(run) / f"{name}.parquet" for name in ("learnt", "listeners")}
-    return Run(read(run), manifest(run),
-               **{name: pd.read_parquet(path) if path.is_file() else None for name, path in tables.items()})
+    paths = {name: Path(run) / f"{name}.parquet" for name in ("learnt", "listeners")}
+    tables = {name: pd.read_parquet(path) if path.is_file() else None for name, path in paths.items()}
+    frame = read(run)
+    if "shots_of" in frame:
+        own = frame["shots_of"] == "own"
+        tables["exchanged"] = None if own.all() else frame[~own].reset_index(drop=True)
+        frame = frame[own].reset_index(drop=True)
+    return Run(frame, manifest(run), **tables)
 
 
 def classes(frame: pd.DataFrame) -> tuple[str, ...]:

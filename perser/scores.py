@@ -7,6 +7,7 @@ from perser.errors import UserError
 
 SETTINGS = ("seen", "unseen")
 CELL = ["method", "setting", "shots"]
+TOP = ("top_of_", "top_hits_")
 
 
 def macro_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
@@ -31,7 +32,8 @@ def per_seed(records: pd.DataFrame) -> pd.DataFrame:
     Returns one row per (method, setting, shots, listener, seed) with f1, accuracy and chance in 0..1 and `records`,
     the number of rows summed; methods stay in the order of the records. Accuracy is the share of queries whose most
     probable class the listener had ticked. Chance is the macro F1 of ticking every class of every query: the best
-    constant answer to the same queries. Raises UserError if one fold holds two rows of the same cell, such as two
+    constant answer to the same queries. Where the records allow it also log_loss (nats), brier, top_f1 (macro F1 of the
+    most probable class) and balanced (mean recall of it over the ticked classes). Raises UserError if one fold holds two rows of the same cell, such as two
     numbers of inner steps: their sum would belong to neither.
     """
     keys = [*CELL, "listener", "seed"]
@@ -43,12 +45,24 @@ def per_seed(records: pd.DataFrame) -> pd.DataFrame:
                         "steps at a time")
     kinds = {kind: [name for name in records if name.startswith(f"{kind}_")] for kind in ("tp", "fp", "fn")}
     counted = [name for names in kinds.values() for name in names] + ["queries", "top"]
+    counted += [name for name in records if name.startswith(TOP) or name in ("log_loss", "brier")]
     sums = records.assign(records=1).groupby(keys, sort=False)[[*counted, "records"]].sum()
     tp, fp, fn = (sums[names].to_numpy() for names in kinds.values())
     ticked, queries = tp + fn, sums["queries"].to_numpy()[:, None]
-    return sums[["records"]].assign(
+    scores = sums[["records"]].assign(
         f1=macro_f1(tp, fp, fn), accuracy=sums["top"] / sums["queries"],
-        chance=macro_f1(ticked, queries - ticked, np.zeros_like(ticked))).reset_index()
+        chance=macro_f1(ticked, queries - ticked, np.zeros_like(ticked)))
+    return scores.assign(**_of_probabilities(sums, ticked)).reset_index()
+
+
+def _of_probabilities(sums: pd.DataFrame, ticked: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores that records of earlier versions do not allow; ticked (rows, C)."""
+    if "log_loss" not in sums:
+        return {}
+    top_of, hits = (sums[[name for name in sums if name.startswith(start)]].to_numpy() for start in TOP)
+    recall = np.divide(hits, ticked, out=np.full(hits.shape, np.nan), where=ticked > 0)
+    return {"log_loss": sums["log_loss"] / sums["queries"], "brier": sums["brier"] / sums["queries"],
+            "top_f1": macro_f1(hits, top_of - hits, ticked - hits), "balanced": np.nanmean(recall, axis=1)}
 
 
 def per_listener(records: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from perser import checkpoints, provenance, records, settings
 from perser.checkpoints import Checkpoint
 from perser.data import Task
-from perser.episodes import batch_of, draws_by_listener
+from perser.episodes import Episodes, batch_of, draws_by_listener
 from perser.errors import UserError
 from perser.evaluate import count, join_episodes, split_logits
 from perser.methods.base import GradientModel, Start, inner_steps, setting_for, with_inner_steps
@@ -122,24 +123,37 @@ def _die_with_parent() -> None:
 def rows(task: Task, model: NamedTuple, plan: Plan, seed: int) -> list[dict]:
     """Records of a model: every setting, test listener and number of shots, summed over the draws.
 
-    A model that does not adapt answers the same queries as those that do, once, and is recorded with no shots.
+    Once with the listeners' own shots and once with shots exchanged among them, where a split has two test listeners or
+    more. A model that does not adapt answers the same queries as those that do, once, and is recorded with no shots.
     """
-    experiment, rows = plan.experiment, []
+    experiment, rows, fixed = plan.experiment, [], 0 in model.settings
     for setting in SETTINGS:
         draws = draws_by_listener(task.data, getattr(task.split, setting), plan.shots[setting],
-                                  experiment.draws, experiment.min_queries, seed, "test draws")
+                                  experiment.draws, experiment.min_queries, seed, "test draws",
+                                  plan.support_pool(task.split, setting))
         listeners = sorted({listener for listener, _ in draws})
-        fixed = 0 in model.settings
         for shots in (plan.shots[setting][:1] if fixed else plan.shots[setting]) if listeners else ():
-            parts = [draws[listener, shots] for listener in listeners]
+            parts = {"own": [draws[listener, shots] for listener in listeners]}
+            if len(listeners) > 1 and not fixed:
+                parts["other"] = exchanged(parts["own"])
             tested = tested_settings(model, shots, experiment.test_inner_steps)
-            answers = model.answers(batch_of(task, join_episodes(parts)), list(tested.values()))
-            for steps, logits in zip(tested, answers):
-                rows += [records.row(count(of_listener, task.data.labels[query]), task.data.classes, setting=setting,
-                                     fold=task.split.fold, seed=seed, listener=task.data.listeners[listener],
-                                     shots=0 if fixed else shots, inner_steps=steps, draws=experiment.draws)
-                         for listener, (of_listener, query) in zip(listeners, split_logits(logits, parts))]
+            for shots_of, episodes in parts.items():
+                answers = model.answers(batch_of(task, join_episodes(episodes)), list(tested.values()))
+                for steps, logits in zip(tested, answers):
+                    labels = {"setting": setting, "fold": task.split.fold, "seed": seed, "inner_steps": steps,
+                              "shots": 0 if fixed else shots, "draws": experiment.draws, "shots_of": shots_of}
+                    rows += [records.row(count(of_listener, task.data.labels[query]), task.data.classes,
+                                         listener=task.data.listeners[listener], **labels)
+                             for listener, (of_listener, query) in zip(listeners, split_logits(logits, episodes))]
     return rows
+
+
+def exchanged(parts: list[Episodes]) -> list[Episodes]:
+    """Every listener's queries with other listeners' shots: draw after draw those of the next listener but one."""
+    number = len(parts)
+    return [Episodes(np.stack([parts[(place + 1 + draw % (number - 1)) % number].support[draw]
+                               for draw in range(len(part.support))]), part.query)
+            for place, part in enumerate(parts)]
 
 
 def tested_settings(model: NamedTuple, shots: int, test_inner_steps: tuple[int, ...] | None) -> dict[int, Any]:

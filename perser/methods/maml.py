@@ -33,6 +33,8 @@ class Maml(Method):
     anneal: float = Field(0.0, ge=0, le=1, description="DA: share of the epochs, from the start, in first order")
     lslr: bool = Field(False, description="learn one inner learning rate per tensor and inner step")
     lslr_lr: float = Field(2e-3, gt=0, description="Adam learning rate of the learnt inner learning rates")
+    lslr_log: bool = Field(False, description="learn the logarithm of the inner learning rates: they keep their sign, "
+                                              "and a step multiplies them")
     lr_by_shots: bool = Field(False, description="learn the power of the number of shots that inner learning rates "
                                                  "grow with")
     per_weight_lr: bool = Field(False, description="learn one inner learning rate per weight (arXiv 1707.09835)")
@@ -61,8 +63,8 @@ class Maml(Method):
     def _agree(self) -> "Maml":
         if self.per_weight_lr and (self.lslr or self.msl or self.dropout):
             raise ValueError("per_weight_lr excludes lslr, msl and dropout")
-        if self.lr_by_shots and not self.lslr:
-            raise ValueError("lr_by_shots needs lslr")
+        if (self.lr_by_shots or self.lslr_log) and not self.lslr:
+            raise ValueError("lr_by_shots and lslr_log need lslr")
         if self.rule == "reptile" and (self.lslr or self.per_weight_lr or self.msl or self.soft_f1 or self.dropout):
             raise ValueError("reptile has no outer loss: it excludes lslr, per_weight_lr, msl, soft_f1 and dropout")
         if self.rule == "reptile" and "mix" in self.adapts:
@@ -218,7 +220,8 @@ def _initial(start: Head, inner_lr: Tensor, method: Maml) -> dict[str, Tensor]:
     """All that meta-training learns, at its start."""
     learnt = {name: tensor.detach().clone() for name, tensor in start._asdict().items()}
     if method.lslr:
-        learnt["inner_lr"] = inner_lr.clone()
+        learnt["log_lr" if method.lslr_log else "inner_lr"] = (
+            torch.zeros_like(inner_lr) if method.lslr_log else inner_lr.clone())
     if method.lr_by_shots:  # the loss is a mean over the shots, so more shots may deserve larger steps
         learnt["power"] = torch.zeros(())
     if method.per_weight_lr:
@@ -236,6 +239,7 @@ def _model(learnt: dict[str, Tensor], fixed: Tensor, shots: tuple[int, ...],
     """
     adapts, zero = fixed != 0, fixed.new_zeros(())
     inner_lr = torch.where(adapts, learnt["inner_lr"], zero) if "inner_lr" in learnt else fixed
+    inner_lr = fixed * learnt["log_lr"].exp() if "log_lr" in learnt else inner_lr
     if "inner_lr.P" in learnt:
         inner_lr = Head(*(torch.where(on, learnt[f"inner_lr.{name}"], zero).expand(len(fixed), *learnt[name].shape)
                           for name, on in zip(TENSORS, adapts[0])))
