@@ -239,7 +239,7 @@ def _model(learnt: dict[str, Tensor], fixed: Tensor, shots: tuple[int, ...],
     """
     adapts, zero = fixed != 0, fixed.new_zeros(())
     inner_lr = torch.where(adapts, learnt["inner_lr"], zero) if "inner_lr" in learnt else fixed
-    inner_lr = fixed * learnt["log_lr"].exp() if "log_lr" in learnt else inner_lr
+    inner_lr = torch.where(adapts, fixed * learnt["log_lr"].exp(), zero) if "log_lr" in learnt else inner_lr
     if "inner_lr.P" in learnt:
         inner_lr = Head(*(torch.where(on, learnt[f"inner_lr.{name}"], zero).expand(len(fixed), *learnt[name].shape)
                           for name, on in zip(TENSORS, adapts[0])))
