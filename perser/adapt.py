@@ -44,7 +44,8 @@ def personal_heads(head: Head, inner_lrs: Iterable[Tensor | Head], batch: Batch,
     x = mixed(head, batch.features, batch.clips)
     inner = _inner_products(head, x if keep is None else x * keep, batch, second_order)
     for inner_lr in inner_lrs:
-        yield SpanHeads(head, batch, inner, *_last(_descend(inner, head.a, inner_lr, second_order), every_step))
+        states = _descend(inner, head.a, inner_lr, second_order, every_step)
+        yield SpanHeads(head, batch, inner, *_last(states, every_step))
 
 
 def _in_span(inner_lr: Tensor | Head, batch: Batch) -> bool:
@@ -93,31 +94,34 @@ def _loss_gradient(batch: Batch) -> tuple[Tensor, Tensor]:
     return weight * batch.targets.sum(-1, keepdim=True), weight * batch.targets
 
 
-def _descend(products: InnerProducts, a: Tensor, inner_lr: Tensor,
-             second_order: bool) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Descent on the support loss in coefficients of the basis: (d, b, A, a) before the first step and after each one.
+def _descend(products: InnerProducts, a: Tensor, inner_lr: Tensor, second_order: bool,
+             every_step: bool) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Descent on the support loss in coefficients of the basis: (d, b, A, a) after the last step, or before and after all.
 
-    d (E, K, C + K), b (E, 1, C + K), A (E, C, C + K) as in SpanHeads; a (E, 1, C).
+    d (E, K, C + K), b (E, 1, C + K), A (E, C, C + K) as in SpanHeads; a (E, 1, C). The gradient of h is error @ A, so
+    gram meets the C columns of error, never the C + K of h.
     """
-    inner, mass, wanted = products.inner, products.mass, products.wanted
-    episodes, shots, classes = wanted.shape
+    inner, mass, unwanted = products.inner, products.mass, -products.wanted
+    episodes, shots, classes = unwanted.shape
     gram = products.gram[:, :shots] if second_order else products.gram[:, :shots].detach()
     identity = torch.eye(classes + shots, dtype=inner.dtype, device=inner.device).expand(episodes, -1, -1)
     start, h = identity[:, :classes], identity[:, classes:]
     A, a = start, a.expand(episodes, 1, -1)
     d, b = torch.zeros_like(h), torch.zeros_like(h[:, :1])
-    states = [(d, b, A - start, a)]
+    states = [(d, b, A, a)]
     for _, lr_P, lr_b, lr_A, lr_a in inner_lr:
-        z = torch.baddbmm(a.expand(-1, shots, -1), h, inner @ A.mT)
-        error = torch.addcmul(-wanted, z.softmax(-1), mass)  # (E, K, C), gradient of the loss by the logits
-        delta, slope_A = error @ A, error.mT @ h
-        slope_b, slope_a = delta.sum(1, keepdim=True), error.sum(1, keepdim=True)
+        z = torch.baddbmm(a, h, torch.bmm(inner, A.mT))
+        error = torch.addcmul(unwanted, z.softmax(-1), mass)  # (E, K, C), gradient of the loss by the logits
+        A_now, h_now = A, h
         if not second_order:
-            delta, slope_A, slope_b, slope_a = (slope.detach() for slope in (delta, slope_A, slope_b, slope_a))
-        d, b, a = d + lr_P * delta, b - lr_b * slope_b, a - lr_a * slope_a
-        A, h = A - lr_A * slope_A, h - lr_P * (gram @ delta) - lr_b * slope_b
-        states.append((d, b, A - start, a))
-    return states
+            error, A_now, h_now = error.detach(), A.detach(), h.detach()
+        total = error.sum(1, keepdim=True)
+        by_P, by_b = lr_P * error, lr_b * total
+        d, b = torch.baddbmm(d, by_P, A_now), torch.baddbmm(b, by_b, A_now, alpha=-1)
+        h = torch.baddbmm(h, torch.baddbmm(by_b, gram, by_P), A_now, alpha=-1)
+        A, a = torch.baddbmm(A, lr_A * error.mT, h_now, alpha=-1), a - lr_a * total
+        states.append((d, b, A, a))
+    return [(d, b, A - start, a) for d, b, A, a in (states if every_step else states[-1:])]
 
 
 class SpanHeads(NamedTuple):
@@ -154,7 +158,10 @@ class SpanHeads(NamedTuple):
         return logits if self.d.ndim == 4 else logits[0]
 
     def weights(self) -> Head:
-        """The heads with their weights formed; tensors lead with E, or with (steps + 1, E). The mix is shared."""
+        """The heads with their weights formed; tensors lead with E, or with (steps + 1, E). The mix is shared.
+
+        Gradients through the weights are exact in second order only; a first-order loss takes `query_logits`.
+        """
         x = self.products.x[self.batch.support]
         basis = torch.cat([self.head.A.expand(len(x), -1, -1), x @ self.head.P.T + self.head.b], 1)
         shape = self.a.shape[:-2]

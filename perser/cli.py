@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import click
 
@@ -188,6 +189,7 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
     every experiment uses them.
     """
     from perser import search as searching
+    from perser.analysis.statistics import best_trials
 
     plan, experiment = usage(searching.read, file)
     given = dict(root.partition("=")[::2] for root in roots)
@@ -201,7 +203,7 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
                                 lambda row: click.echo(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}  "
                                                        f"{row['settings']}"))
         trials = searching.write(out, name, rows, plan, plans)
-    click.echo(searching.best(trials, plan.margin).to_string(index=False))
+    click.echo(best_trials(trials, plan.margin).to_string(index=False))
 
 
 @main.command(epilog="Example: perser report results/synthetic/logmel/main --out out/report")
@@ -270,18 +272,19 @@ def claims(results: Path, as_json: bool) -> None:
 @click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "cost", "phase2",
                                                            "e2e"]))
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds of measurement.")
-@click.option("--threads", type=click.IntRange(1), help="Processor threads.  [default: cores]")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1),
+              help="Timed rounds; in a round all calls take turns.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch on the processor.  [default: cores]")
 @click.option("--size", default=1.0, show_default=True, type=click.FloatRange(0, 1, min_open=True),
               help="Share of the full number of clips (features, cost), listeners (adapt, scale) or rows (phase2).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="JSON, of one benchmark.  [default: benchmarks/DEVICE-NAME.json]")
 def bench(name: str | None, device: str | None, rounds: int, threads: int | None, size: float,
           out: Path | None) -> None:
-    """Time this machine: all benchmarks that run on it, or one. Needs a checkout."""
-    benchmarks = checkout_package("benchmarks")
+    """Time this machine: all benchmarks that run on it, or one. Needs a checkout of the repository."""
     if out and not name:
         raise click.UsageError("--out: name the benchmark too", click.get_current_context())
+    benchmarks = checkout_benchmarks()
     for benchmark in [name] if name else benchmarks.ABOUT:
         try:
             result = benchmarks.run(benchmark, device, rounds, threads, size)
@@ -295,13 +298,14 @@ def bench(name: str | None, device: str | None, rounds: int, threads: int | None
         click.echo(f"{benchmarks.table(result)}\n{path}\n")
 
 
-def checkout_package(name: str):
-    """A package that lies beside the library in a checkout. Raises UserError where the library is installed alone."""
-    checkout = Path(__file__).resolve().parents[1]
-    if not (checkout / name / "__init__.py").exists():
-        raise UserError(f"{name}/ is not beside the library; run this command from a checkout of the project")
-    sys.path.insert(0, str(checkout))
-    return importlib.import_module(name)
+def checkout_benchmarks() -> ModuleType:
+    """The `benchmarks` package next to this one. Raises UserError where perser is installed without its checkout."""
+    root = Path(__file__).parents[1]
+    if not (root / "benchmarks" / "measure.py").exists():
+        raise UserError(f"{root}: no benchmarks here; install perser from a checkout (pip install -e .) to run them")
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    return importlib.import_module("benchmarks")
 
 
 main.add_command(phase2)

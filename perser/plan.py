@@ -9,7 +9,7 @@ import torch
 
 from perser import provenance, settings
 from perser.corpora import Corpus
-from perser.corpora.agreement import traits as listener_traits
+from perser.corpora.agreement import listener_traits
 from perser.data import Task, folds, from_corpus, listener_groups, make_task, split
 from perser.episodes import Draws, draws_by_listener
 from perser.errors import UserError

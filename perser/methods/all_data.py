@@ -1,7 +1,7 @@
 """All data: SSL-E fine-tuned on every other rating of the listener. An upper bound, never a method to compare with."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -92,9 +92,10 @@ class AllData(Method):
                 table[torch.from_numpy(part)] = (x @ P.T + b) @ A.T + a
         return table
 
-    def costliest(self, model: AllDataModel) -> Any:
-        """Unused: timing asks for `cross_validated`."""
-        return 0
+    def answer_costliest(self, task: Task, model: AllDataModel, ratings: np.ndarray, shots: int) -> Tensor:
+        """Cross-validate all of the listener's ratings, for timing; there are no shots."""
+        listener = int(task.data.listener[ratings[0]])
+        return self.cross_validated(task, model.head, self.inner_lr_grid[0], [listener], ratings[:0], 0)
 
     def learnt_numbers(self, model: AllDataModel) -> int:
         """Those of SSL-E."""

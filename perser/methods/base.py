@@ -9,13 +9,14 @@ same personal models as heads whose tensors lead with E. All of them are heads, 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from perser import model as heads
 from perser.adapt import personal_heads
 from perser.data import Task
-from perser.episodes import Batch, Draws
+from perser.episodes import Batch, Draws, Episodes, batch_of
 from perser.evaluate import choose
 from perser.model import TENSORS, Head
 from perser.settings import Settings
@@ -34,6 +35,7 @@ class Method(Settings):
     kind: str
     title: str
     group: ClassVar[str] = "No meta-learning"
+    is_start: ClassVar[bool] = False  # SSL-E itself, whose training the other methods do not repeat
     Model: ClassVar[type]
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> NamedTuple:
@@ -43,6 +45,11 @@ class Method(Settings):
     def costliest(self, model: NamedTuple) -> Any:
         """The setting that takes longest to adapt with, for timing."""
         return model.settings[max(model.settings)]
+
+    def answer_costliest(self, task: Task, model: NamedTuple, ratings: np.ndarray, shots: int) -> Tensor:
+        """Adapt to the first shots of a listener's ratings in the costliest setting and answer the next, for timing."""
+        batch = batch_of(task, Episodes(ratings[None, :shots], ratings[None, shots:shots + 1]))
+        return next(model.answers(batch, [self.costliest(model)]))
 
     def learnt_numbers(self, model: NamedTuple) -> int:
         """How many numbers training has set."""

@@ -19,6 +19,7 @@ class SslE(Method):
 
     kind: Literal["ssl-e"] = "ssl-e"
     title: str = "SSL-E"
+    is_start: ClassVar[bool] = True
     Model: ClassVar[type] = GradientModel
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> GradientModel:

@@ -1,4 +1,7 @@
-"""Benchmarks: every one returns rows of plain numbers, which are written with where and how they were measured."""
+"""Benchmarks: each returns rows of plain numbers, written with the conditions they were measured under.
+
+Run from a checkout: `perser bench NAME`. The committed JSON files lie in this folder.
+"""
 
 import csv
 import json
@@ -9,41 +12,40 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from perser.bench import cost, extraction, measure, meta, scale
-from perser.bench.measure import Turns
+from benchmarks import adapt, cost, extraction, measure, meta, scale
+from benchmarks.measure import Turns
 from perser.errors import UserError
-from perser.kernels import prepare
 
 STAGES = Path("out/log/stages.csv")
 ABOUT = {
-    "meta": "One second-order outer step against learn2learn, same loss and gradients.",
+    "meta": "One second-order outer step against learn2learn, torch.func and JAX: same loss and gradients.",
     "adapt": "Listeners personalised in one batch, one by one, and by learn2learn.",
     "features": "Features of WavLM-base's shape, random weights: the store's batches against one clip at a time.",
     "scale": "An episode draw and an outer step at rising numbers of listeners, features on disk.",
-    "cost": "Every method of experiments/methods.toml, learnt from random ratings and asked for one listener.",
-    "phase2": "A Phase-2 run of the embedded suite beside its model: what one more sample costs.",
+    "cost": "All methods of experiments/methods.toml, trained on random ratings and adapted to one listener.",
+    "phase2": "A Phase-2 run of the embedded suite with a model that answers at once: what one more sample costs.",
     "e2e": "Seconds of the last default ./reproduce.sh, stage by stage.",
 }
 
 
-ON_CPU = ("cost", "phase2", "e2e")  # what they time is computed there, whatever else the machine has
+ON_CPU = ("cost", "phase2", "e2e")  # what they time runs on the processor, with or without an accelerator
 
 
 def run(name: str, device: str | None = None, rounds: int = 5, threads: int | None = None, size: float = 1.0,
         stages: Path = STAGES) -> dict:
     """One benchmark: about, conditions, settings, rows. `size`: share of the full number of clips, listeners or rows.
 
-    Raises UserError for a device that is not there and for stages that were never timed.
+    Raises UserError for a missing device and for stages that were never timed.
     """
     place, settings = _device(device or ("cpu" if name in ON_CPU else None)), {"rounds": rounds, "size": size}
     shape = cost.SHAPE._replace(clips=max(1, round(size * cost.SHAPE.clips)))
     before = torch.get_num_threads()
-    prepare(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     try:
         conditions, turns = measure.conditions(place), Turns(rounds)
         rows = {
             "meta": lambda: meta.meta(place, turns),
-            "adapt": lambda: meta.adapt(place, turns, max(1, round(size * meta.LISTENERS))),
+            "adapt": lambda: adapt.adapt(place, turns, max(1, round(size * adapt.LISTENERS))),
             "features": lambda: extraction.features(place, turns, max(1, round(size * extraction.CLIPS))),
             "scale": lambda: scale.scale(place, turns, tuple(max(1, round(size * n)) for n in scale.LISTENERS)),
             "cost": lambda: cost.cost(place, turns, shape),
@@ -57,7 +59,7 @@ def run(name: str, device: str | None = None, rounds: int = 5, threads: int | No
 
 
 def _overhead(turns: Turns, size: float) -> list[dict]:
-    from perser.bench import overhead  # the only one that needs inspect, which takes seconds to import
+    from benchmarks import overhead  # imports inspect, which takes seconds
 
     return overhead.overhead(turns, max(2, round(size * overhead.ROWS)))
 
@@ -70,12 +72,12 @@ def _device(name: str | None) -> torch.device:
 
 
 def timed_stages(path: Path) -> list[dict]:
-    """The rows of a file with columns stage, seconds, outcome, as reproduce.sh leaves it."""
+    """The rows of a file with columns stage, seconds, outcome, as reproduce.sh writes it."""
     try:
         rows = list(csv.DictReader(path.read_text().splitlines()))
         return [{"stage": row["stage"], "seconds": int(row["seconds"]), "outcome": row["outcome"]} for row in rows]
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; run ./reproduce.sh first, it times its stages") from None
+        raise UserError(f"{path}: no such file; run ./reproduce.sh first, it times its stages") from None
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: expected columns stage,seconds,outcome; run ./reproduce.sh again") from None
 
@@ -87,7 +89,7 @@ def default_path(result: dict) -> Path:
 
 
 def write(result: dict, path: Path) -> None:
-    """As JSON, floats to six significant digits."""
+    """Write a result as JSON, floats to six significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_rounded(result), indent=1) + "\n")
 
@@ -96,12 +98,12 @@ def _rounded(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def table(result: dict) -> str:
-    """The rows for a terminal, one line per method or per quantity, and where they were measured."""
+    """The rows for a terminal, one line per method or per quantity, and the conditions they were measured under."""
     where = result["conditions"]
     place = (f"{where['device']}, {where['cpu']}, {where['threads']} threads, torch {where['packages']['torch']}, "
              f"load {where['load_before']} before")

@@ -1,4 +1,4 @@
-"""What a Phase-2 run costs beside its model: the embedded suite asked of `oracle`, which answers at once."""
+"""What a Phase-2 run costs on top of its model: the embedded suite run with `oracle`, which answers at once."""
 
 import tempfile
 from functools import partial
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from perser.bench import measure
-from perser.bench.measure import Turns
+from benchmarks import measure
+from benchmarks.measure import Turns
 from perser.phase2 import runner, suite
 from perser.phase2.tasks import load
 
@@ -15,9 +15,9 @@ ROWS = 33  # of each task
 
 
 def overhead(turns: Turns, rows: int = ROWS) -> list[dict]:
-    """One row: seconds of a run with one sample a task and with `rows`, and the milliseconds that a sample adds.
+    """One row: seconds of a run with one sample per task and with `rows`, and the milliseconds that a sample adds.
 
-    In them is everything from the loaded tasks to the records: samples, logs, scores, predictions.
+    They cover everything from the loaded tasks to the records: samples, logs, scores, predictions.
     """
     with tempfile.TemporaryDirectory() as folder:
         root, cpu = str(suite.build(Path(folder) / "suite", rows=rows, progress=False)), torch.device("cpu")
@@ -29,7 +29,7 @@ def overhead(turns: Turns, rows: int = ROWS) -> list[dict]:
                 runner.run(tasks[limit], "oracle", out,
                            source={"tasks": root, "data": None, "cache_dir": None, "limit": limit})
 
-        times = measure.paired({limit: partial(run, limit) for limit in tasks}, cpu, turns._replace(least=0.0))
+        times = measure.in_turns({limit: partial(run, limit) for limit in tasks}, cpu, turns._replace(least=0.0))
     few, many = times[1], times[rows]
     added = [measure.Time(*(1000 * (a - b) / (samples[rows] - samples[1]) for a, b in zip(more, less, strict=True)))
              for more, less in zip(many, few, strict=True)]

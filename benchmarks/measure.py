@@ -1,46 +1,48 @@
-"""How things are timed: calls in turn in one process, the machine's own limits beside them, and where it was."""
+"""Timing: calls in turns in one process, the machine's limits, and the conditions of a measurement."""
 
 import ctypes
+import importlib.util
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from perser import provenance
-from perser.descend import way
 
 Call = Callable[[], object]
+Result = TypeVar("Result")
 
 
 class Time(NamedTuple):
-    """Seconds of one call by the clock, and of processor time over all threads."""
+    """Seconds of one call: wall clock, and processor time over all threads."""
 
     seconds: float
     cpu_seconds: float
 
 
 class Turns(NamedTuple):
-    """How often each call takes its turn, and the seconds that a turn lasts at least."""
+    """How many rounds are timed, and for how many seconds at least a call is repeated in a round."""
 
     rounds: int = 5
     least: float = 0.5
 
 
 class Limits(NamedTuple):
-    """What the device does at best, measured here: float32 operations and bytes read, each per second."""
+    """What the device does at best, as measured: float32 operations per second, bytes read per second."""
 
     flops: float
     bandwidth: float
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device: its work runs behind the caller's back."""
+    """Wait until the device has finished; its work is asynchronous."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -57,22 +59,22 @@ def once(call: Call, device: torch.device) -> Time:
 def turn(call: Call, device: torch.device, least: float) -> Time:
     """Median time of a call repeated until `least` seconds have passed."""
     times = [once(call, device)]
-    while sum(each.seconds for each in times) < least:
+    while sum(seconds for seconds, _ in times) < least:
         times.append(once(call, device))
     return Time(*map(median, zip(*times, strict=True)))
 
 
-def paired(calls: dict[Hashable, Call], device: torch.device, turns: Turns) -> dict[Hashable, list[Time]]:
-    """Each call's times over rounds in which all take turns, so that what else the machine does hits all alike.
+def in_turns(calls: dict[Hashable, Call], device: torch.device, turns: Turns) -> dict[Hashable, list[Time]]:
+    """Times of all calls by round. Timed round-robin so that background load affects all calls equally.
 
-    A round of its own comes first, to fill caches, and is not counted.
+    An extra first round warms the caches and is not counted.
     """
     times = {name: [] for name in calls}
     for counted in (False, *[True] * turns.rounds):
         for name, call in calls.items():
-            found = turn(call, device, turns.least if counted else 0.0)
+            one = turn(call, device, turns.least if counted else 0.0)
             if counted:
-                times[name].append(found)
+                times[name].append(one)
     return times
 
 
@@ -82,7 +84,7 @@ def typical(times: list[Time]) -> Time:
 
 
 def ratio(slow: list[Time], fast: list[Time]) -> Time:
-    """How many times longer, the median of the rounds' own ratios: by the clock and in processor time."""
+    """How many times longer: the median over rounds of the ratio within a round, of wall clock and processor time."""
     return Time(*(median(a / b for a, b in zip(*parts, strict=True))
                   for parts in zip(zip(*slow, strict=True), zip(*fast, strict=True), strict=True)))
 
@@ -98,16 +100,16 @@ def limits(device: torch.device, side: int, rounds: int) -> Limits:
 
 @contextmanager
 def peak(device: torch.device) -> Iterator[Callable[[], int]]:
-    """A function that tells how many bytes the memory in use has risen by at most since the block began."""
+    """Yield a function that returns by how many bytes memory in use has peaked above its level at the start."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         start = torch.cuda.memory_allocated(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - start
         return
-    ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: used again, it would not count
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark goes back to what is in use now
+    ctypes.CDLL(None).malloc_trim(0)  # memory that glibc keeps after a free would not count when used again
+    Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark to the current level
     start = _status("VmRSS")
-    # Both are the kernel's running counts, a few pages behind: a block that takes nothing may end below its start.
+    # Both counts lag by a few pages, so a block that allocates nothing may end below its start.
     yield lambda: max(0, _status("VmHWM") - start)
 
 
@@ -116,18 +118,27 @@ def _status(name: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
+def with_memory(call: Callable[[], Result], device: torch.device) -> tuple[Time, int, Result]:
+    """Time of a single call, the bytes that memory in use rose by, and its result."""
+    results = []
+    with peak(device) as risen:
+        taken = once(lambda: results.append(call()), device)
+        return taken, risen(), results[0]
+
+
 def conditions(device: torch.device) -> dict:
     """Device and driver, processor, cores, threads, load, versions, commit."""
-    found = provenance.machine() | provenance.git() | {
-        "device": device_name(device), "inner_loop": way(torch.zeros(1, device=device)),
-        "threads": torch.get_num_threads(), "load_before": round(os.getloadavg()[0], 2)}
+    where = provenance.machine() | provenance.git() | {
+        "device": device_name(device), "threads": torch.get_num_threads(), "load_before": round(os.getloadavg()[0], 2)}
+    if importlib.util.find_spec("jax"):
+        where["packages"] = where["packages"] | {"jax": metadata.version("jax")}
     if device.type == "cuda":
-        found |= {"driver": _driver(), "cuda": torch.version.cuda}
-    return found
+        where |= {"driver": _driver(), "cuda": torch.version.cuda}
+    return where
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or the accelerator's own name."""
+    """`cpu`, or the name of the accelerator."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -136,6 +147,7 @@ def _driver() -> str | None:
     return version.read_text().splitlines()[0] if version.exists() else None
 
 
-def furthest(mine: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest difference between two lists of tensors, each relative to the second's largest element."""
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in zip(mine, theirs, strict=True))
+def largest_difference(tensors: Iterable[Tensor], others: Iterable[Tensor]) -> float:
+    """The largest difference between two lists of tensors, relative to the largest element of the other tensor."""
+    return max(float((a.cpu() - b.cpu()).abs().max() / b.abs().max().clamp(min=1e-12))
+               for a, b in zip(tensors, others, strict=True))

@@ -9,12 +9,12 @@ import pandas as pd
 import soundfile
 import torch
 
+from benchmarks import measure
+from benchmarks.measure import Turns
 from perser import features as store
 from perser import seeds
 from perser.features import upstreams
 from perser.features.audio import RATE
-from perser.bench import measure
-from perser.bench.measure import Turns
 
 CLIPS = 1000
 SECONDS = (1.0, 9.0)  # of a clip, drawn evenly; IEMOCAP's last 4.5 s on average
@@ -23,10 +23,10 @@ STEP = 0.02  # lengths are rounded to this, the upstream's frame
 
 def features(device: torch.device, turns: Turns, clips: int = CLIPS, config: dict | None = None,
              seconds: tuple[float, float] = SECONDS, side: int = 2048) -> list[dict]:
-    """A row for the plain loop and one for the library, over the same clips; turns beyond the first repeat both.
+    """A row for the plain loop and one for the library, over the same clips, once per round.
 
-    `config`: what differs from transformers' WavLMConfig, whose default is WavLM-base's shape. Weights and noise
-    are random: time does not depend on what is said.
+    `config`: what differs from transformers' WavLMConfig, whose default is WavLM-base's shape. Weights and noise are
+    random: time does not depend on the content.
     """
     with tempfile.TemporaryDirectory() as folder:
         model, corpus = _model(Path(folder) / "model", config or {}), _corpus(Path(folder), clips, seconds)
@@ -35,30 +35,22 @@ def features(device: torch.device, turns: Turns, clips: int = CLIPS, config: dic
         calls = {"one clip at a time": lambda at: one_by_one(plain, corpus, device),
                  "perser": lambda at: store.extract(corpus, upstream, Path(folder) / f"store{at}", "none")}
         upstream([np.zeros(RATE, np.float32)])  # reads the weights
-        found = [{name: _measured(lambda call=call, at=at: call(at), device) for name, call in calls.items()}
-                 for at in range(turns.rounds)]
+        rounds = [{name: measure.with_memory(lambda call=call, at=at: call(at), device)
+                   for name, call in calls.items()} for at in range(turns.rounds)]
         limits = measure.limits(device, side, turns.rounds)
-        length = float(corpus.clips["seconds"].sum())
-        flops = sum(_flops(plain, round(each * RATE)) for each in corpus.clips["seconds"])
-    return [_row(name, [each[name] for each in found], clips, length, flops, limits,
-                 measure.furthest([found[0][name][2]], [found[0]["one clip at a time"][2]])) for name in calls]
+        flops = sum(_flops(plain, round(length * RATE)) for length in corpus.clips["seconds"])
+    first = {name: result for name, (_, _, result) in rounds[0].items()}
+    return [_row(name, [of_round[name] for of_round in rounds], corpus, flops, limits)
+            | {"features_difference": measure.largest_difference([first[name]], [first["one clip at a time"]])}
+            for name in calls]
 
 
-def _row(name: str, found: list, clips: int, length: float, flops: float, limits: measure.Limits,
-         difference: float) -> dict:
-    took = measure.typical([each[0] for each in found])
-    return {"way": name, "clips": clips, "audio_seconds": length, "seconds": took.seconds,
-            "cpu_seconds": took.cpu_seconds, "audio_per_second": length / took.seconds,
-            "peak_memory_mib": max(each[1] for each in found) / 2**20,
-            "product_peak_share": flops / took.seconds / limits.flops, "peak_gflops": limits.flops / 1e9,
-            "features_difference": difference}
-
-
-def _measured(call, device: torch.device) -> tuple[measure.Time, int, torch.Tensor]:
-    kept = []
-    with measure.peak(device) as risen:
-        took = measure.once(lambda: kept.append(call()), device)
-        return took, risen(), kept[0]
+def _row(name: str, rounds: list, corpus: SimpleNamespace, flops: float, limits: measure.Limits) -> dict:
+    length, time = float(corpus.clips["seconds"].sum()), measure.typical([time for time, _, _ in rounds])
+    return {"implementation": name, "clips": len(corpus.clips), "audio_seconds": length, "seconds": time.seconds,
+            "cpu_seconds": time.cpu_seconds, "audio_per_second": length / time.seconds,
+            "peak_memory_mib": max(memory for _, memory, _ in rounds) / 2**20,
+            "product_peak_share": flops / time.seconds / limits.flops, "peak_gflops": limits.flops / 1e9}
 
 
 def _model(folder: Path, config: dict) -> Path:
@@ -89,13 +81,13 @@ def _corpus(folder: Path, clips: int, seconds: tuple[float, float]) -> SimpleNam
 
 @torch.no_grad()
 def one_by_one(model: torch.nn.Module, corpus: SimpleNamespace, device: torch.device) -> torch.Tensor:
-    """Features as most scripts make them: read a file, run it, average every layer over time."""
-    found = []
+    """Features as most scripts make them: read a file, run the model, average every layer over time."""
+    rows = []
     for path in corpus.clips["path"]:
         wave = torch.from_numpy(soundfile.read(path, dtype="float32")[0]).to(device)
         states = model(wave.unsqueeze(0), output_hidden_states=True).hidden_states
-        found.append(torch.stack([state[0].mean(0) for state in states]).cpu())
-    return torch.stack(found)
+        rows.append(torch.stack([state[0].mean(0) for state in states]).cpu())
+    return torch.stack(rows)
 
 
 def _flops(model: torch.nn.Module, samples: int) -> float:
@@ -108,5 +100,5 @@ def _flops(model: torch.nn.Module, samples: int) -> float:
     hidden, feed = config.hidden_size, config.intermediate_size
     total += 2 * frames * hidden * (before + hidden * config.num_conv_pos_embeddings
                                     / config.num_conv_pos_embedding_groups)
-    each = 4 * hidden * hidden + 2 * hidden * feed + 2 * frames * hidden
-    return total + 2 * frames * config.num_hidden_layers * each
+    per_frame = 4 * hidden * hidden + 2 * hidden * feed + 2 * frames * hidden
+    return total + 2 * frames * config.num_hidden_layers * per_frame
