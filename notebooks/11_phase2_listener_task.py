@@ -53,9 +53,10 @@ for metric in ("accuracy", "F1", "macro-F1"):
 # how many questions they differ, and who is right on those.
 
 # %%
-said = records.pivot(index="sample", columns="model", values="said").filter(like="perser/")
-differ = said.index[said.nunique(axis=1) > 1]
-print(f"different answers: {len(differ)} of {len(said)}")
-for _, row in aggregate.tasks(records[records["sample"].isin(differ) & records["model"].isin(said.columns)]).iterrows():
+answers = records.pivot(index="sample", columns="model", values="answer_read").filter(like="perser/")
+differ = answers.index[answers.nunique(axis=1) > 1]
+print(f"different answers: {len(differ)} of {len(answers)}")
+disputed = records[records["sample"].isin(differ) & records["model"].isin(answers.columns)]
+for _, row in aggregate.tasks(disputed).iterrows():
     print(f"{row['metric']:9} {report.short(row['model']):20} {100 * row['value']:5.1f}  "
           f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]")

@@ -65,8 +65,8 @@ class InnerProducts(NamedTuple):
     """All that descent needs of the clips of E episodes under one head.
 
     x (U, D); A (C, H) as the basis B = [A; h] holds it; gram (E, K + Q, K): x . x_support; shared (E, K + Q, C): h . A;
-    basis (E, K + Q, C + K): h . B; inner (E, C + K, C + K): B . B. The gradient of the mean support loss with respect to
-    the logits is mass * softmax - wanted: mass (E, K, 1), wanted (E, K, C).
+    basis (E, K + Q, C + K): h . B; inner (E, C + K, C + K): B . B. The gradient of the mean support loss by the logits
+    is mass * softmax - wanted: mass (E, K, 1), wanted (E, K, C).
     """
 
     x: Tensor

@@ -1,4 +1,4 @@
-"""The command line: `perser COMMAND --help` shows each command with an example."""
+"""The command line. `perser COMMAND --help` shows every command with an example."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ NAME = "perser"
 
 
 class Group(click.Group):
-    """Commands listed in the order of use; errors in one line, without a traceback for a user's mistake."""
+    """Commands in the order of use; errors in one line, without a traceback for a user's mistake."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """The commands in the order in which they are defined."""
@@ -38,7 +38,7 @@ class Group(click.Group):
         except click.exceptions.Exit as stop:
             status = stop.exit_code
         except click.Abort:
-            click.echo(f"{NAME}: stopped; the same command goes on from here", err=True)
+            click.echo(f"{NAME}: stopped; the same command resumes from here", err=True)
             status = 1
         except (UserError, OSError) as error:
             click.echo(f"{NAME}: {error}".replace("\n", " "), err=True)
@@ -48,19 +48,19 @@ class Group(click.Group):
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="perser")
-@click.option("-v", "--verbose", is_flag=True, help="Say what is being done.")
+@click.option("-v", "--verbose", is_flag=True, help="Report progress in words.")
 def main(verbose: bool) -> None:
-    """Speech emotion recognition that adapts to one listener, and the evaluation around it."""
+    """Speech emotion recognition that adapts to one listener, and its evaluation."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=f"{NAME}: %(message)s")
 
 
 def terminal() -> bool:
-    """Whether progress bars have someone to look at them."""
+    """Whether progress bars go to a terminal."""
     return sys.stderr.isatty()
 
 
 def usage(call, *arguments, **settings):
-    """Call a function whose UserError is about what was typed: exit code 2."""
+    """Call a function; its UserError is about the arguments, so the exit code is 2."""
     try:
         return call(*arguments, **settings)
     except UserError as error:
@@ -92,7 +92,7 @@ def corpus_options(pairs: tuple[str, ...]) -> dict:
 @click.option("--layout", type=click.Choice(["iemocap", "cremad"]), default="iemocap", show_default=True)
 @click.option("--clips", default=1200, show_default=True, help="About how many utterances.")
 def synth(directory: Path, seed: int, layout: str, clips: int) -> None:
-    """Write the embedded corpus (synthetic speech, simulated listeners) in a corpus' own format."""
+    """Write the embedded corpus (synthetic speech, simulated listeners) in the format of a real one."""
     from perser.corpora.synthetic import synthesise
 
     usage(synthesise, directory, seed=seed, clips=clips, layout=layout, progress=terminal())
@@ -105,14 +105,14 @@ def synth(directory: Path, seed: int, layout: str, clips: int) -> None:
 @OPTION
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show(corpus: str, root: Path, options: tuple[str, ...], as_json: bool) -> None:
-    """Count a corpus' clips, listeners and ratings, its class shares and how listeners agree."""
+    """Describe a corpus: clips, listeners, ratings, class shares and agreement between listeners."""
     from perser import corpora
 
-    found = corpora.describe(usage(corpora.load, corpus, root, **corpus_options(options)))
+    description = corpora.describe(usage(corpora.load, corpus, root, **corpus_options(options)))
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(description, indent=1))
         return
-    for key, value in found.items():
+    for key, value in description.items():
         if isinstance(value, dict):
             click.echo(key)
             for name, number in value.items():
@@ -122,7 +122,7 @@ def show(corpus: str, root: Path, options: tuple[str, ...], as_json: bool) -> No
 
 
 def plain(value: object) -> str:
-    """A value for a person: text as it is, everything else as JSON."""
+    """A value in print: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -145,37 +145,34 @@ def experiment_file(name: str) -> Path:
 @click.option("--normalise", type=click.Choice(["corpus", "clip", "none"]), default="corpus", show_default=True,
               help="Mean and sd of waveforms.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting. Repeatable.")
-@click.option("--reuse", type=DIRECTORY, help="A finished run: methods whose records are repeated here, tried on two "
-              "units, are taken over, without their models.")
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
-        out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...], reuse: Path | None,
+        out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...],
         jobs: int) -> None:
-    """Compute the records of EXPERIMENT that are missing and print its table."""
-    from perser import config, records, runs
-    from perser.analysis import tables
-    from perser.analysis.report import tables_of
+    """Compute the missing records of EXPERIMENT and print its table."""
+    from perser import experiment as experiments
+    from perser import records, workers
+    from perser.analysis import report, tables
 
-    settings = usage(config.load, experiment_file(experiment), overrides)
+    settings = usage(experiments.load, experiment_file(experiment), overrides)
     plan = planned(settings, corpus, root, corpus_options(options), upstream, revision, out, store, normalise)
-    if reuse:
-        click.echo(f"taken over from {reuse}: {', '.join(runs.reuse(plan, reuse, jobs)) or 'nothing'}", err=True)
-    frame = runs.run(plan, jobs, terminal())
-    click.echo(tables.markdown(*next(iter(tables_of(frame, records.manifest(out)).values()))))
+    workers.run(plan, jobs, terminal())
+    click.echo(tables.markdown(*next(iter(report.tables_of(records.load(out)).values()))))
 
 
-def planned(settings, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
+def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
             store: Path | None = None, normalise: str = "corpus"):
-    """The plan of an experiment on a corpus, its features extracted."""
-    from perser import corpora, features, runs
+    """The plan of an experiment on a corpus, with its features extracted."""
+    from perser import corpora, features
     from perser.features import upstreams
+    from perser.plan import Plan
 
     model = usage(upstreams.load, upstream, revision=revision)
     loaded = usage(corpora.load, corpus, root, **options)
     store = store or out.parent / "features"
     moments = features.moments(loaded, store, terminal()) if normalise == "corpus" else normalise
     matrix = features.extract(loaded, model, store, moments, progress=terminal())
-    return usage(runs.Plan, settings, loaded, model, matrix, moments, out)
+    return usage(Plan, experiment, loaded, model, matrix, moments, out)
 
 
 @main.command(epilog="Example: perser search --root synthetic=data/development --root ravdess=/path/to/RAVDESS")
@@ -186,13 +183,13 @@ def planned(settings, corpus: str, root: Path, options: dict, upstream: str, rev
 @click.option("--out", default=Path("out/search"), show_default=True, type=DIRECTORY, help="Parts, features, trials.")
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
 def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstream: str, out: Path, jobs: int) -> None:
-    """Look for every method's settings on the development corpora of FILE; one line per trial, the best at the end.
+    """Search the settings of methods on the development corpora of FILE: one line per trial, the best at the end.
 
-    A killed search goes on where it stopped. Nothing is changed: what is found is entered into the experiments by hand
-    and a test holds the two together.
+    A killed search resumes. OUT/trials.csv has all trials, OUT/tuned.toml the best settings: copied to experiments/,
+    every experiment uses them.
     """
     from perser import search as searching
-    from perser.analysis import study
+    from perser.analysis.statistics import best_trials
 
     plan, experiment = usage(searching.read, file)
     given = dict(root.partition("=")[::2] for root in roots)
@@ -202,11 +199,11 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
     plans = {name: planned(experiment, name, Path(given[name]), options, upstream, None, out / name / "trials")
              for name, options in plan.corpora.items()}
     for name in methods or plan.methods:
-        found = searching.trials(plans, name, experiment.methods[name], plan.methods[name], plan.seed, jobs,
-                                 lambda row: click.echo(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}  "
-                                                        f"{row['settings']}"))
-        found = searching.write(out, name, found, plan, plans)
-    click.echo(study.found(found, plan.margin).to_string(index=False))
+        rows = searching.trials(plans, name, experiment.methods[name], plan.methods[name], plan.seed, jobs,
+                                lambda row: click.echo(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}  "
+                                                       f"{row['settings']}"))
+        trials = searching.write(out, name, rows, plan, plans)
+    click.echo(best_trials(trials, plan.margin).to_string(index=False))
 
 
 @main.command(epilog="Example: perser report results/synthetic/logmel/main --out out/report")
@@ -214,17 +211,17 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
 @click.option("--out", required=True, type=DIRECTORY, help="Tables and figures go under here.")
 def report(runs: tuple[Path, ...], out: Path) -> None:
     """Write the tables and figures of finished runs from their records, and those that compare upstreams."""
-    from perser.analysis.report import compare
+    from perser.analysis.report import compare_upstreams
     from perser.analysis.report import report as write
 
     for directory in runs:
         for path in write(directory, out):
             click.echo(path)
-    for path in compare(runs, out):
+    for path in compare_upstreams(runs, out):
         click.echo(path)
 
 
-SAME = click.option("--upstream", help="Where the model's own upstream lies here.  [default: where it was trained]")
+UPSTREAM = click.option("--upstream", help="Name, hub id or folder of the model's upstream.  [default: as in training]")
 
 
 @main.command(epilog="Example: perser adapt --model out/synthetic/logmel/main/checkpoints/fold1-group0-seed0/"
@@ -233,29 +230,29 @@ SAME = click.option("--upstream", help="Where the model's own upstream lies here
               help="A model directory of `perser run`.")
 @click.option("--ratings", required=True, type=FILE, help="CSV with columns file,label; several labels with ;")
 @click.option("--audio", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@SAME
+@UPSTREAM
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 def adapt(model: Path, ratings: Path, audio: Path, upstream: str | None, out: Path) -> None:
-    """Personalise a model for one new listener."""
+    """Adapt a trained model, of any method, to one new listener."""
     from perser import personal
 
     with tempfile.TemporaryDirectory() as store:
-        adapted = personal.personalise(model, ratings, audio, Path(store), upstream)
+        adapted = personal.adapt(model, ratings, audio, Path(store), upstream)
     personal.save(adapted, out)
-    click.echo(f"{out}: {adapted['about']['shots']} ratings")
+    click.echo(f"{out}: {adapted.about['shots']} ratings")
 
 
 @main.command(epilog="Example: perser predict --model mine.safetensors a.wav b.wav")
 @click.option("--model", required=True, type=FILE, help="A personal model of `perser adapt`.")
-@SAME
+@UPSTREAM
 @click.argument("audio", nargs=-1, required=True, type=FILE)
 def predict(model: Path, upstream: str | None, audio: tuple[Path, ...]) -> None:
-    """What this listener would hear in audio files: CSV with the predicted set and each class' probability."""
+    """Predict what this listener hears in audio files: CSV with the predicted set and the probability of each class."""
     from perser import personal
 
     with tempfile.TemporaryDirectory() as store:
-        found = personal.classify(model, list(audio), Path(store), upstream)
-    click.echo(found.to_csv(index=False, float_format="%.4f"), nl=False)
+        frame = personal.classify(personal.load(model), list(audio), Path(store), upstream)
+    click.echo(frame.to_csv(index=False, float_format="%.4f"), nl=False)
 
 
 @main.command(epilog="Example: perser claims --json")
@@ -267,8 +264,8 @@ def claims(results: Path, as_json: bool) -> None:
     from perser.analysis.claims import claims as compute
     from perser.analysis.claims import lines
 
-    found = compute(results)
-    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))
+    judged = compute(results)
+    click.echo(json.dumps(judged, indent=1) if as_json else "\n".join(lines(judged)))
 
 
 @main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")

@@ -33,7 +33,7 @@ class Data(NamedTuple):
 
 
 def from_corpus(corpus: Corpus, features: Tensor) -> Data:
-    """Features and ratings as arrays. Ratings without a ticked class (only "Other") carry no target and are left out."""
+    """Features and ratings as arrays. Ratings without a ticked class (only "Other") have no target and are left out."""
     classes = list(corpus.classes)
     ratings = corpus.ratings[corpus.ratings[classes].any(axis=1)]
     listeners = sorted(ratings["listener"].unique())

@@ -45,7 +45,8 @@ def make_batch(data: Data, targets: Tensor, class_weights: Tensor, episodes: Epi
     place = np.empty(len(data.features), np.int64)
     place[clips] = np.arange(len(clips))
     indices = (torch.from_numpy(part).to(data.features.device) for part in (clips, place[support], place[query]))
-    return Batch(episodes, data.features, *indices, len(near), targets[torch.from_numpy(episodes.support)], class_weights)
+    support_targets = targets[torch.from_numpy(episodes.support)]
+    return Batch(episodes, data.features, *indices, len(near), support_targets, class_weights)
 
 
 def batch_of(task: Task, episodes: Episodes) -> Batch:

@@ -1,5 +1,5 @@
-"""The one error that a user sees: a single line with the place and the remedy."""
+"""The one exception meant for users: its text is a single line that names the place and the remedy."""
 
 
 class UserError(ValueError):
-    """A mistake in what was given (data, configuration, arguments); its text is one line for a person."""
+    """A mistake in the input (data, configuration or arguments), explained in one line."""

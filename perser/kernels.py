@@ -40,9 +40,10 @@ def _kept(blocks: Iterator[tuple[Tensor, Tensor]], context) -> Iterable[tuple[Te
 
 
 class _Unprojected(Function):
-    """`products` without projecting the query. With h = P x + b of the support and v = P^T h, h_i . h_j = x_i . v_j + b . h_j.
+    """`products` without projecting the query.
 
-    A pair of clips then takes one product against [x; v] of the support.
+    With h = P x + b of the support and v = P^T h, h_i . h_j = x_i . v_j + b . h_j: a pair of clips takes one product
+    against [x; v] of the support.
     """
 
     @staticmethod
@@ -73,7 +74,8 @@ class _Unprojected(Function):
         to_c = _put(hidden_gram.sum(1).unsqueeze(-1), support, count).squeeze(-1)
         to_x, to_right, to_AP, to_Ab = to_z @ AP, x.new_zeros(2 * count, x.shape[1]), to_z.T @ x, to_z.sum(0)
         grams = torch.cat([gram, hidden_gram], -1).split(block)
-        for i, j, pairs, near, far in zip(rows.split(block), columns.split(block), grams, gathered[::2], gathered[1::2]):
+        blocks = zip(rows.split(block), columns.split(block), grams, gathered[::2], gathered[1::2])
+        for i, j, pairs, near, far in blocks:
             to_x.index_add_(0, i.flatten(), (pairs @ far).flatten(0, 1))
             to_right.index_add_(0, j.flatten(), (pairs.mT @ near).flatten(0, 1))
         to_v = to_right[count:]
@@ -97,7 +99,7 @@ class _Projected(Function):
         h, shots, rows = torch.addmm(b, x, P.T), support.shape[1], torch.cat([support, query], 1)
         block = max(1, BLOCK // (rows.shape[1] * x.shape[1]))
         gathered = _kept(((_take(x, i), _take(h, i)) for i in rows.split(block)), context)
-        gram, hidden_gram = map(torch.cat, zip(*([block @ block[:, :shots].mT for block in blocks] for blocks in gathered)))
+        gram, hidden_gram = map(torch.cat, zip(*([clips @ clips[:, :shots].mT for clips in pair] for pair in gathered)))
         context.save_for_backward(x, P, A, h, rows, *chain(*gathered))
         context.rest = shots, block, second_order
         return gram, hidden_gram, _take(h @ A.T, rows)

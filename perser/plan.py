@@ -9,7 +9,7 @@ import torch
 
 from perser import provenance, settings
 from perser.corpora import Corpus
-from perser.corpora.agreement import traits as listener_traits
+from perser.corpora.agreement import listener_traits
 from perser.data import Task, folds, from_corpus, listener_groups, make_task, split
 from perser.episodes import Draws, draws_by_listener
 from perser.errors import UserError
@@ -62,7 +62,7 @@ class Plan:
                       in product(experiment.seeds, wanted, range(len(self.groups)))]
 
     def _possible_shots(self) -> dict[str, tuple[int, ...]]:
-        """For dev, seen and unseen, the numbers of shots that the median listener has besides a query, in every fold."""
+        """For dev, seen and unseen, the numbers of shots that leave the median listener a query in every fold."""
         least = dict.fromkeys(("dev", *SETTINGS), np.inf)
         for fold, group in product(range(1, len(folds(self.data.session)) + 1), range(len(self.groups))):
             pools = split(self.data, fold, group, self.groups, self.dev_held_out)

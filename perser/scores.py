@@ -12,8 +12,8 @@ CELL = ["method", "setting", "shots"]
 def macro_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
     """Macro F1 of counts per class, (..., C) -> (...), in 0..1.
 
-    A class that was neither ticked nor predicted has no F1 and is left out of the mean, as scikit-learn
-    does with zero_division=nan; where no class is left the score is nan.
+    A class that was neither ticked nor predicted has no F1 and is left out of the mean, as in scikit-learn with
+    zero_division=nan; if no class is left the score is nan.
 
     >>> float(macro_f1(np.array([1, 2, 0]), np.array([1, 0, 0]), np.array([0, 0, 0])))
     0.8333333333333333
@@ -28,38 +28,30 @@ def macro_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
 def per_seed(records: pd.DataFrame) -> pd.DataFrame:
     """Scores of each listener and seed: counts are summed over folds before any score is taken.
 
-    Returns one row per (method, setting, shots, listener, seed) with f1, accuracy and chance in 0..1 and
-    `records`, the number of rows behind it; methods stay in the order of the records. Accuracy is the share
-    of queries whose most probable class the listener had ticked. Chance is the macro F1 of ticking every
-    class of every query: the best answer to the same queries that listens to nothing and knows nothing of
-    the listener. Raises UserError where one fold holds two rows of the same cell, such as two inner steps:
-    their sum would be of neither.
+    Returns one row per (method, setting, shots, listener, seed) with f1, accuracy and chance in 0..1 and `records`,
+    the number of rows summed; methods stay in the order of the records. Accuracy is the share of queries whose most
+    probable class the listener had ticked. Chance is the macro F1 of ticking every class of every query: the best
+    constant answer to the same queries. Raises UserError if one fold holds two rows of the same cell, such as two
+    numbers of inner steps: their sum would belong to neither.
     """
     keys = [*CELL, "listener", "seed"]
-    twice = records.duplicated([*keys, "fold"])
-    if twice.any():
-        row = records.loc[twice.idxmax()]
-        raise UserError(
-            f"records with two rows for method {row['method']}, {row['setting']}, K = {row['shots']}, "
-            f"listener {row['listener']}, seed {row['seed']}, fold {row['fold']}; give one inner step at a time"
-        )
+    duplicated = records.duplicated([*keys, "fold"])
+    if duplicated.any():
+        row = records.loc[duplicated.idxmax()]
+        raise UserError(f"records with two rows for method {row['method']}, {row['setting']}, K = {row['shots']}, "
+                        f"listener {row['listener']}, seed {row['seed']}, fold {row['fold']}; give one number of inner "
+                        "steps at a time")
     kinds = {kind: [name for name in records if name.startswith(f"{kind}_")] for kind in ("tp", "fp", "fn")}
-    summed = [name for names in kinds.values() for name in names] + ["queries", "top"]
-    found = records.assign(records=1).groupby(keys, sort=False)[[*summed, "records"]].sum()
-    tp, fp, fn = (found[names].to_numpy() for names in kinds.values())
-    ticked, queries = tp + fn, found["queries"].to_numpy()[:, None]
-    return (
-        found[["records"]]
-        .assign(
-            f1=macro_f1(tp, fp, fn),
-            accuracy=found["top"] / found["queries"],
-            chance=macro_f1(ticked, queries - ticked, np.zeros_like(ticked)),
-        )
-        .reset_index()
-    )
+    counted = [name for names in kinds.values() for name in names] + ["queries", "top"]
+    sums = records.assign(records=1).groupby(keys, sort=False)[[*counted, "records"]].sum()
+    tp, fp, fn = (sums[names].to_numpy() for names in kinds.values())
+    ticked, queries = tp + fn, sums["queries"].to_numpy()[:, None]
+    return sums[["records"]].assign(
+        f1=macro_f1(tp, fp, fn), accuracy=sums["top"] / sums["queries"],
+        chance=macro_f1(ticked, queries - ticked, np.zeros_like(ticked))).reset_index()
 
 
 def per_listener(records: pd.DataFrame) -> pd.DataFrame:
     """`per_seed` averaged over seeds: one row per (method, setting, shots, listener), `records` summed."""
-    how = {"f1": "mean", "accuracy": "mean", "chance": "mean", "records": "sum"}
-    return per_seed(records).groupby([*CELL, "listener"], sort=False).agg(how).reset_index()
+    aggregates = {"f1": "mean", "accuracy": "mean", "chance": "mean", "records": "sum"}
+    return per_seed(records).groupby([*CELL, "listener"], sort=False).agg(aggregates).reset_index()

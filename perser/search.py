@@ -1,9 +1,8 @@
-"""Hyper-parameter search on development corpora: its trials are judged by listeners that no table shows."""
+"""Hyper-parameter search on development corpora. Trials are scored on listeners that appear in no reported table."""
 
 import copy
 import json
 import logging
-import tomllib
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -11,19 +10,21 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from perser import provenance, records, runs
-from perser.config import Experiment, Method, Strict, explain, load
+from perser import experiment as experiments
+from perser import provenance, records, workers
+from perser.analysis.statistics import best_trials
 from perser.errors import UserError
-from perser.runs import Plan
+from perser.experiment import Experiment
+from perser.methods import Method
+from perser.plan import NUMERICS_VERSION, Plan
 from perser.scores import per_seed
+from perser.settings import Settings, explain, read_toml
 
-METHOD = TypeAdapter(Method)
 
-
-class Space(Strict):
-    """Where one setting is looked for: an interval, even or logarithmic, or a list."""
+class Space(Settings):
+    """Where a setting is searched: an interval, uniform or logarithmic, or a list."""
 
     low: float | None = None
     high: float | None = None
@@ -37,23 +38,23 @@ class Space(Strict):
         return self
 
 
-class Wanted(Strict):
-    """One method's search: the number of trials and the space of every setting that is looked for."""
+class MethodSearch(Settings):
+    """The search of one method: the number of trials and the space of every setting that is searched."""
 
-    trials: int = Field(ge=1, description="the first is the experiment's own settings; lists alone are searched "
-                                          "whole, with at most so many")
+    trials: int = Field(ge=1, description="the first is the experiment's own settings; if all spaces are lists, each "
+                                          "combination is tried once, at most this many")
     space: dict[str, Space] = Field(min_length=1)
 
 
-class Search(Strict):
-    """What is searched, on which corpora; every setting outside the spaces stays as in the experiment."""
+class Search(Settings):
+    """What is searched, on which corpora. Settings outside the spaces stay as in the experiment."""
 
     experiment: str
     seed: int = 0
-    margin: float = Field(0.0, ge=0, description="points by which a trial must be ahead of the experiment's settings")
+    margin: float = Field(0.0, ge=0, description="points by which a trial must beat the experiment's own settings")
     set: tuple[str, ...] = Field((), description="changes to the experiment for the trials, as key=value")
     corpora: dict[str, dict[str, int | str]] = Field(min_length=1, description="corpus -> its options")
-    methods: dict[str, Wanted] = Field(min_length=1)
+    methods: dict[str, MethodSearch] = Field(min_length=1)
 
 
 def read(path: Path) -> tuple[Search, Experiment]:
@@ -62,16 +63,15 @@ def read(path: Path) -> tuple[Search, Experiment]:
     Raises UserError in one line that names the file, the key and, for an unknown key, the nearest valid one.
     """
     try:
-        search = Search.model_validate(tomllib.loads(Path(path).read_text()))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: not a readable search file: {error}") from None
+        search = Search.model_validate(read_toml(path))
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error.errors()[0])}") from None
-    experiment = load(Path(path).with_name(f"{search.experiment}.toml"), search.set)
-    for name, wanted in search.methods.items():
+        tables = {"methods": MethodSearch, "space": Space}
+        raise UserError(f"{path}: {explain(error.errors()[0], tables, Search)}") from None
+    experiment = experiments.load(Path(path).with_name(f"{search.experiment}.toml"), search.set)
+    for name, method in search.methods.items():
         if name not in experiment.methods:
             raise UserError(f"{path}: methods.{name}: {search.experiment} has no such method")
-        for key in wanted.space:
+        for key in method.space:
             if key not in type(experiment.methods[name]).model_fields:
                 raise UserError(f"{path}: methods.{name}.space.{key}: a {experiment.methods[name].kind} method "
                                 "has no such setting")
@@ -79,43 +79,43 @@ def read(path: Path) -> tuple[Search, Experiment]:
 
 
 def score(plan: Plan, method: Method, jobs: int) -> dict[str, float]:
-    """Points of macro F1 in each setting: mean over its numbers of shots of the mean over listeners and seeds."""
-    tried = copy.copy(plan)
-    tried.experiment = plan.experiment.model_copy(update={"methods": {"trial": method}})
-    scores = per_seed(runs.compute(tried, jobs))
+    """Points of macro F1 in each setting: the mean over numbers of shots of the mean over listeners and seeds."""
+    trial = copy.copy(plan)
+    trial.experiment = plan.experiment.model_copy(update={"methods": {"trial": method}})
+    scores = per_seed(workers.compute(trial, jobs))
     means = 100 * scores.groupby(["setting", "shots"])["f1"].mean()
     return means.groupby("setting").mean().to_dict()
 
 
-def trials(plans: dict[str, Plan], name: str, method: Method, wanted: Wanted, seed: int, jobs: int,
-           told: Callable[[dict], None] = lambda row: None) -> pd.DataFrame:
-    """Every trial of one method: its settings and points, by corpus and setting and on average.
+def trials(plans: dict[str, Plan], name: str, method: Method, search: MethodSearch, seed: int, jobs: int,
+           report: Callable[[dict], None] = lambda row: None) -> pd.DataFrame:
+    """All trials of one method: settings and points, by corpus and setting and on average.
 
-    Optuna's tree-structured Parzen estimator proposes, or where every space is a list each combination is tried once.
-    The same seed proposes the same, and what is computed is kept beside the plans' directories: a killed search goes
-    on.
+    Optuna's tree-structured Parzen estimator proposes; if all spaces are lists, each combination is tried once. The
+    same seed proposes the same settings, and computed parts are kept beside the plans' directories, so that a killed
+    search resumes.
     """
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6))
-    first, number = json.loads(method.model_dump_json()), wanted.trials
-    study.enqueue_trial({key: first[key] for key in wanted.space})
-    if all(space.choices for space in wanted.space.values()):
-        for each in product(*(space.choices for space in wanted.space.values())):
-            study.enqueue_trial(dict(zip(wanted.space, each)), skip_if_exists=True)
+    first, number = json.loads(method.model_dump_json()), search.trials
+    study.enqueue_trial({key: first[key] for key in search.space})
+    if all(space.choices for space in search.space.values()):
+        for combination in product(*(space.choices for space in search.space.values())):
+            study.enqueue_trial(dict(zip(search.space, combination)), skip_if_exists=True)
         number = min(number, len(study.trials))
-    found = []
+    rows = []
 
     def objective(trial: optuna.Trial) -> float:
-        drawn = {key: _drawn(trial, key, space) for key, space in wanted.space.items()}
+        drawn = {key: _drawn(trial, key, space) for key, space in search.space.items()}
         points = {f"{corpus} {setting}": value for corpus, plan in plans.items()
-                  for setting, value in score(plan, METHOD.validate_python(first | drawn), jobs).items()}
-        found.append({"method": name, "trial": trial.number, "points": sum(points.values()) / len(points)} | points
-                     | {"settings": json.dumps(drawn, sort_keys=True)})
-        told(found[-1])
-        return found[-1]["points"]
+                  for setting, value in score(plan, type(method).model_validate(first | drawn), jobs).items()}
+        rows.append({"method": name, "trial": trial.number, "points": sum(points.values()) / len(points)} | points
+                    | {"settings": json.dumps(drawn, sort_keys=True)})
+        report(rows[-1])
+        return rows[-1]["points"]
 
     study.optimize(objective, n_trials=number)
-    return pd.DataFrame(found)
+    return pd.DataFrame(rows)
 
 
 def _drawn(trial: optuna.Trial, key: str, space: Space) -> Any:
@@ -124,20 +124,30 @@ def _drawn(trial: optuna.Trial, key: str, space: Space) -> Any:
     return trial.suggest_categorical(key, space.choices)
 
 
-def write(out: Path, name: str, found: pd.DataFrame, search: Search, plans: dict[str, Plan]) -> pd.DataFrame:
-    """Enter one method's trials into OUT/trials.csv, with OUT/manifest.json beside it; returns all trials.
+def tuned(trials: pd.DataFrame, margin: float) -> str:
+    """The best settings as TOML, one table per method: what experiments read through `like`."""
+    lines = ["# Written by `perser search` from results/search/trials.csv. Do not edit."]
+    for row in best_trials(trials, margin).sort_values("method").itertuples():
+        name = row.method if row.method.replace("-", "").isalnum() else json.dumps(row.method)
+        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in json.loads(row.settings).items())]
+    return "\n".join(lines) + "\n"
+
+
+def write(out: Path, name: str, rows: pd.DataFrame, search: Search, plans: dict[str, Plan]) -> pd.DataFrame:
+    """Enter one method's trials into OUT/trials.csv, with tuned.toml and manifest.json beside it; returns all trials.
 
     Every trial names its commit: those of other methods stay as they are, the manifest is of the last.
     """
-    path, found = Path(out) / "trials.csv", found.assign(commit=provenance.git()["commit"])
+    path, rows = Path(out) / "trials.csv", rows.assign(commit=provenance.git()["commit"])
     if path.exists():
         kept = pd.read_csv(path)
-        found = pd.concat([kept[kept["method"] != name], found], ignore_index=True)
-    half = path.with_name(f".{path.name}")
-    found.to_csv(half, index=False, float_format="%.4f")
-    half.replace(path)
-    about = {"search": json.loads(search.model_dump_json()), **provenance.git(), "machine": provenance.machine()}
-    about |= {"data": {corpus: plan.fingerprint for corpus, plan in plans.items()},
-              "code": next(iter(plans.values())).code}
+        rows = pd.concat([kept[kept["method"] != name], rows], ignore_index=True)
+    with records.whole(path) as half:
+        rows.to_csv(half, index=False, float_format="%.4f")
+    with records.whole(path.with_name("tuned.toml")) as half:
+        half.write_text(tuned(rows, search.margin))
+    about = {"search": json.loads(search.model_dump_json()), **provenance.git(), "machine": provenance.machine(),
+             "data": {corpus: plan.fingerprint for corpus, plan in plans.items()},
+             "numerics_version": NUMERICS_VERSION}
     records.write_json(about, Path(out) / "manifest.json")
-    return found
+    return rows

@@ -7,7 +7,7 @@ import torch
 
 
 def entropy(seed: int, purpose: str, *keys: object) -> int:
-    """128 bits that depend on the seed, the purpose's name and every key (by their text).
+    """128 bits derived from the seed, the name of the purpose and the text of every key.
 
     >>> entropy(0, "draws", "E1", 3) == entropy(0, "draws", "E1", 3)
     True
@@ -19,10 +19,10 @@ def entropy(seed: int, purpose: str, *keys: object) -> int:
 
 
 def rng(seed: int, purpose: str, *keys: object) -> np.random.Generator:
-    """A numpy generator of its own for one purpose."""
+    """A NumPy generator for one purpose, independent of all others."""
     return np.random.default_rng(entropy(seed, purpose, *keys))
 
 
 def generator(seed: int, purpose: str, *keys: object) -> torch.Generator:
-    """A torch generator (CPU) of its own for one purpose."""
+    """A torch CPU generator for one purpose, independent of all others."""
     return torch.Generator().manual_seed(entropy(seed, purpose, *keys) % 2**63)

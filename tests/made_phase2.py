@@ -1,11 +1,11 @@
-"""What the tests that run inspect share: the warnings of its own that are let pass, and how tasks were loaded."""
+"""Shared by the tests that run inspect: the warnings from inspect that are ignored, and how tasks were loaded."""
 
 from pathlib import Path
 
 import pytest
 
-# inspect leaves its event streams and its clients' connections to the garbage collector, which says so and may meet
-# them in a later test (hence `collected`, in conftest.py), and calls tenacity in an old way.
+# inspect leaves its event streams and client connections to the garbage collector, which warns about them, possibly in
+# a later test (hence `collected`, in conftest.py), and it calls tenacity with a deprecated argument.
 INSPECT = [pytest.mark.usefixtures("collected"),
            pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
            pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning"),
@@ -13,5 +13,5 @@ INSPECT = [pytest.mark.usefixtures("collected"),
 
 
 def source(root: str | Path) -> dict:
-    """`runner.run`'s account of how the tasks under a folder were loaded: all of them, nothing else."""
+    """The `source` of `runner.run` for all tasks under a folder."""
     return {"tasks": str(root), "data": None, "cache_dir": None, "limit": None}

@@ -1,11 +1,11 @@
-"""perser.features.store.audio: what is read is what a sine says it must be, and each bad file has its one line."""
+"""perser.features.audio: sines are read with their pitch, level and length; every bad file has its one-line error."""
 
 import numpy as np
 import pytest
 import soundfile
 
-from perser.features import audio
 from perser.errors import UserError
+from perser.features import audio
 
 
 def sine(rate, seconds, hertz=440.0, level=0.5):

@@ -9,7 +9,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perser.corpora import as_iemocap, iemocap, load
+from perser.corpora import iemocap, load
+from perser.corpora.synthetic import write_iemocap
 from perser.errors import UserError
 
 DIALOG = "Ses03M_impro05a"
@@ -31,7 +32,7 @@ C-E5:\tFear;\t()
 
 
 def plant(root: Path, text: str = TEXT, dialog: str = DIALOG, session: int = 3, lengths=(1.5, 0.75)) -> Path:
-    """A tree of one dialog, with the litter that the release has beside it."""
+    """A tree of one dialog, with the sub-folders and macOS files of the release."""
     home = root / f"Session{session}"
     notes = home / "dialog" / "EmoEvaluation"
     for name in ("Categorical", "Attribute", "Self-evaluation"):
@@ -76,7 +77,7 @@ def test_self_raters_come_with_all_only(tmp_path):
     root = plant(tmp_path)
     assert "M3" not in set(load("iemocap", root).ratings.listener)
     corpus = load("iemocap", root, listeners="all")
-    assert corpus.options == {"listeners": "all"}, "a run's manifest says which reading it took"
+    assert corpus.options == {"listeners": "all"}, "a run's manifest names the options"
     assert corpus.ratings.set_index("listener").loc["M3", "happy"]
 
 
@@ -86,7 +87,7 @@ def _edit(old: str, new: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         (_edit("Frustration; Anger;", "Frustation; Anger;"), 5, "did you mean 'Frustration'"),
         (_edit("C-E2:\tNeutral state;", "C-E2:\t;"), 12, "has no label"),
@@ -101,13 +102,13 @@ def _edit(old: str, new: str) -> str:
         (_edit("M000\txxx", "F000\txxx"), 11, "annotated before"),
     ],
 )
-def test_a_wrong_line_is_named_with_its_number_and_remedy(tmp_path, text, line, said):
+def test_a_wrong_line_is_named_with_its_number_and_remedy(tmp_path, text, line, message):
     root = plant(tmp_path, text)
     with pytest.raises(UserError) as caught:
         load("iemocap", root)
-    message = str(caught.value)
-    assert f"{DIALOG}.txt:{line}: " in message and said in message
-    assert "\n" not in message
+    error = str(caught.value)
+    assert f"{DIALOG}.txt:{line}: " in error and message in error
+    assert "\n" not in error
 
 
 def test_a_block_without_ratings_is_refused(tmp_path):
@@ -142,7 +143,7 @@ def test_a_clip_without_its_wav_is_named(tmp_path):
         load("iemocap", root)
 
 
-def test_a_root_at_the_wrong_level_is_told_the_right_one(tmp_path):
+def test_the_error_for_a_root_at_the_wrong_level_names_the_right_one(tmp_path):
     right = plant(tmp_path / "data" / "IEMOCAP_full_release")
     for wrong, level in (
         (tmp_path / "data", "high"),
@@ -222,10 +223,10 @@ REMARKS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)
     number=st.integers(0, 999),
 )
 def test_what_the_writer_writes_the_parser_reads(ratings, remark, number):
-    words = {who: [as_iemocap.WORD[name] for name in names] for who, names in ratings.items()}
+    words = {who: [write_iemocap.WORD[name] for name in names] for who, names in ratings.items()}
     clip = f"{DIALOG}_M{number:03d}"
     values = {"E1": (1, 5, None)}
-    block = as_iemocap.block(clip, 1.25, 2.5, words, dict.fromkeys(words, remark), values)
+    block = write_iemocap.block(clip, 1.25, 2.5, words, dict.fromkeys(words, remark), values)
     [(line, read)] = iemocap.parse(block, f"/x/{DIALOG}.txt")
     assert (line, read.clip, read.start, read.end) == (1, clip, 1.25, 2.5)
     assert read.ratings == {who: set(names) for who, names in ratings.items()}

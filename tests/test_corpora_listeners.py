@@ -1,4 +1,4 @@
-"""Simulated listeners: cues with known values, persons that are stable, different and mostly themselves."""
+"""Simulated listeners: cues with known values; listeners who are stable, differ, and are mostly consistent."""
 
 from itertools import pairwise
 
@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from sklearn.linear_model import LogisticRegression
 
-from perser.corpora import listeners as model
-from perser.corpora.cues import CUES, cues, measure, standardise
 from perser.corpora.iemocap import CLASSES
+from perser.corpora.synthetic import listeners as model
+from perser.corpora.synthetic.acoustics import CUES, cues, measure, standardise
 from perser.errors import UserError
 from perser.seeds import rng
 
@@ -123,7 +123,7 @@ def test_shares_sum_to_one_and_the_strongest_is_ticked():
         assert (ticked.sum(axis=1) <= model.ticks(who._replace(threshold=0.01), shares).sum(axis=1)).all()
 
 
-def test_most_of_a_listener_is_himself_and_can_be_learnt_from_cues():
+def test_a_listener_is_mostly_consistent_and_can_be_learnt_from_cues():
     cue, meant, draw = scene(800)
     again, learnt, crowd = [], [], []
     panel = model.panel([f"L{n}" for n in range(24)], CLASSES, 0)
@@ -132,15 +132,15 @@ def test_most_of_a_listener_is_himself_and_can_be_learnt_from_cues():
     for who, heard in list(zip(panel, first, strict=True))[::4]:
         second = model.hear(who, cue, meant, draw.standard_normal(meant.shape)).argmax(axis=1)
         again.append((heard == second).mean())
-        own = LogisticRegression(max_iter=500).fit(cue[:500], heard[:500])
-        learnt.append((own.predict(cue[500:]) == heard[500:]).mean())
+        model_of = LogisticRegression(max_iter=500).fit(cue[:500], heard[:500])
+        learnt.append((model_of.predict(cue[500:]) == heard[500:]).mean())
         crowd.append((votes[500:] == heard[500:]).mean())
     assert np.mean(again) > 0.8
     assert np.mean(learnt) > np.mean(crowd) + 0.1
 
 
 def test_who_rates_what_is_even_and_within_bounds():
-    chosen = model.spread(600, 48, 5, 8, rng(0, "who"))
+    chosen = model.assign(600, 48, 5, 8, rng(0, "who"))
     counts = np.bincount(np.concatenate(chosen), minlength=48)
     assert {len(who) for who in chosen} == {5, 6, 7, 8}
     assert all(len(set(who)) == len(who) for who in chosen)

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,15 @@ def test_unknown_names_and_options_list_the_nearest(tmp_path):
         load("cremad", tmp_path, seed=3)
     with pytest.raises(UserError, match="'obsevers' is unknown: did you mean 'observers'"):
         load("iemocap", tmp_path, listeners="obsevers")
+
+
+def test_a_corpus_shows_itself_in_three_lines(tmp_path):
+    root = table_of(tmp_path, "clip,listener,label,speaker\na,me,happy,S1\nb,me,sad,S2\na,you,sad,S1\n")
+    lines = ["Corpus 'table' (not synthetic)", "  2 clips, 2 speakers, 1 sessions",
+             "  2 listeners, 3 ratings, classes: happy, sad"]
+    assert repr(load("table", root)).splitlines() == lines
+    stamped = replace(load("table", root), synthetic="listeners")
+    assert repr(stamped).startswith("Corpus 'table' (synthetic listeners)\n")
 
 
 HEADER = (
@@ -89,7 +99,7 @@ def test_cremad_takes_voice_ratings_only_and_its_five_blocks(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ((1, "12", 1, "1001_DFA_ANG_XX", "Q", 80), "csv:2: respEmo 'Q' is unknown"),
         ((1, " ", 1, "1001_DFA_ANG_XX", "A", 80), "csv:2: no localid"),
@@ -97,12 +107,13 @@ def test_cremad_takes_voice_ratings_only_and_its_five_blocks(tmp_path, caplog):
         ((1, "12", 1, "1001_DFA_ANGRY_XX", "A", 80), "csv:2: '1001_DFA_ANGRY_XX' is no clip of CREMA-D"),
         ((1, "12", 1, "1099_DFA_ANG_XX", "A", 80), "csv:2: '1099_DFA_ANG_XX' is no clip of CREMA-D"),
         ((1, "12", 2, "1001_DFA_ANG_XX", "A", 80), "holds no rating of the voice alone"),
+        ((1, "12,1\n2,12", 1, "1001_DFA_ANG_XX", "A", 80), "csv:2: the row is cut short; restore the release's"),
     ],
 )
-def test_cremad_errors_name_the_row(tmp_path, row, said):
+def test_cremad_errors_name_the_row(tmp_path, row, message):
     with pytest.raises(UserError) as caught:
         load("cremad", crowd(tmp_path, row))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_cremad_root_and_audio(tmp_path):
@@ -162,7 +173,7 @@ def test_msp_podcast_primary_and_secondary(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("consensus", "single", "said"),
+    ("consensus", "single", "message"),
     [
         (
             CONSENSUS,
@@ -191,10 +202,10 @@ def test_msp_podcast_primary_and_secondary(tmp_path):
         (CONSENSUS.replace("SpkrID", "Speaker"), SINGLE, "labels_consensus.csv:1: no column 'SpkrID'"),
     ],
 )
-def test_msp_podcast_errors_name_the_line(tmp_path, consensus, single, said):
+def test_msp_podcast_errors_name_the_line(tmp_path, consensus, single, message):
     with pytest.raises(UserError) as caught:
         load("msp_podcast", podcast(tmp_path, consensus, single))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_msp_podcast_root_and_audio(tmp_path):
@@ -247,11 +258,11 @@ def test_ravdess_listeners_depend_on_the_seed_and_on_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [({"listeners": 7}, "at least 8"), ({"listeners": "many"}, "'many'"), ({"seed": -1}, "seed=-1")],
 )
-def test_ravdess_options(tmp_path, options, said):
-    with pytest.raises(UserError, match=said):
+def test_ravdess_options(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
         load("ravdess", actors(tmp_path), **options)
 
 
@@ -276,7 +287,7 @@ def test_ravdess_root(tmp_path):
         load("ravdess", root)
 
 
-def mine(root: Path, text: str) -> Path:
+def table_of(root: Path, text: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "ratings.csv").write_text(text)
     sound(root / "audio" / "a.wav")
@@ -286,11 +297,11 @@ def mine(root: Path, text: str) -> Path:
 
 def test_table_of_labels_and_table_of_columns_say_the_same(tmp_path):
     one = load(
-        "table", mine(tmp_path / "1", "clip,listener,label\na,me,happy; sad\nb.flac,me,Other\na,you,sad\n")
+        "table", table_of(tmp_path / "1", "clip,listener,label\na,me,happy; sad\nb.flac,me,Other\na,you,sad\n")
     )
     two = load(
         "table",
-        mine(
+        table_of(
             tmp_path / "2", "clip,listener,happy,sad,Other\na,me,1,true,0\nb.flac,me,0,,1\na,you,false,x,0\n"
         ),
     )
@@ -301,7 +312,7 @@ def test_table_of_labels_and_table_of_columns_say_the_same(tmp_path):
 
 
 def test_table_options_change_what_they_name(tmp_path):
-    root = mine(tmp_path, "clip,listener,label,session,speaker\na,me,sad,2,S1\nb,me,,3,S2\n")
+    root = table_of(tmp_path, "clip,listener,label,session,speaker\na,me,sad,2,S1\nb,me,,3,S2\n")
     corpus = load("table", root, classes="happy, sad")
     assert corpus.classes == ("happy", "sad")
     assert corpus.clips.session.tolist() == [2, 3] and corpus.clips.speaker.tolist() == ["S1", "S2"]
@@ -311,7 +322,7 @@ def test_table_options_change_what_they_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("clip,label\na,sad\n", "csv:1: no column 'listener'"),
         ("clip,listener,label\n", "holds no rating"),
@@ -326,15 +337,15 @@ def test_table_options_change_what_they_name(tmp_path):
         ("clip,listener,label,session\na,me,sad,1\na,you,sad,2\n", "csv:3: a has session 2 here and 1 above"),
     ],
 )
-def test_table_errors_name_the_row(tmp_path, text, said):
-    with pytest.raises(UserError, match=said):
-        load("table", mine(tmp_path, text))
+def test_table_errors_name_the_row(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        load("table", table_of(tmp_path, text))
 
 
 def test_table_files_and_labels_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load("table", tmp_path)
-    root = mine(tmp_path, "clip,listener,label\na,me,hapy\n")
+    root = table_of(tmp_path, "clip,listener,label\na,me,hapy\n")
     with pytest.raises(UserError, match="csv:2: label 'hapy' is unknown: did you mean 'happy'"):
         load("table", root, classes="happy,sad")
     with pytest.raises(UserError, match="no such folder"):

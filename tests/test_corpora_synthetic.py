@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from perser.corpora import as_iemocap, cremad, load, synthetic
-from perser.corpora.synthetic import synthesise
+from perser.corpora import cremad, load
+from perser.corpora.synthetic import generate, synthesise, write_iemocap
 from perser.errors import UserError
 
 
@@ -44,7 +44,7 @@ def test_an_unfinished_tree_is_refused_by_loaders_and_done_again(root, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(as_iemocap, "annotate", killed)
+        patched.setattr(write_iemocap, "annotate", killed)
         with pytest.raises(KeyboardInterrupt):
             synthesise(place, seed=3, clips=100)
     for name in ("synthetic", "iemocap"):
@@ -52,22 +52,22 @@ def test_an_unfinished_tree_is_refused_by_loaders_and_done_again(root, tmp_path,
             load(name, place)
     assert digest(synthesise(place, seed=3, clips=100)) == digest(root)
     next(place.rglob("*_F000.wav")).unlink()
-    monkeypatch.setattr(synthetic, "_speak", killed)
+    monkeypatch.setattr(generate, "_speak", killed)
     with pytest.raises(KeyboardInterrupt):
         synthesise(place, seed=3, clips=100)
 
 
 def test_a_kill_while_moving_into_place_is_noticed(root, tmp_path, monkeypatch):
     place = tmp_path / "cut"
-    monkeypatch.setattr(synthetic, "_speak", lambda *_: None)
-    monkeypatch.setattr(synthetic, "measure", lambda paths: pd.DataFrame({"level": np.zeros(len(paths))}))
+    monkeypatch.setattr(generate, "_speak", lambda *_: None)
+    monkeypatch.setattr(generate, "measure", lambda paths: pd.DataFrame({"level": np.zeros(len(paths))}))
 
     def half(aside, *_):
         for number in (1, 2):
             (aside / f"Session{number}" / "dialog" / "EmoEvaluation").mkdir(parents=True)
 
-    monkeypatch.setattr(as_iemocap, "annotate", half)
-    monkeypatch.setattr(synthetic, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(write_iemocap, "annotate", half)
+    monkeypatch.setattr(generate, "_write_marker", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         synthesise(place, clips=100)
     with pytest.raises(UserError, match="unfinished; run `perser synth"):
@@ -87,27 +87,27 @@ def test_a_folder_with_anything_else_in_it_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"layout": "iemocp"}, "did you mean 'iemocap'"),
         ({"clips": 99}, "at least 100"),
         ({"seed": -1}, "seed=-1"),
     ],
 )
-def test_wrong_options_are_one_line(tmp_path, options, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_options_are_one_line(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
         synthesise(tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
 
 
-def test_both_names_read_it_and_say_that_it_is_synthetic(root):
+def test_both_loaders_read_it_and_mark_it_as_synthetic(root):
     one, other = load("synthetic", root), load("iemocap", root)
     assert one.synthetic == other.synthetic == "speech and listeners"
     assert (one.name, other.name) == ("synthetic", "iemocap")
     pd.testing.assert_frame_equal(one.clips, other.clips)
     pd.testing.assert_frame_equal(one.ratings, other.ratings)
-    said = json.loads((root / "SYNTHETIC.json").read_text())
-    assert (said["seed"], said["clips"], said["layout"]) == (3, 100, "iemocap")
+    marker = json.loads((root / "SYNTHETIC.json").read_text())
+    assert (marker["seed"], marker["clips"], marker["layout"]) == (3, 100, "iemocap")
 
 
 def test_every_observer_rates_every_session_equally_and_three_rate_each_dialog(root):
@@ -121,8 +121,8 @@ def test_every_observer_rates_every_session_equally_and_three_rate_each_dialog(r
 
 
 def test_the_full_size_has_at_least_ninety_clips_per_observer_and_session():
-    turns = as_iemocap.plan(0, 1200)
-    trios = as_iemocap.trios(0)
+    turns = write_iemocap.plan(0, 1200)
+    trios = write_iemocap.trios(0)
     rated = Counter((turn.group, who) for turn in turns for who in trios[turn.path.split("/")[3]])
     assert len(turns) == 1200 and len(rated) == 30 and set(rated.values()) == {120}
     assert {"Ses03M_impro05a", "Ses03M_impro08b", "Ses05M_script01_1b"} <= set(trios)
@@ -150,11 +150,11 @@ def test_it_has_the_irregularities_of_the_format(root):
 
 def test_self_raters_rate_improvised_turns_of_their_own_only(root):
     corpus = load("iemocap", root, listeners="all")
-    own = corpus.ratings[~corpus.ratings.listener.str.startswith("E")]
-    assert set(own.listener) <= set(as_iemocap.SELF_RATERS) and len(own) > 10
-    speakers = corpus.clips.speaker[own["clip"]]
-    assert (own["clip"].str.contains("impro")).all()
-    assert [f"Ses0{who[1]}{who[0]}" for who in own.listener] == speakers.tolist()
+    self_rated = corpus.ratings[~corpus.ratings.listener.str.startswith("E")]
+    assert set(self_rated.listener) <= set(write_iemocap.SELF_RATERS) and len(self_rated) > 10
+    speakers = corpus.clips.speaker[self_rated["clip"]]
+    assert (self_rated["clip"].str.contains("impro")).all()
+    assert [f"Ses0{who[1]}{who[0]}" for who in self_rated.listener] == speakers.tolist()
 
 
 def test_the_audio_is_what_the_format_says(root):
@@ -167,14 +167,14 @@ def test_the_audio_is_what_the_format_says(root):
 
 
 def test_the_seed_changes_voices_and_ratings(root):
-    assert as_iemocap.plan(3, 100) == as_iemocap.plan(3, 100)
-    assert as_iemocap.plan(4, 100) != as_iemocap.plan(3, 100)
+    assert write_iemocap.plan(3, 100) == write_iemocap.plan(3, 100)
+    assert write_iemocap.plan(4, 100) != write_iemocap.plan(3, 100)
 
 
 def test_emotions_are_heard_in_the_prosody(root):
-    from perser.corpora.cues import measure
+    from perser.corpora.synthetic.acoustics import measure
 
-    turns = as_iemocap.plan(3, 100)
+    turns = write_iemocap.plan(3, 100)
     heard = measure([str(root / turn.path) for turn in turns])
     heard -= heard.groupby([turn.speaker for turn in turns]).transform("mean")
     mean = heard.groupby([turn.emotion for turn in turns]).mean()

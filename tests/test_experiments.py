@@ -1,4 +1,4 @@
-"""Every experiment's tables, figures and claims: what is printed and drawn follows from records."""
+"""Every experiment's tables, figures and claims: what is printed and drawn follows from records and settings."""
 
 import itertools
 import json
@@ -8,52 +8,61 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from made_records import made_learnt, made_study
+from made_records import RECIPE, made_learnt, made_run, made_study
 from test_figures import boxes, texts
-from test_tables import MANIFEST
 
-from perser import config, records
-from perser.analysis import captions, figures, report, study, tables
+from perser import experiment as settings
+from perser import records
+from perser.analysis import figures, report, statistics, tables, wording
 from perser.analysis.claims import of_run
+from perser.analysis.experiments import ablation, listeners, methods, readings, shots, steps, upstreams
+from perser.corpora.agreement import kappa_table, listener_traits
 from perser.errors import UserError
 from perser.scores import per_seed
-from perser.corpora.agreement import agreement, traits
 
 METHODS = {"ssl-e": 0, "prior-shift": 3, "scratch": -30, "fine-tuning": 2, "maml": 1, "meta-perser": 6, "all-data": 15}
 ABLATION = {"ssl-e": -1, "maml": 0, "csmt": 1, "da": 1, "lslr": 3, "csmt+da": 2, "csmt+lslr": 4, "da+lslr": 4}
 ABLATION |= {"csmt+da+lslr": 7, "shared+da+lslr": 2}
 STEPS = {"ssl-e": (0,), "fine-tuning": (0, 1, 2), "maml": (0, 1, 2), "meta-perser": (0, 1, 2)}
-TRAINED = MANIFEST | {"config": {"methods": {"maml": {"inner_steps": 1}, "meta-perser": {"inner_steps": 2}}}}
+TRAINED = {"maml": {"inner_steps": 1}, "meta-perser": {"inner_steps": 2}}
 
 
-def study_of(experiment, **settings):
-    """Small records of one experiment."""
+def study_of(experiment, **how):
+    """A small run of one experiment."""
     if experiment == "steps":
         levels = dict.fromkeys(STEPS, 0) | {"maml": 2, "meta-perser": 4}
-        return made_study(levels, "steps", (20,), steps=STEPS, **settings)
+        return made_run(made_study(levels, "steps", (20,), inner_steps=STEPS, **how), settings=TRAINED)
     if experiment == "recipe":
-        return made_study({"ssl-e": 0, "meta-perser": 3, "tuned": 5, "meta-perser-x": 6}, "recipe", **settings)
+        levels = {"ssl-e": 0, "meta-perser": 3, "softened": 5, "meta-perser-x": 6}
+        return made_run(made_study(levels, "recipe", **how), references=("meta-perser-x", "meta-perser"))
     if experiment == "upstreams":
         return by_upstream("listeners")[1]
     if experiment == "shots":
         levels = {"ssl-e": 0, "fine-tuning": 1, "prior-shift": 2, "maml": 3, "meta-perser": 5}
-        frame = made_study(levels, "shots", (1, 5, 40), **settings)
-        return frame[(frame["shots"] < 40) | (frame["setting"] == "seen")]
-    return made_study(METHODS if experiment == "methods" else ABLATION, experiment, **settings)
+        frame = made_study(levels, "shots", (1, 5, 20, 40), **how)
+        return made_run(frame[(frame["shots"] < 40) | (frame["setting"] == "seen")])
+    return made_run(made_study(METHODS if experiment == "methods" else ABLATION, experiment, **how))
 
 
-def by_upstream(synthetic="", random=True, **settings):
-    """Records of one run per upstream: a real one, and beside it one of random weights."""
+def by_upstream(synthetic="", random=True, **how):
+    """A run per upstream: a real one, and one of random weights."""
     levels = {"ssl-e": 0, "fine-tuning": 2, "meta-perser": 6}
-    made = {"logmel": synthetic, "wavlm-random": records.made_up(synthetic, random)}
-    return [made_study({method: level // (place + 1) for method, level in levels.items()}, "upstreams",
-                       synthetic=made[name], **settings).assign(upstream=name) for place, name in enumerate(made)]
+    parts = {"logmel": synthetic, "wavlm-random": records.synthetic_parts(synthetic, random)}
+    return [made_run(made_study({method: level // (place + 1) for method, level in levels.items()}, "upstreams",
+                                synthetic=parts[name], **how).assign(upstream=name), made_learnt())
+            for place, name in enumerate(parts)]
 
 
-def listeners(frame):
-    names = sorted(frame["listener"].unique())
-    return pd.DataFrame({"listener": names, "distance": np.linspace(0, 1, len(names)),
-                         "consistency": np.sin(np.arange(len(names)))})
+def changed(run, **manifest):
+    """The run with other fields of its manifest."""
+    return run._replace(manifest=run.manifest.model_copy(update=manifest))
+
+
+def traits_of(run):
+    """The run with traits of its listeners."""
+    names = sorted(run.records["listener"].unique())
+    return run._replace(listeners=pd.DataFrame({"listener": names, "distance": np.linspace(0, 1, len(names)),
+                                                "consistency": np.sin(np.arange(len(names)))}))
 
 
 def timed():
@@ -67,22 +76,25 @@ def timed():
 def kappas(number=8):
     draw = np.random.default_rng(0)
     rows = [(str(clip), f"E{who}", *(draw.random(3) < 0.5)) for clip in range(30) for who in range(number)]
-    return agreement(pd.DataFrame(rows, columns=["clip", "listener", "x", "y", "z"]), ("x", "y", "z"))
+    return kappa_table(pd.DataFrame(rows, columns=["clip", "listener", "x", "y", "z"]), ("x", "y", "z"))
+
+
+def habits(number=8):
+    return pd.DataFrame(np.linspace(0, 1, 3 * number).reshape(number, 3), [f"E{i}" for i in range(number)], list("xyz"))
 
 
 DRAWN = {
-    "forest": lambda **how: figures.forest(study_of("methods", **how)),
-    "effects": lambda **how: figures.effects(study_of("ablation", **how)),
-    "shots": lambda **how: figures.shots(study_of("shots", **how)),
-    "shots_gained": lambda **how: figures.shots_gained(study_of("shots", **how)),
-    "inner_steps": lambda **how: figures.inner_steps(study_of("steps", **how), TRAINED),
-    "who": lambda **how: figures.who(
-        study.gains_and_traits(per_seed(frame := study_of("methods", **how)), listeners(frame), "meta-perser"),
-        "meta-perser", captions.stamp(frame)),
-    "rates": lambda synthetic="": figures.rates(made_learnt(), captions.made_up(synthetic)),
-    "layers": lambda synthetic="": figures.layers({"logmel": made_learnt()}, captions.made_up(synthetic)),
-    "upstreams": lambda synthetic="": figures.upstreams(by_upstream(synthetic, bool(synthetic))),
-    "agreement": lambda synthetic="": figures.agreement(kappas(), captions.made_up(synthetic)),
+    "forest": lambda **how: methods.forest(study_of("methods", **how)),
+    "effects": lambda **how: ablation.effects_figure(study_of("ablation", **how)),
+    "score_lines": lambda **how: shots.score_lines(study_of("shots", **how)),
+    "gain_lines": lambda **how: shots.gain_lines(study_of("shots", **how)),
+    "gains_by_step": lambda **how: steps.gains_by_step(study_of("steps", **how)),
+    "who": lambda **how: listeners.who(traits_of(study_of("methods", **how)), "meta-perser"),
+    "rates": lambda **how: steps.rates(study_of("methods", **how)._replace(learnt=made_learnt())),
+    "layers": lambda **how: upstreams.layers([study_of("methods", **how)._replace(learnt=made_learnt())]),
+    "upstreams": lambda synthetic="": upstreams.figure(by_upstream(synthetic, bool(synthetic))),
+    "agreement": lambda synthetic="": listeners.agreement(kappas(), wording.synthetic_stamp(synthetic)),
+    "habits": lambda synthetic="": listeners.habits(habits(), wording.synthetic_stamp(synthetic)),
 }
 
 
@@ -92,25 +104,25 @@ def test_figures_are_stamped_legible_and_one_column_wide(name):
     figure = DRAWN[name](synthetic="speech and listeners")
     assert any(text.startswith("synthetic speech and listeners") for text in texts(figure))
     assert figure.get_figwidth() == 3.4
-    found, page = boxes(figure), figure.bbox
-    for (one, a), (two, b) in itertools.combinations(found, 2):
+    shown, page = boxes(figure), figure.bbox
+    for (one, a), (two, b) in itertools.combinations(shown, 2):
         shared = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(shared) < 1, (one, two)
-    for text, box in found:
+    for text, box in shown:
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text
 
 
-@pytest.mark.parametrize("name", ["forest", "inner_steps", "shots_gained", "effects", "upstreams"])
-def test_figures_name_their_interval_and_leave_settings_alone(name):
+@pytest.mark.parametrize("name", ["forest", "gains_by_step", "gain_lines", "effects", "upstreams"])
+def test_figures_name_their_interval_and_leave_settings_unchanged(name):
     before = dict(mpl.rcParams)
-    assert any("95 % bootstrap interval over listeners and seeds" in text for text in texts(DRAWN[name]()))
+    assert any("95 % bootstrap interval over listeners and seeds" in text for text in texts(DRAWN[name](synthetic="")))
     assert dict(mpl.rcParams) == before
 
 
 def test_forest_draws_each_gain_or_an_arrow_beyond_the_axis():
-    frame = study_of("methods")
-    left = figures.forest(frame).axes[0]
-    gains = study.gains(per_seed(frame))
+    run = study_of("methods")
+    left = methods.forest(run).axes[0]
+    gains = statistics.gains(per_seed(run.records), "ssl-e")
     gains = gains[(gains["setting"] == "seen") & ((gains["shots"] == 20) | (gains["method"] == "all-data"))]
     expected = gains.set_index("method")["mean"]
     drawn = [bar[0].get_xdata()[0] for bar in left.containers]
@@ -121,6 +133,8 @@ def test_forest_draws_each_gain_or_an_arrow_beyond_the_axis():
     labels = [tick.get_text() for tick in left.get_yticklabels()]
     assert labels == ["No meta-learning", "Prior shift", "From scratch", "Fine-tuning", "Meta-learning", "MAML",
                       "Meta-PerSER", "Upper bound", "All data"]
+    bold = [tick.get_text() for tick in left.get_yticklabels() if tick.get_fontweight() == "bold"]
+    assert bold == ["Meta-PerSER"]
 
 
 def test_speed_prints_times_and_ratios_of_the_rows():
@@ -130,18 +144,17 @@ def test_speed_prints_times_and_ratios_of_the_rows():
     assert not any("times" in text for text in texts(alone))
 
 
-def test_inner_steps_ring_what_was_trained():
-    frame = study_of("steps")
-    left = figures.inner_steps(frame, TRAINED).axes[0]
-    found = study.by_step(frame).set_index(["method", "setting", "steps"])["gain"]
+def test_gains_by_step_ring_what_was_trained():
+    run = study_of("steps")
+    left = steps.gains_by_step(run).axes[0]
+    gain = steps.by_step(run).set_index(["method", "setting", "inner_steps"])["gain"]
     rings = [(line.get_xdata()[0], line.get_ydata()[0]) for line in left.get_lines()
              if line.get_fillstyle() == "none" and len(line.get_xdata())]
-    expected = [(1, found["maml", "seen", 1]), (2, found["meta-perser", "seen", 2])]
-    np.testing.assert_allclose(rings, expected)
+    np.testing.assert_allclose(rings, [(1, gain["maml", "seen", 1]), (2, gain["meta-perser", "seen", 2])])
 
 
 def test_rows_of_methods_are_in_groups_and_the_bound_is_last_and_never_bold():
-    table = tables.methods_table(study_of("methods"))
+    table = methods.table(study_of("methods"))
     assert list(zip(table.cells["Method"], table.cells["K"])) == [
         ("Chance", "-"), ("SSL-E", "-"),
         ("Prior shift", "5"), ("From scratch", "5"), ("Fine-tuning", "5"), ("MAML", "5"), ("Meta-PerSER", "5"),
@@ -156,36 +169,38 @@ def test_rows_of_methods_are_in_groups_and_the_bound_is_last_and_never_bold():
     rules = [number - lines.index(r"\midrule") for number, line in enumerate(lines) if line == r"\midrule"]
     # Each rule stands before its row, pushed down by the rules above it.
     assert rules == [0] + [row + above for above, row in enumerate(table.breaks, 1)]
+    assert "All data (upper bound): tuned on all other ratings" in methods.caption(study_of("methods"))
 
 
 def test_comparisons_print_effect_interval_and_corrected_p():
-    frame = study_of("methods")
-    found = study.against_best(per_seed(frame))
-    cells = tables.comparisons_table(found).cells
-    assert cells["Against"].unique().tolist() == ["Prior shift"]
-    row = found.iloc[1]
-    assert cells["Difference"][1] == tables.text(100 * row["mean"], 100 * row["low"], 100 * row["high"], "+")
-    assert cells["Listeners ahead"][1] == "8 of 8" and cells["p (Holm)"][1] == tables.p_text(row["p_holm"])
-    assert row["p_holm"] >= row["p"]
-    assert "picked on the listeners" in tables.comparisons_caption(frame, MANIFEST, tables.BEST)
+    run = study_of("methods")
+    rows = methods.against_best(run)
+    table, caption = report.tables_of(run)["comparisons"]
+    assert table.cells["Against"].unique().tolist() == ["Prior shift"]
+    row = rows.iloc[1]
+    assert table.cells["Difference"][1] == tables.interval_text(*(100 * row[["mean", "low", "high"]]), "+")
+    assert table.cells["Listeners ahead"][1] == "8 of 8"
+    assert table.cells["p (Holm)"][1] == tables.p_text(row["p_holm"]) and row["p_holm"] >= row["p"]
+    assert "picked on the listeners" in caption
 
 
 def test_ablation_has_check_marks_and_its_effects():
-    cells = tables.ablation_table(study_of("ablation", noise=0)).cells
+    run = study_of("ablation", noise=0)
+    cells = ablation.table(run).cells
     rows = cells[cells["K"] == "20"].set_index(["CSMT", "DA", "LSLR"])
-    assert rows.loc[("✓", "✓", "✓"), "Method"] == "Meta-PerSER"
-    assert rows.loc[("", "", ""), "Method"] == "MAML"
+    assert rows.loc[("✓", "✓", "✓"), "Method"] == "csmt+da+lslr" and rows.loc[("", "", ""), "Method"] == "MAML"
+    assert rows.loc[("", "✓", "✓"), "Method"] == "", "the marks say it all"
     assert rows.loc[("shared", "✓", "✓"), "Over MAML, seen"] == "+2.0 [+2.0, +2.0]"
     assert rows.loc[("", "", "✓"), "Over MAML, unseen"] == "+3.0 [+3.0, +3.0]"
     assert cells.loc[0, ["Method", "CSMT", "K"]].tolist() == ["SSL-E", "-", "-"]
-    assert r"$\checkmark$" in tables.latex(tables.ablation_table(study_of("ablation")), "✓")
-    effects = tables.effects_table(study.effects(per_seed(study_of("ablation", noise=0)))).cells
+    assert r"$\checkmark$" in tables.latex(ablation.table(run), "✓")
+    effects = ablation.effects_table(run)[0].cells
     # LSLR adds 3 to maml, csmt + lslr 3 to csmt, 3 to da, and 5 to csmt + da.
     assert effects.loc[effects["Part"] == "LSLR", "Effect"].unique().tolist() == ["+3.5 [+3.5, +3.5]"]
 
 
 def test_steps_table_marks_what_was_trained():
-    cells = tables.steps_table(study_of("steps", noise=0), TRAINED).cells
+    cells = steps.table(study_of("steps", noise=0)).cells
     marked = cells[cells["Trained"] == "✓"]
     assert list(zip(marked["Method"], marked["Steps"])) == [("MAML", "1"), ("Meta-PerSER", "2")]
     # Level 2, shots 20 / 5, step 1; every listener alike.
@@ -196,9 +211,9 @@ def test_gains_table_says_from_which_number_of_shots_on_a_method_pays():
     rows = [("a", "seen", 1, 0.5, 0.1), ("a", "seen", 5, 1.0, -0.2), ("a", "seen", 20, 2.0, 1.0),
             ("b", "seen", 1, -1.0, -2.0), ("b", "seen", 5, 0.0, 0.0), ("b", "seen", 20, 0.1, -0.1),
             ("a", "unseen", 1, 0.5, 0.1), ("a", "unseen", 5, 1.0, 0.2)]
-    found = pd.DataFrame(rows, columns=["method", "setting", "shots", "mean", "low"])
-    table = tables.gains_table(found.assign(high=found["mean"] + 1)[::-1])
-    assert table.cells["Clips"].tolist() == ["seen", "seen", "unseen"]
+    rows = pd.DataFrame(rows, columns=["method", "setting", "shots", "mean", "low"])
+    table, caption = shots.gains_table(study_of("shots"), rows.assign(high=rows["mean"] + 1)[::-1])
+    assert table.cells["Clips"].tolist() == ["seen", "seen", "unseen"] and "Pays from: the smallest K" in caption
     cells = table.cells.set_index(["Method", "Clips"])
     assert cells["Pays from"].to_dict() == {("a", "seen"): "20", ("b", "seen"): "-", ("a", "unseen"): "1"}
     assert cells.loc[("a", "seen"), "K = 5"] == "+1.0 [-0.2, +2.0]" and cells.loc[("a", "unseen"), "K = 20"] == "-"
@@ -206,17 +221,16 @@ def test_gains_table_says_from_which_number_of_shots_on_a_method_pays():
 
 
 def test_traits_table_prints_rho_with_its_interval():
-    frame = study_of("methods")
-    found = study.correlations(study.gains_and_traits(per_seed(frame), listeners(frame), "meta-perser"))
-    cells = tables.traits_table(found).cells
-    each = ["distance", "consistency", "distance, at equal consistency", "consistency, at equal distance"]
-    assert cells["Trait"].tolist() == each * 2 and cells["Clips"].tolist() == ["seen"] * 4 + ["unseen"] * 4
-    assert cells["Spearman's rho"][0].startswith(f"{found['rho'][0]:+.2f} [")
-    assert "Gain of Meta-PerSER over SSL-E" in tables.traits_caption(frame, MANIFEST, "meta-perser")
+    table, caption = listeners.traits_table(traits_of(study_of("methods")), "meta-perser")
+    traits = ["distance", "consistency", "distance, at equal consistency", "consistency, at equal distance"]
+    assert table.cells["Trait"].tolist() == traits * 2
+    assert table.cells["Clips"].tolist() == ["seen"] * 4 + ["unseen"] * 4
+    assert table.cells["Spearman's rho"][0].startswith(f"{table.numbers['rho'][0]:+.2f} [")
+    assert "Gain of Meta-PerSER over SSL-E" in caption
 
 
 def test_upstreams_are_compared_in_one_table_with_chance_once():
-    table = tables.upstreams_table(by_upstream("listeners", noise=0))
+    table, _ = upstreams.table(by_upstream("listeners", noise=0))
     assert list(zip(table.cells["Upstream"], table.cells["Method"], table.cells["K"])) == [
         ("", "Chance", "-"),
         ("logmel", "SSL-E", "-"), ("", "Fine-tuning", "20"), ("", "Meta-PerSER", "20"),
@@ -229,56 +243,88 @@ def test_upstreams_are_compared_in_one_table_with_chance_once():
     assert table.numbers["upstream"].nunique() == 3
 
 
-def test_runs_in_one_table_each_have_their_chance_where_it_differs():
-    one, other = study_of("methods"), study_of("methods").assign(experiment="another")
-    other = other[other["listener"] != other["listener"].iloc[0]]
-    table = tables.runs_table({"targets pooled": one, "listeners all": other}, "Reading")
+def pooled(run):
+    """The run under another reading, with other settings digest and commit."""
+    config = run.manifest.config | {"name": "another", "base": {"targets": "pooled"}}
+    run = changed(run, config=config, experiment="another", config_digest="0dd", commit="other")
+    return run._replace(records=run.records.assign(experiment="another"))
+
+
+def test_readings_in_one_table_each_have_their_chance_where_it_differs():
+    one, other = study_of("methods"), pooled(study_of("methods"))
+    other = other._replace(records=other.records[other.records["listener"] != other.records["listener"].iloc[0]])
+    table, caption = readings.table([one, other])
     chance = table.numbers[table.numbers["method"] == tables.CHANCE]
-    assert chance["reading"].tolist() == ["targets pooled", "listeners all"]
-    assert chance["records"].tolist() == [len(run) // run.groupby(["method", "shots"]).ngroups for run in (one, other)]
-    assert [name for name in table.cells["Reading"] if name] == ["targets pooled", "listeners all"]
-    manifests = [MANIFEST, MANIFEST | {"config_digest": "0dd", "commit": "other"}]
-    caption = tables.runs_caption([one, other], manifests, "under the same reading", "What is said.")
-    assert "What is said. Gain: over SSL-E under the same reading, paired" in caption
+    assert chance["reading"].tolist() == ["targets distribution", "targets pooled"]
+    assert chance["records"].tolist() == [
+        len(run.records) // run.records.groupby(["method", "shots"]).ngroups for run in (one, other)]
+    assert [name for name in table.cells["Reading"] if name] == ["targets distribution", "targets pooled"]
+    assert "Gain: over SSL-E under the same reading, paired" in caption
     assert "settings c0ffee, 0dd, data da7a, Some CPU" in caption, "no commit where there are several"
 
 
+def test_runs_are_comparable_by_what_differs_between_them():
+    one, other = study_of("methods"), pooled(study_of("methods"))
+    all_raters = changed(one, corpus_options={"listeners": "all"})
+    assert readings.comparable([one, other, all_raters, changed(one, upstream_identity="wavlm")]) == [
+        [one, other, all_raters]]
+    assert readings.reading(all_raters) == "targets distribution, listeners all"
+    first, second = by_upstream()
+    assert upstreams.comparable([second, first]) == [[first, second]]
+    assert upstreams.comparable([first, changed(second, config_digest="0dd")]) == []
+    assert upstreams.comparable([first, first]) == []
+
+
 def test_random_weights_are_named_in_caption_stamp_and_labels():
-    runs, manifests = by_upstream("listeners"), [MANIFEST, MANIFEST | {"data": "07e4"}]
-    caption = tables.upstreams_caption(runs, manifests)
+    runs = by_upstream("listeners")
+    runs = [runs[0], changed(runs[1], data_digest="07e4")]
+    caption = upstreams.table(runs)[1]
     assert caption.startswith("Synthetic listeners, random upstream weights. ")
-    assert "Random weights: wavlm-random have a model's form and have learnt nothing" in caption
+    assert "Random weights: wavlm-random share a model's architecture and have learned nothing" in caption
     assert "upstream logmel, wavlm-random;" in caption and "data da7a, 07e4, commit 0123456789," in caption
-    shown = texts(figures.upstreams(runs))
+    shown = texts(upstreams.figure(runs))
     assert {"synthetic listeners, random upstream weights", "wavlm-random\n(random weights)"} <= set(shown)
-    assert "andom" not in tables.upstreams_caption(by_upstream("listeners", False), manifests).replace("-random", "")
+    assert "andom" not in upstreams.table(by_upstream("listeners", False))[1].replace("-random", "")
     with pytest.raises(UserError, match="different settings"):
-        tables.upstreams_caption(runs, [MANIFEST, MANIFEST | {"config_digest": "0"}])
+        upstreams.table([runs[0], changed(runs[1], config_digest="0")])
 
 
 def test_the_figure_of_upstreams_shows_the_means_of_the_table():
     runs = by_upstream()
-    left = figures.upstreams(runs).axes[0]
-    numbers = tables.upstreams_table(runs).numbers
+    left = upstreams.figure(runs).axes[0]
+    numbers = upstreams.table(runs)[0].numbers
     drawn = sorted(x for bar in left.containers for x in bar[0].get_xdata())
     assert drawn == pytest.approx(sorted(numbers["seen"].iloc[1:]))
     assert left.lines[0].get_xdata()[0] == pytest.approx(numbers["seen"].iloc[0])
 
 
+def saved(run, place):
+    """Write a run as `perser run` does."""
+    records.write(run.records, place / "records.parquet")
+    records.write_json(run.manifest, place / "manifest.json")
+    for name in ("learnt", "listeners"):
+        if getattr(run, name) is not None:
+            records.write(getattr(run, name), place / f"{name}.parquet")
+    return place
+
+
 def test_runs_of_several_upstreams_are_reported_side_by_side(tmp_path):
-    runs = [tmp_path / name for name in ("logmel", "wavlm-random", "main")]
-    for run, frame in zip(runs, [*by_upstream(), study_of("methods")]):
-        run.mkdir()
-        records.write(frame, run / "records.parquet")
-        (run / "manifest.json").write_text(json.dumps(MANIFEST))
-        made_learnt().to_parquet(run / "learnt.parquet")
-    written = {path.relative_to(tmp_path).as_posix() for path in report.compare(runs, tmp_path)}
+    runs = [*by_upstream(), changed(study_of("methods"), config_digest="0dd")]
+    places = [saved(run, tmp_path / f"run{number}") for number, run in enumerate(runs)]
+    written = {path.relative_to(tmp_path).as_posix() for path in report.compare_upstreams(places, tmp_path)}
     ends = ("md", "tex", "csv", "pdf", "png")
-    assert written == {f"toy_corpus/{name}" for name in (*(f"upstreams.{end}" for end in ends), "layers.pdf",
-                                                         "layers.png")}
-    assert report.compare(runs[1:], tmp_path) == []
-    found = {run: records.read(run) for run in reversed(runs[:2])}
-    assert list(study.real_first(found)) == runs[:2]
+    assert written == {f"toy_corpus/{name}" for name in (*(f"upstreams.{end}" for end in ends), "upstreams-layers.pdf",
+                                                         "upstreams-layers.png")}
+    assert report.compare_upstreams(places[1:], tmp_path) == []
+    assert upstreams.in_order(runs[1::-1]) == runs[:2]
+
+
+def test_runs_of_several_readings_are_reported_one_below_the_other(tmp_path):
+    run = study_of("methods")
+    places = [saved(run, tmp_path / "one"), saved(pooled(run), tmp_path / "two")]
+    written = {path.relative_to(tmp_path).as_posix() for path in report.compare_readings(places, tmp_path)}
+    assert written == {f"toy_corpus/logmel/methods-compared.{end}" for end in ("md", "tex", "csv")}
+    assert report.compare_readings(places[:1], tmp_path) == []
 
 
 WRITTEN = {
@@ -288,76 +334,94 @@ WRITTEN = {
     "shots": {"shots.md", "shots-accuracy.md", "comparisons.md", "gains.md", "shots.png",
               "shots-gained.png"},
     "steps": {"steps.tex", "steps-accuracy.md", "comparisons.csv", "steps.png"},
-    "recipe": {"recipe.md", "comparisons.md", "recipe.pdf"},
-    "upstreams": {"upstreams.md", "upstreams.pdf", "layers.pdf"},
+    "recipe": {"recipe.md", "comparisons.md", "published.md", "recipe.pdf"},
+    "upstreams": {"upstreams.md", "comparisons.md", "shots.pdf", "gains.pdf", "who-meta-perser.md", "layers.pdf"},
 }
 
 
 @pytest.mark.parametrize("experiment", WRITTEN)
 def test_report_writes_what_the_experiment_needs(experiment, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    frame = study_of(experiment)
-    records.write(frame, run / "records.parquet")
-    (run / "manifest.json").write_text(json.dumps(TRAINED))
-    made_learnt().to_parquet(run / "learnt.parquet")
-    listeners(frame).to_parquet(run / "listeners.parquet")
-    written = {path.name for path in report.report(run, tmp_path / "out")}
+    place = saved(traits_of(study_of(experiment)._replace(learnt=made_learnt())), tmp_path / "run")
+    written = {path.name for path in report.report(place, tmp_path / "out")}
     assert written >= WRITTEN[experiment]
     assert written == {path.name for path in (tmp_path / "out").glob(f"toy_corpus/*/{experiment}/*")}
 
 
-def claim_of(found, *words):
-    return next(claim for claim in found if all(word in claim["claim"] for word in words))
+@pytest.mark.parametrize("experiment", ["steps", "ablation", "methods", "recipe", "shots"])
+def test_a_renamed_experiment_gives_the_same_tables_and_figures(experiment):
+    run = study_of(experiment)
+    renamed = changed(run, experiment="mine", config=run.manifest.config | {"name": "mine"})
+    renamed = renamed._replace(records=run.records.assign(experiment="mine"))
+    names = []
+    for one, other in zip(report.tables_of(run).items(), report.tables_of(renamed).items(), strict=True):
+        names.append((one[0], other[0]))
+        assert tables.latex(*one[1]) == tables.latex(*other[1])
+        pd.testing.assert_frame_equal(one[1][0].numbers, other[1][0].numbers)
+    module = report.experiment(run)
+    assert report.experiment(renamed) is module and module.__name__.endswith(experiment)
+    for one, other in zip(module.figures(run), module.figures(renamed), strict=True):
+        names.append((one[0], other[0]))
+        assert texts(one[1]) == texts(other[1])
+    assert all(other == one.replace(experiment, "mine") or other == one for one, other in names)
+
+
+def claim_of(claims, *words):
+    return next(claim for claim in claims if all(word in claim["claim"] for word in words))
 
 
 @pytest.mark.parametrize("level", [1.25, 2.25, -2.75])
 def test_the_bar_is_asked_of_ours_against_the_best_baseline(level, tmp_path):
-    frame = made_study({"ssl-e": 0, "prior-shift": 3, "maml": 9, "meta-perser": int(3 + level // 1)}, noise=0)
+    methods_levels = {"ssl-e": 0, "prior-shift": 3, "maml": 9, "meta-perser": int(3 + level // 1), "all-data": 20}
+    frame = made_study(methods_levels, noise=0)
     ahead = (frame["method"] == "meta-perser") & frame["listener"].isin(["E0", "E1"])  # two of eight: a quarter point
     for name, more in (("tp", 1), ("fp", -1), ("fn", -1)):
         frame.loc[ahead, [f"{name}_x", f"{name}_y"]] += more
     frame = frame[(frame["method"] != "meta-perser") | (frame["shots"] == 20)]
-    found = of_run(frame, tmp_path)
+    claims = of_run(made_run(frame), tmp_path)
     for setting, bar in (("seen", 1.5), ("unseen", 1.0)):
-        claim = claim_of(found, "Meta-PerSER with 20 shots", "without meta-learning, Prior shift", f"{setting} clips")
+        claim = claim_of(claims, "Meta-PerSER with 20 shots", "without meta-learning, Prior shift", f"{setting} clips")
         assert claim["value"] == pytest.approx(level) and claim["bar"] == bar
         assert (claim["verdict"] == "holds") == (level >= bar and claim["p_holm"] <= 0.05)
         assert (claim["verdict"] == "fails") == (level < bar)
         assert f"by at least {bar} points" in claim["claim"]
-    assert not any("MAML with" in claim["claim"] for claim in found)
+    assert not any("MAML with" in claim["claim"] for claim in claims)
 
 
 def test_parts_are_claimed_and_steps_claim_nothing(tmp_path):
-    found = of_run(study_of("ablation", noise=0), tmp_path)
-    assert claim_of(found, "LSLR with 20 shots", "seen")["value"] == pytest.approx(3.5)
+    claims = of_run(study_of("ablation", noise=0), tmp_path)
+    assert claim_of(claims, "LSLR with 20 shots", "seen")["value"] == pytest.approx(3.5)
+    assert not any("Meta-PerSER" in claim["claim"] for claim in claims)
     assert of_run(study_of("steps"), tmp_path) == []
+
+
+def test_ours_is_told_by_settings_and_references():
+    assert wording.ours(study_of("methods")) == ["meta-perser"]
+    assert wording.ours(study_of("recipe")) == ["meta-perser", "meta-perser-x"], "not the variant of it"
+    frame = made_study({"ssl-e": 0, "mine": 1, "whole": 2, "maml": 3}, listeners=1)
+    whole = RECIPE | {"adapts": ["mix", *RECIPE["adapts"]]}
+    assert wording.ours(made_run(frame, settings={"mine": RECIPE, "whole": whole})) == ["mine"]
 
 
 def test_traits_of_a_corpus_fit_the_records():
     rows = [(str(clip), f"E{who}", clip % 2 == who % 2, True) for clip in range(6) for who in range(8)]
-    found = traits(pd.DataFrame(rows, columns=["clip", "listener", "x", "y"]), ("x", "y"))
-    assert set(found["listener"]) == set(study_of("methods")["listener"])
+    traits = listener_traits(pd.DataFrame(rows, columns=["clip", "listener", "x", "y"]), ("x", "y"))
+    assert set(traits["listener"]) == set(study_of("methods").records["listener"])
 
 
 @pytest.mark.parametrize("path", sorted(Path("results").glob("*/*/*/manifest.json")), ids=lambda path: str(path.parent))
 def test_committed_records_are_all_that_the_experiment_asks_for(path):
     """Every method, seed and fold of experiments/NAME.toml, with at least twenty draws of the shots."""
-    said, frame = records.manifest(path.parent), records.read(path.parent)
-    experiment = config.load(Path("experiments") / f"{said['experiment'].partition('-')[0]}.toml")
-    asked = json.loads(experiment.model_dump_json())
-    for method in said["config"]["methods"].values():  # older manifests hold the one set of tensors as it is
-        if method["kind"] == "finetune" and isinstance(method["adapts"][0], str):
-            method["adapts"] = [method["adapts"]]
-    held = json.loads(config.Experiment.model_validate(said["config"]).model_dump_json())  # newer settings: as unset
-    for key in ("methods", "seeds", "shots", "draws", "folds", "groups", "steps"):
+    manifest, frame = records.manifest(path.parent), records.read(path.parent)
+    wanted = settings.load(Path("experiments") / f"{manifest.experiment.partition('-')[0]}.toml")
+    asked, held = json.loads(wanted.model_dump_json()), manifest.config
+    for key in ("methods", "seeds", "shots", "draws", "folds", "groups", "test_inner_steps", "references"):
         assert held[key] == asked[key], key
-    assert set(frame["method"]) == set(experiment.methods) and set(frame["seed"]) == {0, 1, 2}
+    assert set(frame["method"]) == set(wanted.methods) and set(frame["seed"]) == {0, 1, 2}
     assert set(frame["fold"]) == set(range(1, frame["fold"].max() + 1)) and frame["fold"].max() >= 5
     assert (frame["draws"] >= 20).all()
     asked_of = frame[frame["shots"] > 0].set_index(["setting", "fold", "seed", "listener", "shots"])["method"]
-    every = {method: set(keys) for method, keys in asked_of.groupby(asked_of).groups.items()}
-    assert len({frozenset(keys) for keys in every.values()}) == 1, "the same episodes for every method"
+    episodes = {method: set(keys) for method, keys in asked_of.groupby(asked_of).groups.items()}
+    assert len({frozenset(keys) for keys in episodes.values()}) == 1, "the same episodes for every method"
 
 
 def test_how_often_a_method_kept_its_start_is_counted_record_by_record():
@@ -365,16 +429,18 @@ def test_how_often_a_method_kept_its_start_is_counted_record_by_record():
     frame = made_study({"ssl-e": 0, "untrained": 2, "maml": 2, "meta-perser": 6}, noise=0)
     moved = (frame["method"] == "maml") & frame["listener"].isin(["E0", "E1"])
     frame.loc[moved, "tp_x"] += 1
-    found = study.kept_start(frame).set_index("method")
-    assert list(found.index) == ["maml", "meta-perser"]
-    assert found.loc["maml", "same"] == pytest.approx(6 / 8) and found.loc["meta-perser", "same"] == 0
-    assert found.loc["maml", "records"] == int((frame["method"] == "maml").sum())
-    assert study.kept_start(frame[frame["method"] != "untrained"]).empty
+    kept = ablation.kept_start(made_run(frame)).set_index("method")
+    assert list(kept.index) == ["maml", "meta-perser"]
+    assert kept.loc["maml", "same"] == pytest.approx(6 / 8) and kept.loc["meta-perser", "same"] == 0
+    assert kept.loc["maml", "records"] == int((frame["method"] == "maml").sum())
+    assert ablation.kept_start(made_run(frame[frame["method"] != "untrained"])).empty
 
 
 def test_what_was_changed_in_the_published_recipe_stands_against_it():
-    frame = made_study({"ssl-e": 0, "meta-perser": 3, "meta-perser-x": 5, "recipe-with-f1": 4}, noise=0)
-    frame["experiment"] = "recipe"
-    cells = report.tables_of(frame, MANIFEST)["published"][0].cells
+    run = study_of("recipe")
+    cells = report.tables_of(run)["published"][0].cells
     assert set(cells["Method"]) == {"Recipe with soft F1 loss"} and set(cells["Against"]) == {"Meta-PerSER"}
-    assert "published" not in report.tables_of(frame[frame["method"] != "recipe-with-f1"], MANIFEST)
+    compared = report.tables_of(run)["comparisons"][0].cells
+    assert set(compared["Against"]) == {"Meta-PerSER-X"} and len(set(compared["Method"])) == 2
+    few = run._replace(records=run.records[run.records["method"] != "softened"])
+    assert "published" not in report.tables_of(few)

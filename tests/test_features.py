@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from perser import features
-from perser.features import upstreams
 from perser.errors import UserError
+from perser.features import store as storage
+from perser.features import upstreams
 
 CLIPS = 100
 
@@ -119,19 +120,19 @@ def test_normalisation_by_one_mean_and_sd_of_the_corpus(few, store, log):
     samples = np.concatenate(waves_of(corpus)).astype(float)
     mean, sd = features.moments(corpus, store)
     assert (mean, sd) == (pytest.approx(samples.mean()), pytest.approx(samples.std()))
-    found = features.extract(corpus, counting(log), store)
+    matrix = features.extract(corpus, counting(log), store)
     for index, wave in enumerate(waves_of(corpus)):
         scaled = (wave - samples.mean()) / samples.std()
-        assert found[index, :, 0].tolist() == pytest.approx([scaled.mean(), scaled.std()], rel=1e-4)
-    assert torch.equal(features.extract(corpus, counting(log), store, normalise=(mean, sd)), found)
+        assert matrix[index, :, 0].tolist() == pytest.approx([scaled.mean(), scaled.std()], rel=1e-4)
+    assert torch.equal(features.extract(corpus, counting(log), store, normalise=(mean, sd)), matrix)
     assert computed(log) == [5]
 
 
 def test_the_other_normalisations_change_what_they_name(few, store, log):
     corpus, raw = corpus_of(few), waves_of(corpus_of(few))
-    own = features.extract(corpus, counting(log), store, normalise="clip")
-    np.testing.assert_allclose(own[:, 0, 0], 0, atol=1e-5)
-    np.testing.assert_allclose(own[:, 1, 0], 1, atol=1e-2)
+    scaled = features.extract(corpus, counting(log), store, normalise="clip")
+    np.testing.assert_allclose(scaled[:, 0, 0], 0, atol=1e-5)
+    np.testing.assert_allclose(scaled[:, 1, 0], 1, atol=1e-2)
     for upstream, how in [(counting(log, levels=False), "clip"), (counting(log), "none")]:
         unchanged = features.extract(corpus, upstream, store, normalise=how)
         np.testing.assert_allclose(unchanged[:, 0, 0], [wave.mean() for wave in raw], rtol=1e-4)
@@ -170,21 +171,21 @@ def test_another_upstream_or_number_of_seconds_does_not_meet_the_same_entry(few,
     features.extract(corpus, counting(log), store)
     features.extract(corpus, counting(log, identity="counting-2"), store)
     assert computed(log) == [5, 5]
-    monkeypatch.setattr(features.audio, "SECONDS", 0.01)
+    monkeypatch.setattr(storage.audio, "SECONDS", 0.01)
     features.extract(corpus, counting(log), store)
     assert computed(log) == [5, 5, 5]
 
 
 def test_one_entry_serves_clips_with_the_same_audio(few, store, log):
     shutil.copy(few / "000.wav", few / "twin.wav")
-    found = features.extract(corpus_of(few), counting(log), store, "none")
+    matrix = features.extract(corpus_of(few), counting(log), store, "none")
     assert computed(log) == [5]
-    assert torch.equal(found[0], found[-1]) and not torch.equal(found[0], found[1])
+    assert torch.equal(matrix[0], matrix[-1]) and not torch.equal(matrix[0], matrix[1])
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(few):
     with pytest.raises(UserError, match="changed while it was read; run the same command again"):
-        features._read(few / "000.wav", "digest of what it was")
+        storage._read(few / "000.wav", "digest of what it was")
 
 
 def test_a_bad_clip_is_named_and_the_batches_before_it_stay(clips, store, log, tmp_path):
@@ -232,7 +233,7 @@ def test_a_full_disk_has_one_line_and_keeps_what_is_computed(clips, store, log, 
     width = 1_000  # 8 kB a clip, so 100 clips do not fit into 500 kB
     output, _ = start(clips, store, log, 0, width, 500_000).communicate(timeout=300)
     assert output.startswith(f"{store}: cannot write to the disk, which may be full (")
-    assert output.count("\n") == 1 and output.endswith(f"; {features.FULL}\n")
+    assert output.count("\n") == 1 and output.endswith(f"; {storage.FULL}\n")
     log.unlink()
     corpus, upstream = corpus_of(clips), counting(log, width=width)
     resumed = features.extract(corpus, upstream, store)
@@ -249,7 +250,7 @@ def spoil(store, fault):
     elif fault == "folder":
         shutil.rmtree(store)
         store.mkdir()
-        (store / "thesis.txt").write_text("mine")
+        (store / "thesis.txt").write_text("text")
     elif fault in ("other program", "other format"):
         shutil.rmtree(store)
         with lmdb.open(str(store)) as environment, environment.begin(write=True) as writing:
@@ -270,7 +271,7 @@ def spoil(store, fault):
 
 
 @pytest.mark.parametrize("fault, words", [
-    ("file", "a file where the feature store's folder should be"),
+    ("file", "is a file, not the folder of a feature store"),
     ("folder", "files that are no feature store"), ("other program", "another program"),
     ("other format", "'perser features 0', not 'perser features 1'; delete"), ("text", "damaged"),
     ("truncated", "damaged"), ("cut to meta pages", "damaged"), ("zeros", "damaged"),
@@ -302,10 +303,10 @@ def test_an_empty_folder_and_a_creation_cut_short_become_stores(few, store, log)
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)), max_size=6))
 def test_what_is_written_is_read_back_bit_by_bit(entries):
     with tempfile.TemporaryDirectory() as folder:
-        with features._opened(Path(folder)) as environment:
-            features._write(environment, entries.items())
-        with features._opened(Path(folder)) as environment:
-            for key, value in zip(entries, features._values(environment, list(entries))):
+        with storage._opened(Path(folder)) as environment:
+            storage._write(environment, entries.items())
+        with storage._opened(Path(folder)) as environment:
+            for key, value in zip(entries, storage._values(environment, list(entries))):
                 assert value.dtype == np.float32 and value.shape == entries[key].shape
                 assert value.tobytes() == entries[key].tobytes()
 

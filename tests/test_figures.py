@@ -4,14 +4,16 @@ import itertools
 
 import matplotlib as mpl
 import pytest
+from made_records import made_run
 from matplotlib.colors import to_rgb
 from test_tables import made_records
 
 from perser.analysis import figures
-from perser.analysis.intervals import interval, select
+from perser.analysis.experiments import main, shots
+from perser.analysis.statistics import bootstrap_interval, select
 from perser.scores import per_listener
 
-DRAWN = (figures.shots, figures.gains)
+DRAWN = (shots.score_lines, main.gains)
 
 
 def texts(figure):
@@ -21,7 +23,7 @@ def texts(figure):
 @pytest.mark.parametrize("draw", DRAWN)
 @pytest.mark.parametrize("synthetic", ["", "speech and listeners"])
 def test_stamped_when_and_only_when_data_is_made_up(draw, synthetic):
-    shown = texts(draw(made_records(synthetic)))
+    shown = texts(draw(made_run(made_records(synthetic))))
     assert any(text == f"synthetic {synthetic}" for text in shown) == bool(synthetic)
     assert any("95 % bootstrap interval over listeners" in text for text in shown)
 
@@ -29,7 +31,7 @@ def test_stamped_when_and_only_when_data_is_made_up(draw, synthetic):
 @pytest.mark.parametrize("draw", DRAWN)
 def test_bytes_are_stable_and_settings_untouched(draw, tmp_path):
     before = dict(mpl.rcParams)
-    files = [figures.save(draw(made_records()), tmp_path / name) for name in ("one", "two")]
+    files = [figures.save(draw(made_run(made_records())), tmp_path / name) for name in ("one", "two")]
     assert dict(mpl.rcParams) == before
     for one, two in zip(*files):
         assert one.read_bytes() == two.read_bytes()
@@ -37,7 +39,7 @@ def test_bytes_are_stable_and_settings_untouched(draw, tmp_path):
 
 @pytest.mark.parametrize("draw", DRAWN)
 def test_column_width(draw):
-    assert draw(made_records()).get_figwidth() == 3.4
+    assert draw(made_run(made_records())).get_figwidth() == 3.4
 
 
 def boxes(figure):
@@ -58,18 +60,18 @@ def boxes(figure):
 @pytest.mark.parametrize("draw", DRAWN)
 @pytest.mark.parametrize("better", [1, 0, -1])
 def test_no_text_covers_another_or_leaves_the_page(draw, better):
-    figure = draw(made_records("speech and listeners", better=better))
-    found, page = boxes(figure), figure.bbox
-    for (one, a), (two, b) in itertools.combinations(found, 2):
+    figure = draw(made_run(made_records("speech and listeners", better=better)))
+    shown, page = boxes(figure), figure.bbox
+    for (one, a), (two, b) in itertools.combinations(shown, 2):
         shared = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(shared) < 1, (one, two)
-    for text, box in found:
+    for text, box in shown:
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text
 
 
 def test_lines_end_at_the_means_of_the_records():
     frame = made_records()
-    left = figures.shots(frame).axes[0]
+    left = shots.score_lines(made_run(frame)).axes[0]
     expected = {}
     for method, k in (("ssl-e", 0), ("fine-tuning", 20), ("meta-perser", 20)):
         colour = figures.PALETTE[method][0]
@@ -82,17 +84,17 @@ def test_lines_end_at_the_means_of_the_records():
 
 def test_bars_are_the_intervals():
     frame = made_records()
-    bars = figures.shots(frame).axes[1].containers[0]
+    bars = shots.score_lines(made_run(frame)).axes[1].containers[0]
     drawn = [tuple(segment[:, 1]) for segment in bars[2][0].get_segments()]
     scores = per_listener(frame)
     for (low, high), k in zip(drawn, (5, 20), strict=True):
-        found = interval(100 * select(scores, "fine-tuning", "unseen", k), 0)
-        assert (low, high) == pytest.approx((found.low, found.high))
+        expected = bootstrap_interval(100 * select(scores, "fine-tuning", "unseen", k), 0)
+        assert (low, high) == pytest.approx((expected.low, expected.high))
 
 
 def test_each_listener_is_a_dot_of_its_gain():
     frame = made_records()
-    top = figures.gains(frame).axes[0]
+    top = main.gains(made_run(frame)).axes[0]
     scores = per_listener(frame)
     gain = (
         100 * (select(scores, "meta-perser", "seen", 20) - select(scores, "ssl-e", "seen", 20)).sort_values()

@@ -15,7 +15,7 @@ import pytest
 
 from perser import experiment, records
 from perser.plan import Plan
-from perser.run import run
+from perser.workers import run
 
 GOLDEN = Path(__file__).with_name("golden")
 UPSTREAM = SimpleNamespace(name="made", identity="made 1", standardise=True, random=False)

@@ -14,15 +14,14 @@ import torch
 from made_phase2 import INSPECT, source
 
 from perser import checkpoints, features
-from perser.features import upstreams
 from perser.corpora import Corpus
-from perser.episodes import data as as_data
-from perser.episodes import rating_targets
-from perser.evaluate import Learner, draws_by_listener, query_logits
-from perser.head import Head, predict
+from perser.data import from_corpus, listener_groups, rating_targets, split
+from perser.episodes import draws_by_listener, make_batch
+from perser.methods import GradientModel
+from perser.model import Head, predict
 from perser.phase2 import listeners, runner, tasks
+from perser.features import upstreams
 from perser.phase2.export import review
-from perser.splits import listener_groups, split
 
 CLASSES = ("neutral", "happy", "sad", "angry")
 SETTINGS = {"fold": 1, "group": 0, "setting": "unseen", "shots": (3,), "at": 3, "draws": 2, "min_queries": 3,
@@ -61,12 +60,12 @@ def test_the_export_passes_the_upstream_review(built):
 
 
 def test_rows_are_the_queries_of_the_main_tables_episodes(built, corpus):
-    data = as_data(corpus, torch.empty(len(corpus.clips), 0, 0))
-    held = split(data, 1, 0, listener_groups(data, 3, 6), True)
-    episodes = draws_by_listener(data, held.unseen, (3,), 2, 3, 0, "test draws")
+    data = from_corpus(corpus, torch.empty(len(corpus.clips), 0, 0))
+    parts = split(data, 1, 0, listener_groups(data, 3, 6), True)
+    episodes = draws_by_listener(data, parts.unseen, (3,), 2, 3, 0, "test draws")
     allowed = {}
-    for (listener, _), found in episodes.items():
-        for draw, (support, query) in enumerate(zip(found.support, found.query, strict=True)):
+    for (listener, _), drawn in episodes.items():
+        for draw, (support, query) in enumerate(zip(drawn.support, drawn.query, strict=True)):
             for rating in query:
                 allowed[(data.listeners[listener], str(draw), data.clips[data.clip[rating]])] = (support, rating)
     ticks = [[c for c, on in zip(CLASSES, row, strict=True) if on] for row in data.labels.tolist()]
@@ -83,51 +82,52 @@ def test_rows_are_the_queries_of_the_main_tables_episodes(built, corpus):
     assert set(rows) == {line["file"] for line in lines}
 
 
-def test_file_names_are_digests_of_what_is_heard(built, corpus):
+def test_file_names_are_digests_of_the_audio(built, corpus):
     text = (built / "data" / "metadata.jsonl").read_text()
     names = [value for line in text.splitlines() for key, value in json.loads(line).items() if key.startswith("audio")]
     contents = [Path(path).read_bytes() for path in corpus.clips["path"]]
     assert names
-    assert set(names) <= {f"{hashlib.blake2b(each, digest_size=16).hexdigest()[:12]}.wav" for each in contents}
+    assert set(names) <= {f"{hashlib.blake2b(content, digest_size=16).hexdigest()[:12]}.wav" for content in contents}
 
 
 @pytest.fixture(scope="module")
 def model(corpus, tmp_path_factory):
-    """A model folder with random weights and visible inner rates."""
+    """A model folder with random weights and inner learning rates large enough to matter."""
     folder, upstream = tmp_path_factory.mktemp("model"), upstreams.load("logmel")
-    found = features.extract(corpus, upstream, folder / "store", normalise=(0.0, 1.0))
-    mean, scale = found.mean(0), found.std(0).clamp(min=1e-3)
+    frames = features.extract(corpus, upstream, folder / "store", normalise=(0.0, 1.0))
+    mean, scale = frames.mean(0), frames.std(0).clamp(min=1e-3)
     draw = torch.Generator().manual_seed(0)
-    size = found.shape[2]
-    head = Head(mix=torch.zeros(found.shape[1]), P=torch.randn(8, size, generator=draw) / size**0.5, b=torch.zeros(8),
+    size = frames.shape[2]
+    head = Head(mix=torch.zeros(frames.shape[1]), P=torch.randn(8, size, generator=draw) / size**0.5, b=torch.zeros(8),
                 A=torch.randn(4, 8, generator=draw), a=torch.zeros(4))
     rates = {3: torch.full((2, 5), 0.2) * torch.tensor([0.0, 1, 1, 1, 1])}
-    about = {"classes": list(CLASSES), "upstream": "logmel", "identity": upstream.identity, "moments": [0.0, 1.0],
-             "smoothing": 0.05, "method": "maml"}
-    checkpoints.save(checkpoints.Model(Learner(head, rates), mean, scale, torch.ones(4), about), folder / "m")
-    return folder / "m", (found - mean) / scale, head, rates
+    about = {"classes": list(CLASSES), "upstream": "logmel", "upstream_identity": upstream.identity,
+             "waveform_moments": [0.0, 1.0], "label_smoothing": 0.05, "method": "maml", "kind": "maml"}
+    checkpoints.save(checkpoints.Checkpoint(GradientModel(head, rates), mean, scale, torch.ones(4), about), folder / "m")
+    return folder / "m", (frames - mean) / scale, head, rates
 
 
 def test_our_model_answers_as_the_main_evaluation_does(built, corpus, model, tmp_path):
-    path, found, head, rates = model
+    path, frames, head, rates = model
     loaded = tasks.load(built)[0]
     frame = runner.run(loaded, f"perser/{path}", tmp_path / "o", source=source(built))
-    data = as_data(corpus, found)
+    data = from_corpus(corpus, frames)
     targets = rating_targets(data.labels, 0.05)
-    held = split(data, 1, 0, listener_groups(data, 3, 6), True)
+    parts = split(data, 1, 0, listener_groups(data, 3, 6), True)
     expected = {}
-    for (listener, _), episodes in draws_by_listener(data, held.unseen, (3,), 2, 3, 0, "test draws").items():
+    for (listener, _), episodes in draws_by_listener(data, parts.unseen, (3,), 2, 3, 0, "test draws").items():
         with torch.no_grad():
-            logits = query_logits(data, targets, torch.ones(4), head, rates[3], episodes)
+            batch = make_batch(data, targets, torch.ones(4), episodes)
+            logits = next(GradientModel(head, {}).answers(batch, [rates[3]]))
         for draw, sets in enumerate(predict(logits).reshape(*episodes.query.shape, 4).tolist()):
             for rating, row in zip(episodes.query[draw], sets, strict=True):
                 names = [c for c, on in zip(CLASSES, row, strict=True) if on]
                 expected[(data.listeners[listener], str(draw), data.clips[data.clip[rating]])] = names
-    said = frame.set_index("sample")["said"].map(json.loads)
-    same = [sorted(said[line["file"]] or []) == sorted(expected[(line["listener"], line["draw"], line["clip"])])
+    answers = frame.set_index("sample")["answer_read"].map(json.loads)
+    same = [sorted(answers[line["file"]] or []) == sorted(expected[(line["listener"], line["draw"], line["clip"])])
             for line in csv.DictReader((built / "data" / "episodes.csv").read_text().splitlines())]
     assert np.mean(same) == 1
-    assert said.map(str).nunique() > 1
+    assert answers.map(str).nunique() > 1
 
 
 def test_a_model_folder_answers_plain_emotion_questions_and_declines_others(model, tmp_path):

@@ -1,4 +1,4 @@
-"""Phase-2 metrics and readings against hand-worked cases and second implementations."""
+"""Phase-2 metrics and answer reading against cases worked by hand and independent implementations."""
 
 import math
 import string
@@ -20,7 +20,7 @@ from perser.phase2.metrics import (
     canonical,
     clean,
     events,
-    intervals,
+    time_spans,
     parse_options,
     read_choice,
     read_number,
@@ -74,23 +74,23 @@ def test_no_that_is_an_option_is_not_a_negation_of_itself():
     ("no idea", "", None), ("", "", None), ("2 speakers at 60 dB", "the level in dB?", 60.0),
     ("\u22125 dB", "", -5.0), (".5", "", 0.5), ("12dB", "SNR in dB?", 12.0),
 ])
-def test_number_is_the_only_one_in_the_asked_unit(answer, instruction, value):
+def test_number_is_the_only_one_in_the_unit_asked_for(answer, instruction, value):
     assert read_number(answer, instruction) == (value if value is None else pytest.approx(value))
 
 
-def test_text_is_none_only_when_nothing_is_there():
+def test_text_is_none_only_when_it_is_empty():
     assert read_text(" ") is None
     assert read_text("N/A") is None
     assert read_text("...") == "..."
 
 
-def test_clean_drops_reasoning_and_controls_and_caps_the_length():
+def test_clean_drops_reasoning_and_control_characters_and_limits_the_length():
     assert clean("<think>maybe sad</think> happy\x00\x1b[31m\ud800") == "happy  [31m"
     assert clean("<think>never closed sad") == ""
     assert len(clean("a" * 1_000_000)) == LONGEST_ANSWER
 
 
-def test_accuracy_wants_the_whole_set_and_counts_no_answer_as_wrong():
+def test_accuracy_requires_the_whole_set_and_counts_no_answer_as_wrong():
     labels = [["a", "b"], ["a"], ["b"], ["c"]]
     assert score("accuracy", labels, [("b", "a"), ("a", "b"), None, ("C",)]) == 0.5
 
@@ -101,29 +101,30 @@ LABELS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, unique=True), min
 @settings(deadline=None, max_examples=40)
 @given(LABELS, st.data())
 def test_set_f1_and_macro_f1_agree_with_sklearn(labels, data):
-    said = [data.draw(st.lists(st.sampled_from("abd"), unique=True)) or None for _ in labels]
-    classes = sorted({x for row in labels for x in row} | {x for row in said for x in row or ()})
+    answers = [data.draw(st.lists(st.sampled_from("abd"), unique=True)) or None for _ in labels]
+    classes = sorted({x for row in labels for x in row} | {x for row in answers for x in row or ()})
     truth, guess = (MultiLabelBinarizer(classes=classes).fit_transform([row or () for row in side])
-                    for side in (labels, said))
-    # scikit-learn reads a single column as two classes, yes and no: there only the class itself counts.
+                    for side in (labels, answers))
+    # scikit-learn treats a single column as two classes, yes and no; only the class itself counts here.
     micro, macro = ("micro", "macro") if len(classes) > 1 else ("binary", "binary")
-    assert score("F1", labels, said) == pytest.approx(sk.f1_score(truth, guess, average=micro, zero_division=0))
-    assert score("macro-F1", labels, said) == pytest.approx(sk.f1_score(truth, guess, average=macro, zero_division=0))
+    assert score("F1", labels, answers) == pytest.approx(sk.f1_score(truth, guess, average=micro, zero_division=0))
+    expected = sk.f1_score(truth, guess, average=macro, zero_division=0)
+    assert score("macro-F1", labels, answers) == pytest.approx(expected)
 
 
 def test_weighted_accuracy_is_balanced_accuracy_with_a_missing_class():
-    truth, said = ["a", "a", "a", "b"], ["a", "a", "c", "b"]
+    truth, answers = ["a", "a", "a", "b"], ["a", "a", "c", "b"]
     expected = sk.balanced_accuracy_score(np.array(truth), np.array(["a", "a", "b", "b"]))
-    assert score("weighted-accuracy", truth, [(x,) for x in said]) == pytest.approx((2 / 3 + 1) / 2)
+    assert score("weighted-accuracy", truth, [(x,) for x in answers]) == pytest.approx((2 / 3 + 1) / 2)
     assert expected == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_word_f1_agrees_with_squad():
     pairs = [("red car", "red bus"), ("big dog", "big dog barks"), ("x", ""), ("one two", "one two")]
-    truth, said = ([pair[i].replace("one two", "uno due") for pair in pairs] for i in (0, 1))
-    official = squad([{"prediction_text": s, "id": str(i)} for i, s in enumerate(said)],
+    truth, answers = ([pair[i].replace("one two", "uno due") for pair in pairs] for i in (0, 1))
+    official = squad([{"prediction_text": s, "id": str(i)} for i, s in enumerate(answers)],
                      [{"answers": {"text": [t], "answer_start": [0]}, "id": str(i)} for i, t in enumerate(truth)])
-    assert score("word-F1", truth, [s or None for s in said]) == pytest.approx(float(official["f1"]) / 100, abs=1e-6)
+    assert score("word-F1", truth, [s or None for s in answers]) == pytest.approx(float(official["f1"]) / 100, abs=1e-6)
 
 
 WORDS = st.lists(st.lists(st.sampled_from(["a", "b", "c"]), max_size=5), min_size=1, max_size=6)
@@ -131,11 +132,11 @@ WORDS = st.lists(st.lists(st.sampled_from(["a", "b", "c"]), max_size=5), min_siz
 
 @settings(deadline=None, max_examples=40)
 @given(WORDS, st.data())
-def test_wer_is_the_dynamic_programme_over_the_whole_task(truth, data):
-    said = [data.draw(st.lists(st.sampled_from(["a", "b", "d"]), max_size=5)) for _ in truth]
-    errors = sum(levenshtein(t, s) for t, s in zip(truth, said, strict=True))
-    found = score("WER", [" ".join(t) for t in truth], [" ".join(s) or None for s in said])
-    assert found == pytest.approx(errors / max(1, sum(map(len, truth))))
+def test_wer_is_the_edit_distance_over_the_whole_task(truth, data):
+    answers = [data.draw(st.lists(st.sampled_from(["a", "b", "d"]), max_size=5)) for _ in truth]
+    errors = sum(levenshtein(t, s) for t, s in zip(truth, answers, strict=True))
+    rate = score("WER", [" ".join(t) for t in truth], [" ".join(s) or None for s in answers])
+    assert rate == pytest.approx(errors / max(1, sum(map(len, truth))))
 
 
 def levenshtein(a, b):
@@ -158,7 +159,7 @@ def test_empty_reference_counts_its_insertions_and_empty_answer_is_all_deletions
     assert score("WER", [""], [None]) == 0
 
 
-def test_cer_per_mer_by_hand():
+def test_cer_per_and_mer_by_hand():
     assert score("CER", ["abc de"], ["abd de"]) == pytest.approx(1 / 5)
     assert score("PER", ["AH0 B K"], ["AH0 P K"]) == pytest.approx(1 / 3)
     assert score("MER", ["\u6211 like \u5b78\u7fd2"], ["\u6211 like \u5b78\u6821"]) == pytest.approx(1 / 4)
@@ -181,32 +182,32 @@ def test_bleu_is_sacrebleus():
 
 def test_item_and_label_f1_by_hand():
     labels = ["PLACE: Paris, DATE: Monday", ""]
-    said = ["place: paris, PERSON: Monday", None]
-    assert score("item-F1", labels, said) == pytest.approx(2 * 1 / 4)
-    assert score("label-F1", labels, said) == pytest.approx(2 * 1 / 4)
+    answers = ["place: paris, PERSON: Monday", None]
+    assert score("item-F1", labels, answers) == pytest.approx(2 * 1 / 4)
+    assert score("label-F1", labels, answers) == pytest.approx(2 * 1 / 4)
     assert score("label-F1", ["A: x, A: y"], ["A: z"]) == pytest.approx(2 * 1 / 3)
 
 
 @pytest.mark.parametrize(("name", "rule"), [("LCC", stats.pearsonr), ("SRCC", stats.spearmanr),
                                             ("KTAU", stats.kendalltau)])
 def test_correlations_are_scipys_over_answered_rows(name, rule):
-    labels, said = ["1", "2", "3.5", "0"], [2.0, None, 3.0, 1.0]
-    assert score(name, labels, said) == pytest.approx(rule([1, 3.5, 0], [2, 3, 1]).statistic)
+    labels, answers = ["1", "2", "3.5", "0"], [2.0, None, 3.0, 1.0]
+    assert score(name, labels, answers) == pytest.approx(rule([1, 3.5, 0], [2, 3, 1]).statistic)
     assert score(name, labels, [1.0] * 4) == 0
     assert math.isnan(score(name, labels, [None] * 4))
     assert math.isnan(score(name, ["1", "1"], [1.0, 2.0]))
 
 
 def test_errors_of_numbers_leave_out_missing_answers():
-    labels, said = ["1", "2", "4 dB", "10"], [2.0, None, 1.0, 10.0]
-    assert score("MSE", labels, said) == pytest.approx(sk.mean_squared_error([1, 4, 10], [2, 1, 10]))
-    assert score("MAE", labels, said) == pytest.approx(4 / 3)
-    assert score("MedAE", labels, said) == 1
+    labels, answers = ["1", "2", "4 dB", "10"], [2.0, None, 1.0, 10.0]
+    assert score("MSE", labels, answers) == pytest.approx(sk.mean_squared_error([1, 4, 10], [2, 1, 10]))
+    assert score("MAE", labels, answers) == pytest.approx(4 / 3)
+    assert score("MedAE", labels, answers) == 1
     assert math.isnan(score("MSE", labels, [None] * 4))
 
 
 def test_iou_by_hand():
-    assert intervals("from 1 to 2.5 s and 3-4").tolist() == [[1, 2.5], [3, 4]]
+    assert time_spans("from 1 to 2.5 s and 3-4").tolist() == [[1, 2.5], [3, 4]]
     assert score("IoU", ["1-3"], ["2-4"]) == pytest.approx(1 / 3)
     assert score("IoU", ["1-3", "0-1"], ["1-3", None]) == pytest.approx(0.5)
     assert score("IoU", ["0-1; 2-3"], ["0-3"]) == pytest.approx(2 / 3)
@@ -258,8 +259,8 @@ EDGES = {
 
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_missing_classes_answers_and_references_count_as_by_hand(name):
-    labels, said, expected = EDGES[name]
-    assert score(name, labels, said) == pytest.approx(expected)
+    labels, answers, expected = EDGES[name]
+    assert score(name, labels, answers) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -279,9 +280,9 @@ def test_a_perfect_answer_is_perfect(name):
     mode = METRICS[name].mode
     labels = [("a",), ("b",), ("a",)] if mode == "choice" else [("1",), ("2",), ("4",)] if mode == "number" else [
         (texts.get(name, "two words"),)] * 3
-    said = labels if mode == "choice" else [float(x[0]) for x in labels] if mode == "number" else [x[0] for x in labels]
+    answers = labels if mode == "choice" else [label[0] if mode == "text" else float(label[0]) for label in labels]
     best = {True: 1.0, False: 0.0}[METRICS[name].higher] * (100 if name == "BLEU" else 1)
-    assert METRICS[name].compute(labels, said) == pytest.approx(best)
+    assert METRICS[name].compute(labels, answers) == pytest.approx(best)
 
 
 @pytest.mark.parametrize(("spelled", "ours"), [

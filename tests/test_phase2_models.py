@@ -1,4 +1,4 @@
-"""Phase-2 providers on tiny randomly initialised models of the real classes, and a real server process."""
+"""Phase-2 providers on tiny randomly initialised models of the real classes, and on a real server process."""
 
 import asyncio
 import base64
@@ -85,7 +85,7 @@ def tokenizer(specials):
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    """Qwen2-Audio of the real class with a real processor, two thin layers, random weights."""
+    """Qwen2-Audio of the real class with a real processor, two small layers and random weights."""
     folder = tmp_path_factory.mktemp("qwen")
     words = tokenizer(["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|im_start|>"])
     extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
@@ -104,7 +104,7 @@ def qwen(tmp_path_factory):
     return folder
 
 
-def test_hf_audio_takes_one_audio_several_and_none_in_one_batch(qwen):
+def test_hf_audio_accepts_one_several_and_no_audios_in_one_batch(qwen):
     provider = HfAudio(str(qwen), device="cpu")
     batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
     together = provider.answers(batch)
@@ -114,7 +114,7 @@ def test_hf_audio_takes_one_audio_several_and_none_in_one_batch(qwen):
     assert not provider.joins and provider.model.config.model_type == "qwen2_audio"
 
 
-def test_hf_audio_hears_the_audio_and_reads_the_text(qwen):
+def test_hf_audio_passes_on_the_audio_and_the_text(qwen):
     provider = HfAudio(str(qwen), device="cpu")
     seen = []
     provider.model.generate = lambda **inputs: seen.append(inputs) or inputs["input_ids"]
@@ -128,7 +128,7 @@ def test_hf_audio_hears_the_audio_and_reads_the_text(qwen):
     assert one["do_sample"] is False and one["max_new_tokens"] == 4
 
 
-def test_hf_audio_joins_when_told_to(qwen):
+def test_hf_audio_joins_on_request(qwen):
     provider = HfAudio(str(qwen), device="cpu", audios="joined")
     asked = question(audios=[wav(1), wav(2)])
     content = provider._content(asked, provider._waves(asked))
@@ -150,7 +150,7 @@ def small(words):
 
 @pytest.fixture(scope="module")
 def granite(tmp_path_factory):
-    """Granite Speech of the real class: its template takes strings, and one audio a question."""
+    """Granite Speech of the real class: its template takes strings, and one audio per question."""
     folder, words = tmp_path_factory.mktemp("granite"), tokenizer(["<|audio|>"])
     words.chat_template = LINES.replace("%s", "'' ~ m['content']")
     GraniteSpeechProcessor(GraniteSpeechFeatureExtractor(), words).save_pretrained(folder)
@@ -167,7 +167,7 @@ def granite(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def flamingo(tmp_path_factory):
-    """Audio Flamingo 3 of the real class: parts in its template, one audio a question."""
+    """Audio Flamingo 3 of the real class: its template takes parts, and one audio per question."""
     folder, words = tmp_path_factory.mktemp("flamingo"), tokenizer(["<sound>"])
     extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
     AudioFlamingo3Processor(extractor, words, chat_template=PARTS).save_pretrained(folder)
@@ -180,7 +180,7 @@ def flamingo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def omni(tmp_path_factory):
-    """Qwen2.5-Omni of the real class, whole as it is published: the thinker that answers in text, and a voice."""
+    """Qwen2.5-Omni of the real class, complete as published: the thinker that answers in text, and a voice."""
     folder = tmp_path_factory.mktemp("omni")
     names = ("audio", "image", "video", "audio_bos", "audio_eos", "vision_bos", "vision_eos")
     words = tokenizer({f"{name}_token": f"<|{name}|>" for name in names})
@@ -205,7 +205,7 @@ def omni(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def voxtral(tmp_path_factory):
-    """Voxtral of the real class with mistral-common's own tokenizer: bytes, and the tokens it knows by name."""
+    """Voxtral of the real class with mistral-common's own tokenizer: bytes and its named special tokens."""
     tekken = pytest.importorskip("mistral_common.tokens.tokenizers.tekken", reason="environment.yml says how to get it")
     folder, bands = tmp_path_factory.mktemp("voxtral"), 16
     names = [token["token_str"] for token in tekken.Tekkenizer.DEPRECATED_SPECIAL_TOKENS]
@@ -240,7 +240,7 @@ def saved(kind, config, folder):
 
 
 @pytest.mark.parametrize("name", ["granite", "flamingo"])
-def test_a_model_of_one_audio_gets_several_joined_and_answers_mixed_batches(name, request):
+def test_a_model_for_one_audio_gets_several_joined_and_answers_mixed_batches(name, request):
     provider = HfAudio(str(request.getfixturevalue(name)), device="cpu")
     assert provider.joins
     batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
@@ -254,7 +254,7 @@ def test_a_model_of_one_audio_gets_several_joined_and_answers_mixed_batches(name
     assert provider.answers(batch[2:]) == together[2:] and provider.answers(batch) == together
 
 
-def test_of_a_model_that_speaks_only_the_part_that_answers_in_text_is_loaded(omni):
+def test_only_the_text_part_of_a_speaking_model_is_loaded(omni):
     provider = HfAudio(str(omni), device="cpu")
     assert type(provider.model).__name__ == "Qwen2_5OmniThinkerForConditionalGeneration" and not provider.joins
     whole = load_file(omni / "model.safetensors")
@@ -267,7 +267,7 @@ def test_of_a_model_that_speaks_only_the_part_that_answers_in_text_is_loaded(omn
     assert len(set(together)) > 1 and [provider.answers([one])[0] for one in batch] == together
 
 
-def test_voxtral_hears_each_audio_and_answers_mixed_batches(voxtral):
+def test_voxtral_gets_every_audio_and_answers_mixed_batches(voxtral):
     provider = HfAudio(str(voxtral), device="cpu")
     assert type(provider.model).__name__ == "VoxtralForConditionalGeneration" and not provider.joins
     batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
@@ -282,7 +282,7 @@ def test_voxtral_hears_each_audio_and_answers_mixed_batches(voxtral):
     assert len(set(together)) > 1 and [provider.answers([one])[0] for one in batch] == together
 
 
-def test_voxtral_without_the_package_that_holds_its_template_is_one_line(tmp_path, monkeypatch):
+def test_voxtral_without_its_template_package_is_a_one_line_error(tmp_path, monkeypatch):
     VoxtralConfig().save_pretrained(tmp_path)
     monkeypatch.setattr(transformers.utils, "is_mistral_common_available", lambda: False)
     with pytest.raises(UserError, match="mistral-common") as error:
@@ -290,7 +290,7 @@ def test_voxtral_without_the_package_that_holds_its_template_is_one_line(tmp_pat
     assert "\n" not in str(error.value)
 
 
-def test_joined_audios_have_half_a_second_between_and_end_at_thirty():
+def test_joined_audios_are_separated_by_half_a_second_and_cut_at_thirty_seconds():
     parts = [np.ones(RATE, np.float32), 2 * np.ones(RATE, np.float32)]
     both = joined(parts)
     assert len(both) == 2.5 * RATE
@@ -298,7 +298,7 @@ def test_joined_audios_have_half_a_second_between_and_end_at_thirty():
     assert len(joined([np.ones(20 * RATE, np.float32)] * 2)) == 30 * RATE
 
 
-def test_audio_is_cut_at_thirty_seconds_and_brought_to_16_khz():
+def test_audio_is_cut_at_thirty_seconds_and_resampled_to_16_khz():
     assert len(waveform(wav(31, rate=8000))) == 30 * RATE
     assert len(waveform(wav(2, rate=8000))) == 2 * RATE
 
@@ -348,7 +348,7 @@ def test_cascade_transcribes_every_audio_then_asks_the_text_model(cascade):
 
 
 class Echo(Provider):
-    """Answers with its file's name, slowly, and keeps the sizes of its batches."""
+    """Answers slowly with the file's name, and records the sizes of its batches."""
 
     def __init__(self, batch_size):
         super().__init__("echo", batch_size=batch_size)
@@ -363,7 +363,7 @@ class Echo(Provider):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_every_request_gets_its_own_answer_and_batches_fill(batch_size):
+def test_requests_get_their_own_answers_and_batches_fill(batch_size):
     echo, out = Echo(batch_size), {}
 
     async def ask(i):
@@ -381,7 +381,7 @@ def test_every_request_gets_its_own_answer_and_batches_fill(batch_size):
     assert 7 in wrong and len(wrong) <= batch_size and all(out[i] == "seven" for i in wrong)
 
 
-def test_the_answer_in_words_is_an_option_as_it_is_spelled():
+def test_the_answer_in_words_is_an_option_as_spelled():
     chances = {"neutral": 0.1, "happy": 0.2, "sad": 0.3, "angry": 0.4}
     assert in_words(chances, ["Happiness", "Sadness"]) == "Sadness"
     assert in_words(chances, ["jazz", "blues"]) == "N/A"
@@ -455,7 +455,7 @@ def test_an_openai_compatible_server_gets_the_audios_and_is_scored(server, tmp_p
     loaded = tasks.load(tmp_path / "t")[0]
     frame = runner.run(loaded, "openai-api/local/tiny", tmp_path / "o",
                        source=source(tmp_path / "t"))
-    assert frame["said"].tolist() == frame["labels"].tolist() and len(frame) == 4
+    assert frame["answer_read"].tolist() == frame["labels"].tolist() and len(frame) == 4
     folder = tmp_path / "o" / runner.slug("openai-api/local/tiny") / "predictions"
     written = json.loads((folder / "Level_X.json").read_text())
     assert written["0"]["sllm_response"] == "loud 2 0 256"

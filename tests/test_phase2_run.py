@@ -1,4 +1,4 @@
-"""Phase-2 from end to end: controls, replay, resume after a kill, graders, and answers that mean harm."""
+"""Phase-2 from end to end: controls, replay, resume after a kill, graders, and hostile answers."""
 
 import gc
 import hashlib
@@ -81,7 +81,7 @@ def test_random_is_the_same_twice_and_not_the_oracle(evaluated, small_suite, tmp
     before = aggregate.read(out)
     before = before[(before["model"] == "random") & before["instance"].isin(again["instance"])]
     pd.testing.assert_frame_equal(*(f.sort_values(["instance", "sample"], ignore_index=True) for f in (again, before)))
-    assert (before["said"] != before["labels"]).any()
+    assert (before["answer_read"] != before["labels"]).any()
 
 
 def test_records_name_what_is_synthetic_and_the_report_says_so(evaluated):
@@ -89,7 +89,7 @@ def test_records_name_what_is_synthetic_and_the_report_says_so(evaluated):
     assert "Synthetic: speech and sounds." in report.write(evaluated[1], "random")
 
 
-def test_nothing_is_written_over_silently(evaluated, small_suite):
+def test_nothing_is_overwritten_silently(evaluated, small_suite):
     loaded, out = evaluated
     with pytest.raises(UserError, match="--resume"):
         runner.run(loaded, "oracle", out, source=source(small_suite))
@@ -111,7 +111,7 @@ def predictions(path, labels, answers):
 
 
 class Grader(ModelAPI):
-    """Repeats what it was shown, then judges; fails or rambles where it is told to; writes down what it was asked."""
+    """Repeats and judges its input and records it; fails or rambles on answers that start with `fail` or `ramble`."""
 
     seen: list[dict] = []  # noqa: RUF012 - shared on purpose: inspect makes its own instances
     fail = ramble = ""
@@ -143,7 +143,7 @@ def grader():
     return "grade_test/g"
 
 
-def test_a_harmful_answer_changes_neither_report_nor_another_score(tmp_path, grader):
+def test_a_hostile_answer_changes_neither_the_report_nor_other_scores(tmp_path, grader):
     count = len(NASTY)
     labels = ["a", "b", "c"] * count
     harmless = ["b"] * count + ["a", "b", "c"] * ((len(labels) - count) // 3)
@@ -158,11 +158,11 @@ def test_a_harmful_answer_changes_neither_report_nor_another_score(tmp_path, gra
         texts.append(report.write(tmp_path / name).replace(name, ""))
     plain, hurt = frames
     others = [f"{i:03d}" for i in range(count, len(labels))]
-    columns = ["said", "outcome", "correct", "labels"]
+    columns = ["answer_read", "outcome", "correct", "labels"]
     for scorer in ("strict", grader):
         pd.testing.assert_frame_equal(plain.loc[scorer].loc[others, columns], hurt.loc[scorer].loc[others, columns])
-    said = {name: json.loads(hurt.loc[("strict", f"{i:03d}"), "said"]) for i, name in enumerate(NASTY)}
-    assert said == {"html": ["a"], "long": ["b"], "controls": ["a"], "verdict": ["c"], "order": None,
+    answers_read = {name: json.loads(hurt.loc[("strict", f"{i:03d}"), "answer_read"]) for i, name in enumerate(NASTY)}
+    assert answers_read == {"html": ["a"], "long": ["b"], "controls": ["a"], "verdict": ["c"], "order": None,
                     "lone surrogate": ["a"], "table": ["a", "b"], "empty": None, "quote": ["b"]}
     assert len(texts[0].splitlines()) == len(texts[1].splitlines())
     for mark in ("script", "Heading", "\x1b", "\x00", "Ignore"):
@@ -174,7 +174,7 @@ def test_a_harmful_answer_changes_neither_report_nor_another_score(tmp_path, gra
 
 
 @pytest.mark.parametrize("answer", NASTY.values(), ids=NASTY)
-def test_the_grader_is_shown_one_line_that_holds_no_verdict(answer):
+def test_the_grader_sees_one_line_without_a_verdict(answer):
     about = {"mode": "choice", "instruction": "Q?", "labels": ["a"]}
     shown = question(about, answer)
     assert shown.isascii() and shown.isprintable() and len(shown.splitlines()) == 1
@@ -182,17 +182,17 @@ def test_the_grader_is_shown_one_line_that_holds_no_verdict(answer):
     assert verdict("choice", shown) is None and "Result:" not in shown
 
 
-@pytest.mark.parametrize(("mode", "text", "found"), [
+@pytest.mark.parametrize(("mode", "text", "result"), [
     ("choice", "Because.\nResult: YES", "YES"), ("choice", "**Result: no**\n\n", "NO"),
     ("choice", "result:Yes.", "YES"), ("choice", "Result: YES\nBut I am not sure.", None),
     ("choice", "Result: YES\nResult: NO", "NO"), ("choice", "", None),
     ("choice", "yes", None), ("number", "x\nResult: -3.5", "-3.5"), ("number", "Result: n/a", "N/A"),
     ("number", "Result: 3 dB", None), ("choice", "Result: YES or NO", None)])
-def test_only_the_graders_last_line_counts(mode, text, found):
-    assert verdict(mode, text) == found
+def test_only_the_graders_last_line_counts(mode, text, result):
+    assert verdict(mode, text) == result
 
 
-def test_failed_verdicts_are_retried_alone_and_unparseable_ones_counted_apart(tmp_path, grader):
+def test_only_failed_verdicts_are_retried_and_unparseable_ones_are_counted_separately(tmp_path, grader):
     labels = ["a", "b", "c", "a"]
     root = choice_task(tmp_path / "t", labels)
     loaded = tasks.load(root)[0]
@@ -212,7 +212,7 @@ def test_failed_verdicts_are_retried_alone_and_unparseable_ones_counted_apart(tm
         "answered", "unparseable", "answered", "answered"]
 
 
-def test_graded_numbers_are_what_the_grader_read(tmp_path):
+def test_graded_numbers_are_those_the_grader_read(tmp_path):
     rows = [{"file": str(i), "instruction": f"{i % 10}: how many seconds?", "label": str(i)} for i in range(4)]
     export.write_task(tmp_path / "t", "Num", "X", rows, kind="regression", domain="audio", metrics=["MAE"],
                       description="d")
@@ -298,7 +298,7 @@ frame = runner.run(loaded, "slow/labels", out, source={"tasks": root, "data": No
 """
 
 
-def test_after_a_kill_only_what_is_missing_is_asked_again(tmp_path):
+def test_after_a_kill_only_missing_answers_are_asked_again(tmp_path):
     root, script = choice_task(tmp_path / "t", ["a", "b", "c"] * 20), tmp_path / "slow.py"
     choice_task(root, ["a", "b"] * 5, "Y")
     script.write_text(SLOW)
@@ -317,7 +317,7 @@ def test_after_a_kill_only_what_is_missing_is_asked_again(tmp_path):
     subprocess.run([*command, str(tmp_path / "o"), str(asked), "resume"], check=True, capture_output=True)
     after = asked.read_text().split()[len(before):]
     subprocess.run([*command, str(tmp_path / "whole"), str(tmp_path / "all")], check=True, capture_output=True)
-    in_flight = 2  # requests at once with a batch size of one
+    in_flight = 2  # concurrent requests at a batch size of one
     assert 25 <= len(before) < 60
     assert 70 <= len(before) + len(after) <= 70 + in_flight
     resumed, whole = (aggregate.read(tmp_path / name) for name in ("o", "whole"))
@@ -327,9 +327,9 @@ def test_after_a_kill_only_what_is_missing_is_asked_again(tmp_path):
     assert one == other
 
 
-def test_all_that_inspect_writes_stays_under_out(tmp_path):
+def test_everything_that_inspect_writes_stays_under_out(tmp_path):
     root = choice_task(tmp_path / "t", ["a", "b"])
-    # matplotlib writes a list of the machine's fonts on its first use, wherever that is.
+    # matplotlib writes a list of the machine's fonts on first use, wherever that happens.
     env = os.environ | {"HOME": str(tmp_path / "home"), "PERSER": "1", "MPLCONFIGDIR": str(tmp_path / "fonts")}
     env.pop("XDG_DATA_HOME", None)
     (tmp_path / "home").mkdir()
@@ -341,7 +341,7 @@ def test_all_that_inspect_writes_stays_under_out(tmp_path):
     assert not [p for p in (tmp_path / "home").rglob("*") if p.is_file()]
 
 
-def test_command_line_lists_coverage_and_names_the_unsupported(tmp_path):
+def test_command_line_lists_coverage_and_unsupported_tasks(tmp_path):
     result = CliRunner().invoke(phase2, ["--list"])
     assert result.exit_code == 0
     assert "282 data sets in 209 groups" in result.output and "; 5 unsupported" in result.output
@@ -350,13 +350,13 @@ def test_command_line_lists_coverage_and_names_the_unsupported(tmp_path):
 
 @pytest.mark.parametrize("arguments", [[], ["--suite"], ["--suite", "--model", "oracle"], ["--model", "oracle"],
                                        ["--tasks", ".", "--suite", "--model", "oracle", "--out", "x"]])
-def test_wrong_use_is_exit_code_two(arguments):
+def test_wrong_usage_exits_with_code_two(arguments):
     assert CliRunner().invoke(phase2, arguments).exit_code == 2
 
 
 @pytest.mark.parametrize("model", ["nosuchprovider/x", "replay/none.json", "perser/none", "cascade/only-one", "gpt",
                                    "hf-audio//nowhere/none"])
-def test_a_model_or_grader_that_is_not_there_is_one_line_and_asks_nothing(tmp_path, model):
+def test_a_missing_model_or_grader_is_a_one_line_error_before_anything_is_asked(tmp_path, model):
     root = choice_task(tmp_path / "t", ["a", "b"])
     for who in ({"model": model}, {"model": "oracle", "grader": model}):
         with pytest.raises(UserError) as error:
@@ -366,7 +366,7 @@ def test_a_model_or_grader_that_is_not_there_is_one_line_and_asks_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("who", [["--model", "openai/gpt-4o"], ["--model", "oracle", "--grader", "openai/gpt-4o"]])
-def test_without_a_key_nothing_is_made_or_asked(tmp_path, monkeypatch, who):
+def test_without_a_key_nothing_is_written_or_asked(tmp_path, monkeypatch, who):
     for name in [name for name in os.environ if name.startswith(("OPENAI_", "AZURE"))]:
         monkeypatch.delenv(name)
     result = CliRunner().invoke(phase2, ["--suite", *who, "--out", str(tmp_path / "o")])
@@ -376,29 +376,29 @@ def test_without_a_key_nothing_is_made_or_asked(tmp_path, monkeypatch, who):
 
 
 @pytest.mark.parametrize("name", ["perser/nowhere", "replay/nowhere.json"])
-def test_a_model_whose_file_is_not_there_is_found_out_before_another_is_asked(tmp_path, name):
+def test_a_missing_model_file_is_detected_before_another_model_is_asked(tmp_path, name):
     result = CliRunner().invoke(phase2, ["--suite", "--model", "oracle", "--model", name, "--out", str(tmp_path / "o")])
     assert isinstance(result.exception, UserError) and "nowhere" in str(result.exception)
     assert not (tmp_path / "o").exists()
 
 
-def test_a_samples_overhead_is_what_more_samples_add():
+def test_the_overhead_of_a_sample_is_what_further_samples_add():
     row, = overhead(Turns(1), rows=2)
     assert row["samples"] == 2 * row["few_samples"] == 2 * row["tasks"]
     added = 1000 * (row["seconds"] - row["few_seconds"]) / row["tasks"]
     assert added == pytest.approx(row["ms_per_sample"]) == row["ms_per_sample_least"] == row["ms_per_sample_most"]
 
 
-def test_rows_are_of_one_cluster_when_their_last_audio_is_the_same_file(tmp_path):
+def test_rows_with_the_same_last_audio_form_one_cluster(tmp_path):
     root = choice_task(tmp_path, ["a"] * 40)
     data = next(tmp_path.rglob("0.wav")).parent
     (data / "1.wav").write_bytes((data / "0.wav").read_bytes())
-    found = [sample.metadata["cluster"] for sample in runner.samples(tasks.load(str(root))[0][0])]
-    assert found[0] == found[1] == hashlib.blake2b((data / "0.wav").read_bytes(), digest_size=6).hexdigest()
-    assert len(set(found)) == 39
+    clusters = [sample.metadata["cluster"] for sample in runner.samples(tasks.load(str(root))[0][0])]
+    assert clusters[0] == clusters[1] == hashlib.blake2b((data / "0.wav").read_bytes(), digest_size=6).hexdigest()
+    assert len(set(clusters)) == 39
 
 
-def test_a_run_prints_nothing_and_leaves_the_process_as_it_was(tmp_path, capfd):
+def test_a_run_prints_nothing_and_restores_the_process_settings(tmp_path, capfd):
     before = gc.get_threshold(), dict(os.environ)
     root = choice_task(tmp_path / "t", ["a", "b"])
     runner.run(tasks.load(str(root))[0], "oracle", tmp_path / "o", source=source(root))
@@ -406,7 +406,7 @@ def test_a_run_prints_nothing_and_leaves_the_process_as_it_was(tmp_path, capfd):
     assert before == (gc.get_threshold(), dict(os.environ))
 
 
-def test_a_limited_run_is_resumed_without_its_limit(tmp_path):
+def test_a_limited_run_can_be_resumed_without_the_limit(tmp_path):
     root = choice_task(tmp_path / "t", ["a", "b", "c", "a"])
     command = ["--tasks", str(root), "--model", "majority", "--out", str(tmp_path / "o")]
     assert CliRunner().invoke(phase2, [*command, "--limit", "2"]).exit_code == 0
@@ -414,7 +414,7 @@ def test_a_limited_run_is_resumed_without_its_limit(tmp_path):
     again = CliRunner().invoke(phase2, [*command, "--resume"])
     assert again.exit_code == 0, again.output
     whole = aggregate.read(tmp_path / "o")
-    assert len(whole) == 4 and (whole["said"] == '["a"]').sum() == 4
+    assert len(whole) == 4 and (whole["answer_read"] == '["a"]').sum() == 4
 
 
 def test_plain_inspect_runs_the_tasks(tmp_path):

@@ -1,4 +1,4 @@
-"""Phase-2 aggregation by hand: improvement, N/A folding, exclusions, folds, clusters."""
+"""Phase-2 aggregation by hand: improvement, missing answers, exclusions, folds and clusters."""
 
 import json
 import math
@@ -13,15 +13,16 @@ from perser.errors import UserError
 from perser.phase2 import aggregate, report
 
 
-def rows(model, instance, metric, labels, said, *, domain="speech", clusters=None, outcome=None, scorer="strict",
+def rows(model, instance, metric, labels, answers, *, domain="speech", clusters=None, outcome=None, scorer="strict",
          group=None, kind="classification"):
     count = len(labels)
     return pd.DataFrame({
         "model": model, "task": "T", "group": group or instance, "instance": instance, "domain": domain, "kind": kind,
         "metrics": metric, "commit": "local", "sample": [str(i) for i in range(count)],
         "cluster": clusters or [f"{instance}{i}" for i in range(count)], "scorer": scorer,
-        "labels": [json.dumps([x]) for x in labels], "said": [json.dumps(x) for x in said],
-        "outcome": outcome or ["none" if x is None else "answered" for x in said], "correct": np.nan, "synthetic": ""})
+        "labels": [json.dumps([x]) for x in labels], "answer_read": [json.dumps(x) for x in answers],
+        "outcome": outcome or ["none" if x is None else "answered" for x in answers], "correct": np.nan,
+        "synthetic": ""})
 
 
 def two(metric, model, reference, labels, kind="classification", instance="S"):
@@ -35,15 +36,15 @@ def test_improvement_is_positive_when_better(value, reference, higher, expected)
     assert aggregate.improvement(value, reference, higher) == pytest.approx(expected)
 
 
-def test_no_answer_is_folded_into_numbers_only_and_in_the_right_direction():
-    labels, said = ["1", "2", "3", "4"], [2.0, 3.0, None, None]
-    frame = rows("m", "S", "MAE", labels, said, kind="regression")
+def test_missing_answers_adjust_only_numbers_and_in_the_right_direction():
+    labels, answers = ["1", "2", "3", "4"], [2.0, 3.0, None, None]
+    frame = rows("m", "S", "MAE", labels, answers, kind="regression")
     every = np.arange(4)
-    assert aggregate.cell(frame, "MAE").folded(every) == pytest.approx(1 / 0.5)
-    assert aggregate.cell(frame, "LCC").folded(every) == pytest.approx(1 * 0.5)
+    assert aggregate.read_cell(frame, "MAE").adjusted(every) == pytest.approx(1 / 0.5)
+    assert aggregate.read_cell(frame, "LCC").adjusted(every) == pytest.approx(1 * 0.5)
     choice = rows("m", "S", "accuracy", ["a", "a"], [["a"], None])
-    assert aggregate.cell(choice, "accuracy").folded(np.arange(2)) == 0.5
-    assert math.isnan(aggregate.cell(rows("m", "S", "accuracy", ["a"], [None]), "accuracy").folded(np.arange(1)))
+    assert aggregate.read_cell(choice, "accuracy").adjusted(np.arange(2)) == 0.5
+    assert math.isnan(aggregate.read_cell(rows("m", "S", "accuracy", ["a"], [None]), "accuracy").adjusted(np.arange(1)))
 
 
 def test_domain_table_by_hand_with_the_published_exclusions():
@@ -62,32 +63,32 @@ def test_domain_table_by_hand_with_the_published_exclusions():
     assert row["wins"] == pytest.approx(2 / 3)
 
 
-def test_an_outlier_moves_the_mean_but_not_median_or_wins():
+def test_an_outlier_moves_the_mean_but_not_the_median_or_win_rate():
     frame = pd.concat([two("MAE", [1.0 + d], [2.0 + d], ["0"], "regression", instance=f"S{d}") for d in range(3)])
     worse = pd.concat([frame, two("MAE", [1000.0], [1.0], ["0"], "regression", instance="Out")])
     calm, wild = (aggregate.domains(f, "r", resamples=0).iloc[0] for f in (frame, worse))
     assert wild["mean"] < -200 < calm["mean"] and abs(wild["median"] - calm["median"]) < 0.2 and wild["wins"] == 0.75
 
 
-def test_folds_weigh_the_same_and_are_counted():
+def test_folds_have_equal_weight_and_are_counted():
     frame = pd.concat([rows("m", "S-Fold1", "accuracy", list("aa"), [["a"], ["a"]], group="S"),
                        rows("m", "S-Fold2", "accuracy", list("aaaa"), [["b"]] * 4, group="S")])
-    row = aggregate.folds(aggregate.tasks(frame, resamples=0)).iloc[0]
+    row = aggregate.average_folds(aggregate.tasks(frame, resamples=0)).iloc[0]
     assert (row["group"], row["folds"], row["rows"], row["value"]) == ("S", 2, 6, 0.5)
 
 
 def test_intervals_resample_files_not_rows():
-    labels, said = list("a" * 40), [["a"]] * 20 + [["b"]] * 20
-    one = aggregate.tasks(rows("m", "S", "accuracy", labels, said), resamples=300).iloc[0]
+    labels, answers = list("a" * 40), [["a"]] * 20 + [["b"]] * 20
+    one = aggregate.tasks(rows("m", "S", "accuracy", labels, answers), resamples=300).iloc[0]
     files = [f"f{i // 10}" for i in range(40)]
-    few = aggregate.tasks(rows("m", "S", "accuracy", labels, said, clusters=files), resamples=300).iloc[0]
+    few = aggregate.tasks(rows("m", "S", "accuracy", labels, answers, clusters=files), resamples=300).iloc[0]
     assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, abs=0.06)
     assert few["high"] - few["low"] > 2 * (one["high"] - one["low"])
-    alone = aggregate.tasks(rows("m", "S", "accuracy", labels, said, clusters=["f"] * 40), resamples=300).iloc[0]
+    alone = aggregate.tasks(rows("m", "S", "accuracy", labels, answers, clusters=["f"] * 40), resamples=300).iloc[0]
     assert math.isnan(alone["low"])
 
 
-def test_interval_is_drawn_from_its_seed():
+def test_an_interval_depends_on_its_seed():
     frame = rows("m", "S", "accuracy", list("ab" * 10), [["a"]] * 20)
     bounds = [tuple(aggregate.tasks(frame, resamples=50, seed=seed)[["low", "high"]].iloc[0]) for seed in (0, 0, 1)]
     assert bounds[0] == bounds[1] != bounds[2]
@@ -118,19 +119,19 @@ def test_skill_puts_every_metric_between_majority_and_perfect():
         aggregate.skill(aggregate.tasks(silent, resamples=0))
 
 
-def test_tables_and_figures_need_no_model_and_no_inspect():
+def test_tables_and_figures_import_neither_models_nor_inspect():
     code = ("import sys; from perser.phase2 import aggregate, report; "
             "print({'torch', 'transformers', 'inspect_ai'} & {name.split('.')[0] for name in sys.modules})")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
-def test_report_of_no_records_at_all_is_empty_tables(tmp_path):
+def test_the_report_of_empty_records_has_empty_tables(tmp_path):
     (tmp_path / "m").mkdir()
     rows("m", "S", "accuracy", [], []).to_parquet(tmp_path / "m" / "records.parquet")
     assert "## Per task" in report.write(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a|b", "<b>x</b>", "a\nb", "\x1b[31m"])
-def test_names_in_the_report_are_plain(name):
+def test_names_in_the_report_are_sanitised(name):
     assert not set("|<>\n\x1b") & set(report.plain(name))

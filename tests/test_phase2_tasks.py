@@ -1,4 +1,4 @@
-"""Phase-2 task files as they are found: damage survived or reported, never one bad file stopping the rest."""
+"""Phase-2 task files in the wild: damage is repaired or reported, and one bad file never stops the rest."""
 
 import io
 import json
@@ -58,17 +58,17 @@ def test_the_catalogue_has_the_282_sets_and_names_five_as_generating_audio():
     '{"name": "S", "path": "DynamicSuperb/S", "version": "' + COMMIT + '", "metrics": ["accuracy",],}',
     '{"name": "S" "path": "DynamicSuperb/S"\n "version": "' + COMMIT + '", "metrics": ["accuracy"]}',
 ])
-def test_missing_and_trailing_commas_are_repaired_and_said(tmp_path, text):
+def test_missing_and_trailing_commas_are_repaired_and_reported(tmp_path, text):
     folder = instance(tmp_path, "S", text)
-    found, notes = tasks.read_instance(folder / "instance.json")
-    assert (found.path, found.version, found.metrics) == ("DynamicSuperb/S", COMMIT, ["accuracy"])
+    parsed, notes = tasks.read_instance(folder / "instance.json")
+    assert (parsed.path, parsed.version, parsed.metrics) == ("DynamicSuperb/S", COMMIT, ["accuracy"])
     assert len(notes) == 1 and "commas" in notes[0] and "instance.json" in notes[0]
 
 
-def test_odd_values_are_read(tmp_path):
+def test_unusual_values_are_read(tmp_path):
     folder = instance(tmp_path, "S", keywords="speech, emotion", metrics="wer, cer", version="1234567", author="x")
-    found, notes = tasks.read_instance(folder / "instance.json")
-    assert found.keywords == ["speech", "emotion"] and found.metrics == ["wer", "cer"]
+    parsed, notes = tasks.read_instance(folder / "instance.json")
+    assert parsed.keywords == ["speech", "emotion"] and parsed.metrics == ["wer", "cer"]
     assert notes == []
     for version in ("", None, "a" * 64):
         folder = instance(tmp_path, f"S{len(str(version))}", version=version, keywords="")
@@ -84,8 +84,8 @@ def test_one_bad_file_never_stops_the_rest(tmp_path):
     data(instance(tmp_path, "Metric", metrics=["PESQ"]), [ROW])
     data(instance(tmp_path, "Broken"), [ROW])
     (tmp_path / "SomeTask" / "Broken" / "data" / "metadata.jsonl").write_bytes(b"\xff\xfe")
-    found, problems = tasks.load(tmp_path)
-    assert [t.instance for t in found] == ["Good"]
+    loaded, problems = tasks.load(tmp_path)
+    assert [t.instance for t in loaded] == ["Good"]
     for name in ("Garbage", "NoPath", "Escape", "Sings", "Metric", "Broken"):
         assert sum(f"/{name}/" in p for p in problems) == 1, (name, problems)
     assert all("\n" not in p for p in problems)
@@ -95,10 +95,10 @@ def test_a_known_data_set_is_checked_against_the_catalogue(tmp_path):
     name = "SarcasmDetection_Mustard"
     data(instance(tmp_path, "Same", path=f"DynamicSuperb/{name}"), [ROW])
     data(instance(tmp_path, "Other", path=f"DynamicSuperb/{name}", metrics=["wer"]), [ROW])
-    found, problems = tasks.load(tmp_path)
-    assert [t.metrics for t in found] == [("WER",), ("accuracy",)]
+    loaded, problems = tasks.load(tmp_path)
+    assert [t.metrics for t in loaded] == [("WER",), ("accuracy",)]
     assert len(problems) == 1 and "WER here, accuracy in the catalogue" in problems[0]
-    assert {t.group for t in found} == {name} and {t.domain for t in found} == {"speech"}
+    assert {t.group for t in loaded} == {name} and {t.domain for t in loaded} == {"speech"}
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -107,8 +107,8 @@ def test_no_file_content_escapes_the_report(tmp_path, content):
     path = tmp_path / "T" / "S" / "instance.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    found, problems = tasks.load(tmp_path)
-    assert not found and all("\n" not in p and str(path.parent) in p for p in problems) and problems
+    loaded, problems = tasks.load(tmp_path)
+    assert not loaded and all("\n" not in p and str(path.parent) in p for p in problems) and problems
 
 
 def test_a_bad_row_is_reported_and_the_others_stay(tmp_path):
@@ -118,8 +118,8 @@ def test_a_bad_row_is_reported_and_the_others_stay(tmp_path):
     with (folder / "data" / "metadata.jsonl").open("a") as file:
         file.write("\n{broken")
     sf.write(tmp_path / "secret.wav", WAVE, 16000)
-    found, problems = tasks.load(tmp_path)
-    assert [r.id for r in found[0].rows] == ["1", "7"]
+    loaded, problems = tasks.load(tmp_path)
+    assert [r.id for r in loaded[0].rows] == ["1", "7"]
     for number, word in ((2, "leaves the data folder"), (3, "leaves"), (4, "is not in"), (5, "twice"),
                          (6, "instruction"), (8, "not a record")):
         assert any(f"line {number}:" in p and word in p for p in problems), (number, problems)
@@ -130,8 +130,8 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     data(folder, [{**ROW, "audio": "link.wav"}])
     sf.write(tmp_path / "secret.wav", WAVE, 16000)
     (folder / "data" / "link.wav").symlink_to(tmp_path / "secret.wav")
-    found, problems = tasks.load(tmp_path)
-    assert not found and any("leaves the data folder" in p for p in problems)
+    loaded, problems = tasks.load(tmp_path)
+    assert not loaded and any("leaves the data folder" in p for p in problems)
 
 
 @pytest.mark.parametrize(("columns", "audios", "texts", "labels"), [
@@ -150,9 +150,9 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
 def test_column_shapes(tmp_path, columns, audios, texts, labels):
     row = {"file": "1", "instruction": "?", "label": "a"} | columns
     data(instance(tmp_path, "S"), [row], audio=("a.wav", "b.wav", "c.wav"))
-    found = tasks.load(tmp_path)[0][0].rows[0]
-    assert "".join(p[-5] for p in found.audios) == audios
-    assert (found.texts, found.labels) == (texts, labels)
+    row = tasks.load(tmp_path)[0][0].rows[0]
+    assert "".join(p[-5] for p in row.audios) == audios
+    assert (row.texts, row.labels) == (texts, labels)
 
 
 def wav_bytes(kind="WAV"):
@@ -172,8 +172,8 @@ def test_parquet_with_audio_inside_is_written_out_once_as_wav(tmp_path):
     parquet(folder / "data", [{**base, "file": "1", "audio": {"bytes": wav_bytes(), "path": None}},
                               {**base, "file": "2", "audio": {"bytes": wav_bytes("FLAC"), "path": "x.flac"}},
                               {**base, "file": "3", "audio": {"bytes": b"RUBBISH", "path": None}}])
-    found, problems = tasks.load(tmp_path / "in", cache_dir=tmp_path / "cache")
-    rows = found[0].rows
+    loaded, problems = tasks.load(tmp_path / "in", cache_dir=tmp_path / "cache")
+    rows = loaded[0].rows
     assert [r.id for r in rows] == ["1", "2"] and "row 3" in problems[-1]
     for row in rows:
         assert sf.info(row.audios[0]).format == "WAV"
@@ -201,8 +201,8 @@ def test_organisers_working_layout(tmp_path):
 LOAD = """
 import json, sys
 from perser.phase2 import tasks
-found, problems = tasks.load(sys.argv[1], cache_dir=sys.argv[2])
-print(json.dumps([[t.instance, t.commit, len(t.rows)] for t in found])); print(json.dumps(problems))
+loaded, problems = tasks.load(sys.argv[1], cache_dir=sys.argv[2])
+print(json.dumps([[t.instance, t.commit, len(t.rows)] for t in loaded])); print(json.dumps(problems))
 """
 
 
@@ -213,7 +213,7 @@ def load_offline(root, home, tmp_path):
     return json.loads(out[-2]), json.loads(out[-1])
 
 
-def test_hub_cache_at_the_pinned_commit_and_one_line_for_what_is_missing(tmp_path):
+def test_the_hub_cache_is_read_at_the_pinned_commit_and_missing_data_are_one_line(tmp_path):
     root, home = tmp_path / "in", tmp_path / "hf"
     for name, version in (("Full", COMMIT), ("Short", COMMIT[:7]), ("Wrong", "f" * 40), ("Unset", "")):
         instance(root, name, version=version)
@@ -222,8 +222,8 @@ def test_hub_cache_at_the_pinned_commit_and_one_line_for_what_is_missing(tmp_pat
                 [{"file": "1", "instruction": "?", "label": "a", "audio": {"bytes": wav_bytes(), "path": None}}])
         (repo / "refs").mkdir(parents=True)
         (repo / "refs" / "main").write_text(COMMIT)
-    found, problems = load_offline(root, home, tmp_path)
-    assert found == [["Full", COMMIT, 1], ["Short", COMMIT, 1], ["Unset", COMMIT, 1]]
+    loaded, problems = load_offline(root, home, tmp_path)
+    assert loaded == [["Full", COMMIT, 1], ["Short", COMMIT, 1], ["Unset", COMMIT, 1]]
     assert [p.split("/")[-2] for p in problems if "is recorded" in p] == ["Short", "Unset"]
     missing = [p for p in problems if "/Wrong" in p]
     assert len(missing) == 1
@@ -243,15 +243,15 @@ def test_audio_files_of_the_hubs_cache_are_links_into_its_blobs(tmp_path):
     for name, target in (("metadata.jsonl", "../../blobs/1f"), ("in.wav", "../../blobs/2f"),
                          ("out.wav", "../../../../secret")):
         (snapshot / name).symlink_to(target)
-    found, problems = load_offline(root, home, tmp_path)
-    assert found == [["Links", COMMIT, 1]]
+    loaded, problems = load_offline(root, home, tmp_path)
+    assert loaded == [["Links", COMMIT, 1]]
     assert len(problems) == 1 and "'out.wav' leaves the data folder" in problems[0]
 
 
 LIST = "import sys; from perser.phase2.cli import phase2; phase2(['--list', '--tasks', sys.argv[1]])"
 
 
-def test_a_listing_asks_the_hub_for_nothing(tmp_path):
+def test_a_listing_sends_no_request_to_the_hub(tmp_path):
     instance(tmp_path, "SarcasmDetection_Mustard")
     data(instance(tmp_path, "StressDetection_MIRSD"), [ROW])
     with socket.create_server(("127.0.0.1", 0)) as hub:
@@ -267,7 +267,7 @@ def test_a_listing_asks_the_hub_for_nothing(tmp_path):
     assert "hf download DynamicSuperb/SarcasmDetection_Mustard" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_nothing_there_is_one_line(tmp_path):
+def test_a_folder_without_tasks_is_a_one_line_error(tmp_path):
     with pytest.raises(UserError, match=r"no instance\.json"):
         tasks.load(tmp_path)
 
@@ -297,7 +297,7 @@ def test_review_rules(tmp_path, count, wordings, word):
     assert broken == [] if word is None else word in broken[0] and len(broken) == 1
 
 
-def test_review_wants_at_most_an_hour(tmp_path):
+def test_review_allows_at_most_an_hour(tmp_path):
     folder = export.write_task(tmp_path, "Own", "X", rows(40, 10), kind="classification", domain="speech",
                                metrics=["accuracy"], description="d")
     sf.write(folder / "data" / "a.wav", np.zeros(91 * 1000), 1000)

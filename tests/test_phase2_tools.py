@@ -1,4 +1,4 @@
-"""The scripts that make Phase-2 task folders out of corpora: RAVDESS as SuperbER_RAVDESS, and the listener task."""
+"""The scripts that turn corpora into Phase-2 task folders: RAVDESS as SuperbER_RAVDESS, and the listener task."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ pytestmark = INSPECT
 
 @pytest.fixture(scope="module")
 def ravdess(tmp_path_factory):
-    """Noise under RAVDESS's names: 24 actors say every emotion twice; songs and other files lie beside."""
+    """Noise under RAVDESS's names: 24 actors speak every emotion twice; the folders also hold songs."""
     root, draw = tmp_path_factory.mktemp("ravdess"), np.random.default_rng(0)
     for actor in range(1, 25):
         folder = root / f"Actor_{actor:02d}"
@@ -56,7 +56,7 @@ def test_ravdess_has_the_shape_of_superber_ravdess(ravdess, tmp_path):
     assert {sf.info(row.audios[0]).samplerate for row in task.rows} == {16000}
 
 
-def test_ravdess_clips_are_even_over_actors_and_drawn_from_the_seed(ravdess):
+def test_ravdess_clips_are_balanced_over_actors_and_drawn_from_the_seed(ravdess):
     clips = ravdess_phase2.chosen(ravdess, 0)
     for emotion in ravdess_phase2.EMOTIONS:
         names = [path.stem for path, label in clips if label == emotion]
@@ -75,7 +75,7 @@ def test_ravdess_task_runs_and_scores(ravdess, tmp_path):
     assert table["value"].to_dict() == {"majority": 1 / 8, "oracle": 1.0}
 
 
-def test_ravdess_that_is_not_whole_is_one_line(ravdess, tmp_path):
+def test_an_incomplete_ravdess_is_a_one_line_error(ravdess, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
     for path in ravdess.glob("Actor_0[12]/03-01-*"):
@@ -104,7 +104,7 @@ def export(rated, out, *more):
                                                    "--shots", "3", "--at", "3", "--rows", "40", *more])
 
 
-def test_listener_task_of_any_corpus_is_exported_and_passes_the_review(rated, tmp_path):
+def test_the_listener_task_of_any_corpus_is_exported_and_passes_the_review(rated, tmp_path):
     result = export(rated, tmp_path)
     assert result.exit_code == 0, result.output
     folder = Path(result.output.splitlines()[0])
@@ -114,14 +114,14 @@ def test_listener_task_of_any_corpus_is_exported_and_passes_the_review(rated, tm
     assert json.loads((folder / "instance.json").read_text())["metrics"] == ["accuracy", "F1", "macro-F1"]
 
 
-def test_listener_task_that_breaks_a_rule_is_exit_code_one(rated, tmp_path):
+def test_a_listener_task_that_breaks_a_rule_exits_with_code_one(rated, tmp_path):
     few = export(rated, tmp_path / "few", "--rows", "20")
     assert few.exit_code == 1 and "20 rows; at least 32" in few.output
     wrong = export(rated, tmp_path / "wrong", "--shots", "50", "--at", "50")
     assert wrong.exit_code == 1 and wrong.output.count("\n") == 1
 
 
-def test_results_tool_wants_a_run_that_is_there():
+def test_the_results_tool_requires_an_existing_run():
     command = [sys.executable, str(TOOLS / "phase2_results.py"), "/nowhere"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "does not exist" in done.stderr

@@ -1,4 +1,4 @@
-"""perser.features.store.upstreams on tiny models of random weights, saved to disk and loaded by the code that users run."""
+"""perser.features.upstreams on tiny models of random weights, saved to disk and loaded by the code that users run."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from perser.features import upstreams
 from perser.errors import UserError
+from perser.features import upstreams
 
 FORMS = [(family, norm) for family in ("Wav2Vec2", "Hubert", "WavLM") for norm in ("group", "layer")]
 
@@ -223,7 +223,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name, words):
 PLUS = "782b401" + "0" * 33
 OFFLINE = """
 import sys
-from perser import upstreams
+from perser.features import upstreams
 from perser.errors import UserError
 for name in sys.argv[1:]:
     try:

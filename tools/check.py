@@ -83,7 +83,7 @@ def environment() -> None:
         compiler
         if compiler and headers
         else "gcc and this Python's headers (Debian, Ubuntu: apt install gcc python3-dev); "
-        "without them the inner loop runs by torch, slower, and the checks against learn2learn are skipped",
+        "without them the checks against learn2learn are skipped",
     )
     note = ROOT / ".venv/skipped"
     if note.is_file():

@@ -5,147 +5,97 @@ from pathlib import Path
 import pandas as pd
 
 from perser import records
-from perser.analysis import captions, study
+from perser.analysis import wording
+from perser.analysis.experiments import ablation, methods, steps
+from perser.analysis.statistics import bootstrap_interval, compare_methods, holm, most_shots, p_value, select
+from perser.analysis.tables import interval_text
 from perser.errors import UserError
-from perser.analysis.intervals import Interval, compare, corrected, interval, p_value, select
+from perser.records import Run
 from perser.scores import SETTINGS, per_seed
-from perser.analysis.tables import text
 
-ADAPTS = ("fine-tuning", "meta-perser")
-RIVALS = ("fine-tuning", "maml")
-# Points of macro F1 by which we ask to be ahead of the best method without meta-learning.
-BARS = {"seen": 1.5, "unseen": 1.0}
-ERRORS = 0.05  # share of runs without any effect in which a claim may be said to hold
+RIVALS = ("fine-tuning", "maml")  # what Meta-PerSER is compared with wherever it is run
+BARS = {"seen": 1.5, "unseen": 1.0}  # points of macro F1 asked for over the best method without meta-learning
+ERRORS = 0.05  # share of runs without any effect in which a claim may hold
 
 
 def claims(results: Path, seed: int = 0) -> list[dict]:
     """The claims over every run under a directory of results/<corpus>/<upstream>/<experiment>.
 
-    Each has claim (a sentence), value, low, high (mean paired difference over listeners and seeds and its
-    95 % interval), unit, listeners, bar (the least value that the sentence asks for), p_holm (random signs,
-    Holm-corrected within the run), verdict, synthetic (what of the data is made up) and records (the run's
-    directory). Raises UserError without a run. The verdict: "holds" when the interval is above zero, the value not
-    below the bar and p_holm at most 5 %; "uncorrected" when only the last is missing, as always with six listeners;
-    else "fails".
+    Each has claim (a sentence), value, low, high (mean paired difference with its 95 % interval), unit, listeners, bar
+    (the least value that the sentence asks for), p_holm (random signs, Holm-corrected within the run), verdict,
+    synthetic and records (the run's directory). The verdict: "holds" if the interval is above zero, the value not below
+    the bar and p_holm at most 5 %; "uncorrected" if only the last is missing, as always with six listeners; else
+    "fails". Raises UserError without a run.
     """
-    runs = sorted(path.parent for path in Path(results).glob("*/*/*/records.parquet"))
-    if not runs:
-        raise UserError(
-            f"{results}: no CORPUS/UPSTREAM/EXPERIMENT/records.parquet below it; make one with `perser run`"
-        )
-    return [claim for run in runs for claim in of_run(records.read(run), run, seed)]
+    places = sorted(path.parent for path in Path(results).glob("*/*/*/records.parquet"))
+    if not places:
+        raise UserError(f"{results}: no CORPUS/UPSTREAM/EXPERIMENT/records.parquet below it; make it with `perser run`")
+    return [claim for place in places for claim in of_run(records.load(place), place, seed)]
 
 
-def of_run(frame: pd.DataFrame, run: Path, seed: int = 0) -> list[dict]:
-    """The claims that one run's methods allow, all at its largest number of shots.
-
-    Of the experiment `methods`: ours against the best method without meta-learning; of `ablation`: what each
-    part adds; of `steps`, whose records are about one comparison at many steps: none.
-    """
-    names = captions.labels(frame)
-    if names["experiment"] == "steps":
+def of_run(run: Run, place: Path, seed: int = 0) -> list[dict]:
+    """The claims that one run's methods allow, all at its largest number of shots; of several inner steps none."""
+    if steps.applies(run):
         return []
-    scores = per_seed(frame)
-    made = f", {captions.stamp(frame)}" if captions.stamp(frame) else ""
-    where = f"{names['corpus']} ({names['upstream']}, {names['experiment']}{made})"
-    found = [_above_chance(scores, setting, seed) for setting in SETTINGS if captions.BASELINE in set(scores["method"])]
-    found += [_sentence(row) for row in compare(scores, _pairs(scores), seed).to_dict("records")]
-    if names["experiment"] == "methods":
-        found += _against_best(scores, seed)
-    found += _parts(scores, seed)
-    p_holm = corrected([claim.pop("p") for claim in found])
-    return [
-        {
-            "claim": f"{where}: {claim.pop('claim')}",
-            **claim,
-            "verdict": _verdict(claim, p),
-            "p_holm": float(p),
-            "unit": "points of macro F1",
-            "synthetic": names["synthetic"],
-            "records": str(run),
-        }
-        for claim, p in zip(found, p_holm)
-    ]
+    names, scores, synthetic = wording.labels(run.records), per_seed(run.records), wording.stamp(run)
+    title = f"{names['corpus']} ({names['upstream']}, {names['experiment']}{f', {synthetic}' if synthetic else ''})"
+    rows = [_above_chance(run, scores, setting, seed) for setting in SETTINGS if wording.baseline(run)]
+    if ablation.applies(run):
+        rows += _parts(run, scores, seed)
+    else:
+        rows += [_better(run, row) for row in compare_methods(scores, _pairs(run, scores), seed).to_dict("records")]
+    if methods.applies(run):
+        best = methods.against_best(run, seed, wording.ours(run)).to_dict("records")
+        rows += [_better(run, row, "the best method without meta-learning, ", BARS[row["setting"]]) for row in best]
+    p_holm = holm([claim.pop("p") for claim in rows])
+    return [{"claim": f"{title}: {claim.pop('claim')}", **claim, "verdict": _verdict(claim, p), "p_holm": float(p),
+             "unit": "points of macro F1", "synthetic": names["synthetic"], "records": str(place)}
+            for claim, p in zip(rows, p_holm)]
 
 
-def _pairs(scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:
+def _pairs(run: Run, scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:
     """(method, baseline, setting, shots) of the comparisons made in every run that has both."""
-    wanted = [(method, captions.BASELINE) for method in ADAPTS] + [("meta-perser", rival) for rival in RIVALS]
-    wanted += [(method, study.OURS[0]) for method in study.OURS[1:]]
-    there = set(scores["method"])
-    pairs = [(*pair, setting, study.most_shots(scores, setting)) for pair in wanted for setting in SETTINGS]
+    first, *further = wording.ours(run) or [None]
+    base, there = wording.baseline(run), set(scores["method"])
+    wanted = [(RIVALS[0], base), (first, base), *((first, rival) for rival in RIVALS),
+              *((method, first) for method in further)]
+    pairs = [(*pair, setting, most_shots(scores, setting)) for pair in wanted for setting in SETTINGS]
     return [pair for pair in pairs if pair[3] and set(pair[:2]) <= there]
 
 
-def _against_best(scores: pd.DataFrame, seed: int) -> list[dict]:
-    """Ours against the best method without meta-learning, by at least the bar."""
-    found = study.against_best(scores, seed)
-    rows = found[found["method"].isin(study.OURS)].to_dict("records")
-    return [_sentence(row, "the best method without meta-learning, ", BARS[row["setting"]]) for row in rows]
-
-
-def _parts(scores: pd.DataFrame, seed: int) -> list[dict]:
+def _parts(run: Run, scores: pd.DataFrame, seed: int) -> list[dict]:
     """What each part of the method adds on average over the others, at the largest number of shots."""
-    found = study.effects(scores, seed)
-    return [
-        _claim(
-            f"{captions.PARTS[row['part']]} with {captions.count(row['shots'], 'shot')} adds to the score on "
-            f"average over the other parts, {row['setting']} clips",
-            Interval(*(row[name] for name in Interval._fields)),
-            row["p"],
-        )
-        for row in found.to_dict("records")
-        if row["part"] in captions.PARTS and row["shots"] == study.most_shots(scores, row["setting"])
-    ]
+    return [_claim(f"{row['part']} with {wording.count(row['shots'], 'shot')} adds to the score on average over the "
+                   f"other parts, {row['setting']} clips", row)
+            for row in ablation.effects(run, seed).to_dict("records")
+            if row["part"] in ablation.PARTS and row["shots"] == most_shots(scores, row["setting"])]
 
 
-def _sentence(row: dict, which: str = "", bar: float = 0.0) -> dict:
-    one, other = captions.title(row["method"]), captions.title(row["baseline"])
+def _better(run: Run, row: dict, which: str = "", bar: float = 0.0) -> dict:
     ahead = f" by at least {bar} points" if bar else ""
-    return _claim(
-        f"{one} with {captions.count(row['shots'], 'shot')} is better than {which}{other}{ahead}, "
-        f"{row['setting']} clips",
-        Interval(*(row[name] for name in Interval._fields)),
-        row["p"],
-        bar,
-    )
+    return _claim(f"{run.title(row['method'])} with {wording.count(row['shots'], 'shot')} is better than {which}"
+                  f"{run.title(row['baseline'])}{ahead}, {row['setting']} clips", row, bar)
 
 
-def _above_chance(scores: pd.DataFrame, setting: str, seed: int) -> dict:
-    gaps = (
-        select(scores, captions.BASELINE, setting, 0)
-        - select(scores, captions.BASELINE, setting, 0, score="chance")
-    ).dropna(how="all")
-    return _claim(
-        f"{captions.title(captions.BASELINE)} is better than ticking every class, {setting} clips",
-        interval(gaps, seed),
-        p_value(gaps, seed),
-    )
+def _above_chance(run: Run, scores: pd.DataFrame, setting: str, seed: int) -> dict:
+    baseline = wording.baseline(run)
+    gaps = select(scores, baseline, setting, 0) - select(scores, baseline, setting, 0, score="chance")
+    gaps = gaps.dropna(how="all")
+    return _claim(f"{run.title(baseline)} is better than ticking every class, {setting} clips",
+                  bootstrap_interval(gaps, seed)._asdict() | {"p": p_value(gaps, seed)})
 
 
-def _claim(sentence: str, found: Interval, p: float, bar: float = 0.0) -> dict:
-    return {
-        "claim": sentence,
-        "value": 100 * found.mean,
-        "low": 100 * found.low,
-        "high": 100 * found.high,
-        "listeners": int(found.listeners),
-        "bar": bar,
-        "p": p,
-    }
+def _claim(sentence: str, row: dict, bar: float = 0.0) -> dict:
+    return {"claim": sentence, "value": 100 * row["mean"], "low": 100 * row["low"], "high": 100 * row["high"],
+            "listeners": int(row["listeners"]), "bar": bar, "p": row["p"]}
 
 
 def _verdict(claim: dict, p_holm: float) -> str:
-    if not (claim["low"] > 0 and claim["value"] >= claim["bar"]):
-        return "fails"
-    return "holds" if p_holm <= ERRORS else "uncorrected"
+    ahead = claim["low"] > 0 and claim["value"] >= claim["bar"]
+    return "fails" if not ahead else "holds" if p_holm <= ERRORS else "uncorrected"
 
 
-def lines(found: list[dict]) -> list[str]:
-    """Claims for a person, one line each, in the same words whichever way they came out."""
-    return [
-        f"{claim['verdict']:<11}  "
-        f"{text(claim['value'], claim['low'], claim['high'], '+'):<20} "
-        f"p {claim['p_holm']:.3f}  {claim['claim']}"
-        for claim in found
-    ]
+def lines(rows: list[dict]) -> list[str]:
+    """Claims for a person, a line each, in the same words whichever way they came out."""
+    return [f"{claim['verdict']:<11}  {interval_text(claim['value'], claim['low'], claim['high'], '+'):<20} "
+            f"p {claim['p_holm']:.3f}  {claim['claim']}" for claim in rows]

@@ -1,4 +1,4 @@
-"""Corpora: clips and who rated them how, each read from its own on-disk format."""
+"""Corpora: clips and their ratings by named listeners, each corpus read from its released format."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -6,7 +6,7 @@ from inspect import signature
 from pathlib import Path
 
 from perser.corpora.base import Corpus, nearest
-from perser.corpora.summary import describe
+from perser.corpora.describe import describe
 from perser.errors import UserError
 
 NAMES = ("iemocap", "cremad", "msp_podcast", "ravdess", "table", "synthetic")
@@ -15,9 +15,9 @@ __all__ = ["NAMES", "Corpus", "describe", "load"]
 
 
 def load(name: str, root: str | Path, **options) -> Corpus:
-    """Read the named corpus from its folder; the options are those of the corpus's own `load`.
+    """Read a corpus from its folder; `options` are those of its loader, `perser.corpora.NAME.load`.
 
-    UserError: an unknown name or option (with the nearest valid one), and whatever the loader finds.
+    UserError: an unknown name or option (with the nearest valid one), and any error of the loader.
     """
     if name not in NAMES:
         raise UserError(f"corpus {name!r} is unknown: {nearest(name, NAMES)}")

@@ -1,98 +1,117 @@
-"""What a listener's ratings say of the listener: how far from the others, how true to own habits."""
+"""How listeners agree: their votes, traits of a listener, and Cohen's kappa of every pair.
 
+A rating that ticks m classes votes 1/m for each of them. A rating without a class has no vote and is left out.
+"""
+
+from collections.abc import Iterable, Iterator
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-LEAST_COMMON = 20  # clips that two listeners must share for their kappa to be worth a cell
+LEAST_COMMON = 20  # clips that two listeners must share for a kappa
 
 
-def traits(ratings: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
-    """One row per listener, sorted: listener, ratings, ticks, distance, consistency.
+class Votes(NamedTuple):
+    """The ratings that tick a class. Rows of `weights` sum to one; `clip` and `listener` are integer codes."""
 
-    ratings: a corpus' table with columns clip, listener and one bool per class; a rating without a class is
-    left out, and a listener who has no other has no row. A rating of m ticks is a vote of 1/m on each.
+    weights: np.ndarray  # (N, C)
+    clip: np.ndarray  # (N,)
+    listener: np.ndarray  # (N,), the place in `names`
+    names: list[str]  # of the listeners, sorted
 
-    - ratings: how many. ticks: mean number of ticks.
-    - distance, 0..1: mean total variation between the listener's vote and the mean vote of the *other*
-      listeners of the same clip; 0 says always what the others say, 1 never. nan where no clip has others.
-    - consistency, 0..1: how well the listener's own habits foretell a rating. For each rating, the overlap
-      (1 - total variation) of its vote with each *other* vote of this listener on a clip of the same
-      consensus, averaged over those, then over ratings; the consensus of a clip is the class, or the tied
-      classes, that most of the others' votes name. 1 answers the same to all clips that others hear alike,
-      however odd the answer; nan where no two clips share a consensus.
+
+def votes(ratings: pd.DataFrame, classes: tuple[str, ...]) -> Votes:
+    """The votes of a corpus's ratings: a table with columns clip, listener and one bool per class."""
+    ticked = ratings[list(classes)].to_numpy(dtype=bool)
+    counted = ticked.any(axis=1)
+    ticked = ticked[counted]
+    clip = pd.factorize(ratings["clip"][counted])[0]
+    listener, names = pd.factorize(ratings["listener"][counted], sort=True)
+    return Votes(ticked / np.maximum(ticked.sum(axis=1, keepdims=True), 1), clip, listener, list(names))
+
+
+def others(cast: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the other listeners of the same clip say, for every vote.
+
+    Returns their mean vote (N, C), zero if there are none; their plurality (N, C) bool, i.e. the class, or the tied
+    classes, with the largest mean vote; and whether there are others (N,) bool.
     """
-    votes, clip, listener, names = _votes(ratings, classes)
-    total = np.zeros((clip.max(initial=-1) + 1, len(classes)))
-    np.add.at(total, clip, votes)
-    raters = np.bincount(clip, minlength=len(total))[clip]
-    others = (total[clip] - votes) / np.maximum(raters - 1, 1)[:, None]
-    distance = np.where(raters > 1, np.abs(votes - others).sum(axis=1) / 2, np.nan)
-    plural = np.isclose(others, others.max(axis=1, keepdims=True, initial=0))
+    total = np.zeros((cast.clip.max(initial=-1) + 1, cast.weights.shape[1]))
+    np.add.at(total, cast.clip, cast.weights)
+    raters = np.bincount(cast.clip, minlength=len(total))[cast.clip]
+    mean = (total[cast.clip] - cast.weights) / np.maximum(raters - 1, 1)[:, None]
+    return mean, np.isclose(mean, mean.max(axis=1, keepdims=True, initial=0)), raters > 1
+
+
+def listener_traits(ratings: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
+    """One row per listener, sorted: listener, ratings, ticks, distance, consistency. Listeners without votes: no row.
+
+    - ratings: how many with a class. ticks: mean number of ticks.
+    - distance, 0..1: mean total variation distance between the listener's vote and the mean vote of the *other*
+      listeners of the same clip. 0: always agrees with them, 1: never. NaN if no clip has other listeners.
+    - consistency, 0..1: how similar the listener's own votes are on clips that the others judge alike, i.e. clips with
+      the same plurality among the others. For each rating, the overlap (1 - total variation distance) of its vote
+      with each *other* vote of this listener on such clips, averaged over those, then over ratings. 1: always the
+      same answer to clips judged alike, however unusual that answer. NaN if no two clips share a plurality.
+    """
+    cast = votes(ratings, classes)
+    mean, plurality, shared = others(cast)
+    distance = np.abs(cast.weights - mean).sum(axis=1) / 2
     rows = []
-    for number, name in enumerate(names):
-        mine = listener == number
-        known = mine & (raters > 1)
-        rows.append(
-            {
-                "listener": name,
-                "ratings": int(mine.sum()),
-                "ticks": float((votes[mine] > 0).sum(axis=1).mean()),
-                "distance": float(distance[known].mean()) if known.any() else np.nan,
-                "consistency": _consistency(votes[known], plural[known]),
-            }
-        )
+    for number, name in enumerate(cast.names):
+        of_listener = cast.listener == number
+        judged = of_listener & shared
+        rows.append({
+            "listener": name, "ratings": int(of_listener.sum()),
+            "ticks": float((cast.weights[of_listener] > 0).sum(axis=1).mean()),
+            "distance": float(distance[judged].mean()) if judged.any() else np.nan,
+            "consistency": _consistency(cast.weights[judged], plurality[judged])})
     return pd.DataFrame(rows, columns=["listener", "ratings", "ticks", "distance", "consistency"])
 
 
-def _votes(
-    ratings: pd.DataFrame, classes: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Votes (N, C) that sum to one, clip and listener (N,) as numbers, and the listeners' names, sorted."""
-    ticked = ratings[list(classes)].to_numpy(dtype=bool)
-    some = ticked.any(axis=1)
-    ticked = ticked[some]
-    clip = pd.factorize(ratings["clip"][some])[0]
-    listener, names = pd.factorize(ratings["listener"][some], sort=True)
-    return ticked / np.maximum(ticked.sum(axis=1, keepdims=True), 1), clip, listener, list(names)
-
-
-def _consistency(votes: np.ndarray, plural: np.ndarray) -> float:
-    """Mean overlap of votes (n, C) with the other votes of the same row of plural (n, C) bool."""
+def _consistency(weights: np.ndarray, plurality: np.ndarray) -> float:
+    """Mean overlap of votes (n, C) with the other votes of the same row of `plurality` (n, C) bool."""
     total, counted = 0.0, 0
-    for stratum in np.unique(plural, axis=0):
-        mine, times = np.unique(votes[(plural == stratum).all(axis=1)], axis=0, return_counts=True)
+    for stratum in np.unique(plurality, axis=0):
+        distinct, times = np.unique(weights[(plurality == stratum).all(axis=1)], axis=0, return_counts=True)
         number = times.sum()
         if number > 1:
-            overlap = np.minimum(mine[:, None], mine[None]).sum(axis=-1)
+            overlap = np.minimum(distinct[:, None], distinct[None]).sum(axis=-1)
             total += (times @ overlap @ times - number) / (number - 1)
             counted += number
     return float(total / counted) if counted else np.nan
 
 
-def agreement(ratings: pd.DataFrame, classes: tuple[str, ...], most: int = 60) -> pd.DataFrame:
-    """Cohen's kappa of every two listeners, (listeners, listeners), in the order of their mean, highest first.
+def kappa_table(ratings: pd.DataFrame, classes: tuple[str, ...], most: int = 60) -> pd.DataFrame:
+    """Cohen's kappa of every two listeners, (listeners, listeners), ordered by mean kappa, highest first.
 
-    Over the clips that both rated, each pair of their labels weighted 1/(m n) for m and n ticks; nan on the
-    diagonal, for fewer than 20 common clips, and for two who always give the same one class. `most`: the
-    listeners with the most ratings, where a corpus has more.
+    NaN on the diagonal and where `pair_kappas` has no value. Only the `most` listeners with the most ratings are kept.
     """
-    votes, clip, listener, names = _votes(ratings, classes)
-    kept = np.argsort(-np.bincount(listener, minlength=len(names)), kind="stable")[:most]
-    given = {number: dict(zip(clip[listener == number], votes[listener == number])) for number in sorted(kept)}
-    found = pd.DataFrame(np.nan, index=(here := [names[number] for number in given]), columns=here)
-    for one, other in combinations(given, 2):
-        common = sorted(given[one].keys() & given[other].keys())
+    cast = votes(ratings, classes)
+    kept = np.sort(np.argsort(-np.bincount(cast.listener, minlength=len(cast.names)), kind="stable")[:most])
+    names = [cast.names[number] for number in kept]
+    table = pd.DataFrame(np.nan, index=names, columns=names)
+    for left, right, kappa in pair_kappas(cast, kept):
+        pair = cast.names[left], cast.names[right]
+        table.loc[pair] = table.loc[pair[::-1]] = kappa
+    order = table.mean().sort_values(ascending=False, kind="stable").index
+    return table.loc[order, order]
+
+
+def pair_kappas(cast: Votes, listeners: Iterable[int] | None = None) -> Iterator[tuple[int, int, float]]:
+    """Cohen's kappa of every two of the listeners (all if None) with at least 20 common clips: their codes, kappa.
+
+    Computed over the common clips, each pair of labels weighted 1/(m n) for ratings of m and n ticks. NaN if both
+    listeners always give the same single class.
+    """
+    listeners = range(len(cast.names)) if listeners is None else listeners
+    given = {code: dict(zip(cast.clip[rows], cast.weights[rows]))
+             for code in listeners if (rows := cast.listener == code).sum() >= LEAST_COMMON}
+    for left, right in combinations(given, 2):
+        common = sorted(given[left].keys() & given[right].keys())
         if len(common) >= LEAST_COMMON:
-            left, right = (np.array([given[who][clip] for clip in common]) for who in (one, other))
-            found.loc[names[one], names[other]] = found.loc[names[other], names[one]] = _kappa(left, right)
-    order = found.mean().sort_values(ascending=False, kind="stable").index
-    return found.loc[order, order]
-
-
-def _kappa(left: np.ndarray, right: np.ndarray) -> float:
-    """Cohen's kappa of two listeners' votes (n, C), rows summing to one."""
-    met = (left * right).sum(axis=1).mean()
-    chance = left.mean(axis=0) @ right.mean(axis=0)
-    return float((met - chance) / (1 - chance)) if chance < 1 - 1e-12 else np.nan
+            a, b = (np.array([given[code][clip] for clip in common]) for code in (left, right))  # (clips, C)
+            observed, chance = (a * b).sum(axis=1).mean(), a.mean(axis=0) @ b.mean(axis=0)
+            yield left, right, float((observed - chance) / (1 - chance)) if chance < 1 - 1e-12 else np.nan

@@ -1,9 +1,11 @@
-"""What every loader shares: the Corpus, names that are safe on disk, and suggestions for misspellings."""
+"""What all loaders share: the Corpus, reading files, names that are safe on disk, hints for misspellings."""
 
+import csv
 import difflib
+import io
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,19 +14,19 @@ import soundfile
 
 from perser.errors import UserError
 
-MARKER = "SYNTHETIC.json"  # written last, at the top of an embedded corpus
-UNFINISHED = ".unfinished"  # a folder that is there while one is being written
+MARKER = "SYNTHETIC.json"  # at the top of an embedded corpus, written last
+UNFINISHED = ".unfinished"  # a folder that exists while an embedded corpus is being written
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Clips and who rated them how.
+    """Clips, and the listeners' ratings of them.
 
-    clips: index "clip" (str); columns path (absolute), speaker, session (int), seconds, and more where
-    the corpus has more. ratings: one row per rating: clip, listener, one bool column per class; a rating
-    without any of the classes (IEMOCAP's Other) is a row of False. synthetic: "" for a real corpus,
-    otherwise what of it is made up; everything computed from it bears that stamp. options: what it was loaded with.
+    clips: index "clip" (str); columns path (absolute), speaker, session (int), seconds, and corpus-specific ones.
+    ratings: one row per rating, with clip, listener and one bool column per class; a rating that ticks none of the
+    classes (IEMOCAP's Other) is a row of False. synthetic: "" for a real corpus, otherwise the synthetic parts; all
+    results computed from it carry this stamp. options: the options it was loaded with.
     """
 
     name: str
@@ -33,6 +35,12 @@ class Corpus:
     ratings: pd.DataFrame
     synthetic: str = ""
     options: dict = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        clips, listeners = self.clips, self.ratings["listener"]
+        return (f"Corpus {self.name!r} ({f'synthetic {self.synthetic}' if self.synthetic else 'not synthetic'})\n"
+                f"  {len(clips)} clips, {clips['speaker'].nunique()} speakers, {clips['session'].nunique()} sessions\n"
+                f"  {listeners.nunique()} listeners, {len(listeners)} ratings, classes: {', '.join(self.classes)}")
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -44,53 +52,51 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 
 
 def safe(name: str, where: str) -> str:
-    """The name itself if it is one plain file name. UserError: slashes, "..", a drive, a hidden file."""
+    """Return the name if it is one plain file name. UserError: slashes, "..", a drive, a hidden file."""
     if not _PLAIN.fullmatch(name) or ".." in name:
         raise UserError(f"{where}: {name!r} cannot name a clip; use letters, digits, '_', '-' and single '.'")
     return name
 
 
-def folder(root: str | Path, whole: Callable[[Path], bool], what: str) -> Path:
-    """The root as an absolute path, once `whole(root)` holds.
+def folder(root: str | Path, valid: Callable[[Path], bool], contents: str) -> Path:
+    """The root as an absolute path, if `valid(root)` holds.
 
-    UserError: missing, not a folder, empty, or not `what`; where the corpus lies up to two levels lower
-    or five higher, the message names that folder.
+    UserError: the root is missing, no folder, empty, or lacks `contents`. If a valid folder lies up to two levels
+    below or five above, the message names it.
     """
     path = Path(root).expanduser().absolute()
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give the folder that holds {what}")
+        raise UserError(f"{path}: no such folder; give the folder that holds {contents}")
     if not any(path.iterdir()):
-        raise UserError(f"{path}: the folder is empty; give the folder that holds {what}")
-    if whole(path):
+        raise UserError(f"{path}: the folder is empty; give the folder that holds {contents}")
+    if valid(path):
         return path
     below = [sub for pattern in ("*", "*/*") for sub in sorted(path.glob(pattern)) if sub.is_dir()]
     for candidate in [*path.parents[:5], *below]:
-        if whole(candidate):
+        if valid(candidate):
             level = "high" if candidate in below else "low"
             raise UserError(f"{path}: this is too {level} in the tree; give {candidate} as root")
-    raise UserError(f"{path}: does not hold {what}; give the folder that does")
+    raise UserError(f"{path}: does not hold {contents}; give the folder that does")
 
 
-def stamp(root: Path) -> dict | None:
-    """What the marker of an embedded corpus says; None elsewhere. UserError: unfinished or not readable."""
+def read_marker(root: Path) -> dict | None:
+    """The marker of an embedded corpus; None if there is none. UserError: the corpus is unfinished, a bad marker."""
     if (root / UNFINISHED).exists():
         raise UserError(f"{root}: the embedded corpus is unfinished; run `perser synth {root}` again")
     path = root / MARKER
     if not path.is_file():
         return None
     try:
-        said = json.loads(read_text(path))
+        marker = json.loads(read_text(path))
     except ValueError:
-        said = None
-    if not isinstance(said, dict) or not isinstance(said.get("synthetic"), str) or "layout" not in said:
-        raise UserError(
-            f"{path}: is not the marker of an embedded corpus; run `perser synth` into a new folder"
-        )
-    return said
+        marker = None
+    if not isinstance(marker, dict) or not isinstance(marker.get("synthetic"), str) or "layout" not in marker:
+        raise UserError(f"{path}: is not the marker of an embedded corpus; run `perser synth` into a new folder")
+    return marker
 
 
 def seconds(path: Path, needed_by: str) -> float:
-    """Length of an audio file from its header. UserError: missing or unreadable."""
+    """Length of an audio file from its header. UserError: the file is missing or unreadable."""
     if not path.is_file():
         raise UserError(f"{needed_by}: its audio file {path} is missing; restore it or remove the entry")
     if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
@@ -98,18 +104,15 @@ def seconds(path: Path, needed_by: str) -> float:
     try:
         return float(soundfile.info(str(path)).duration)
     except (soundfile.LibsndfileError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as audio ({reason}); replace it") from None
+        raise UserError(f"{path}: cannot be read as audio ({' '.join(str(error).split())}); replace it") from None
 
 
 def read_text(path: Path) -> str:
-    """A text file as UTF-8, else Latin-1, with unix line ends. UserError: unreadable."""
+    """A text file decoded as UTF-8, else Latin-1, with Unix line ends. UserError: unreadable."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); check the path and permissions"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and permissions") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -117,14 +120,28 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def tables(clips: list[dict], ratings: list[tuple[str, str, set[str]]], classes: tuple[str, ...]):
-    """Plain rows -> the two tables of a Corpus, sorted by clip and, within it, by listener."""
-    clip_table = pd.DataFrame(clips).set_index("clip").sort_index()
-    rows = [
-        (clip, who, *(c in ticked for c in classes)) for clip, who, ticked in sorted(ratings, key=_by_clip)
-    ]
-    return clip_table, pd.DataFrame(rows, columns=["clip", "listener", *classes])
+def csv_rows(text: str, name: str, columns: Iterable[str], remedy: str) -> Iterator[tuple[int, dict]]:
+    """Line number and row, by column, of a CSV that needs `columns`; `name` is the file's, for errors.
+
+    UserError: text that is not CSV, a missing column, a row that lacks one of `columns`; each ends in `remedy`.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        for column in columns:
+            if column not in (reader.fieldnames or ()):
+                raise UserError(f"{name}:1: no column {column!r}; {remedy}")
+        for row in reader:
+            if any(row[column] is None for column in columns):
+                raise UserError(f"{name}:{reader.line_num}: the row is cut short; {remedy}")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{name}:{reader.line_num}: not CSV ({error}); {remedy}") from None
 
 
-def _by_clip(rating: tuple[str, str, set[str]]) -> tuple[str, str]:
-    return rating[:2]
+def tables(clips: list[dict], ratings: list[tuple[str, str, set[str]]],
+           classes: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two tables for a Corpus from plain rows, sorted by clip, then listener; ratings: (clip, listener, ticks)."""
+    rows = [(clip, listener, *(name in ticks for name in classes))
+            for clip, listener, ticks in sorted(ratings, key=lambda rating: rating[:2])]
+    rated = pd.DataFrame(rows, columns=["clip", "listener", *classes])
+    return pd.DataFrame(clips).set_index("clip").sort_index(), rated

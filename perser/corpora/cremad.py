@@ -1,13 +1,11 @@
-"""Reads CREMA-D: who heard which emotion in the voice alone."""
+"""Reads CREMA-D: the listeners' ratings of the voice alone."""
 
-import csv
-import io
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from perser.corpora.base import Corpus, folder, nearest, read_text, safe, seconds, stamp, tables
+from perser.corpora.base import Corpus, csv_rows, folder, nearest, read_marker, read_text, safe, seconds, tables
 from perser.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -15,8 +13,8 @@ log = logging.getLogger(__name__)
 EMOTIONS = {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 CLASSES = tuple(EMOTIONS.values())
 LETTERS = {code[0]: name for code, name in EMOTIONS.items()}
-BLOCKS = ((1037, 1054), (1001, 1018), (1073, 1091), (1055, 1072), (1019, 1036))  # EMO-SUPERB's, by actor
-BROKEN = frozenset({"137526", "312184"})  # row indexes that are not ratings
+BLOCKS = ((1037, 1054), (1001, 1018), (1073, 1091), (1055, 1072), (1019, 1036))  # of actors, as in EMO-SUPERB
+BROKEN = frozenset({"137526", "312184"})  # indices of rows that are not ratings
 SILENT = "1076_MTI_SAD_XX"  # rated, but without audio
 _NEEDED = ("", "localid", "queryType", "clipName", "respEmo")
 _NAME = re.compile(r"(\d{4})_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX|X)", re.ASCII)
@@ -25,77 +23,44 @@ _NAME = re.compile(r"(\d{4})_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX|X)"
 def load(root: str | Path) -> Corpus:
     """Voice ratings (queryType 1) of CREMA-D; a session is one of EMO-SUPERB's five blocks of actors.
 
-    UserError: a root without finishedResponses.csv and AudioWAV, and whatever is wrong in a row.
+    UserError: a root without finishedResponses.csv and AudioWAV, or a faulty row.
     """
-    path = folder(root, _whole, "CREMA-D's finishedResponses.csv and AudioWAV")
-    said = stamp(path)
-    file = path / "finishedResponses.csv"
-    clips, ratings, again = {}, {}, 0
+    path = folder(root, lambda path: (path / "finishedResponses.csv").is_file() and (path / "AudioWAV").is_dir(),
+                  "CREMA-D's finishedResponses.csv and AudioWAV")
+    marker, file = read_marker(path) or {}, path / "finishedResponses.csv"
+    clips, ratings, repeated = {}, {}, 0
     for number, clip, listener, emotion in parse(read_text(file), str(file)):
         if clip not in clips:
             clips[clip] = _clip(clip, path, f"{file}:{number}")
-        again += (clip, listener) in ratings
+        repeated += (clip, listener) in ratings
         ratings.setdefault((clip, listener), emotion)
-    if again:
-        log.warning(
-            "%s: %d ratings repeat a listener's earlier one of the same clip and are left out", file, again
-        )
+    if repeated:
+        log.warning("%s: %d ratings repeat a listener's earlier one of the same clip and are left out", file, repeated)
     if not clips:
         raise UserError(f"{file}: holds no rating of the voice alone (queryType 1); restore the file")
-    rows = [(clip, listener, {emotion}) for (clip, listener), emotion in ratings.items()]
-    return Corpus(
-        "cremad", CLASSES, *tables([*clips.values()], rows, CLASSES), said["synthetic"] if said else ""
-    )
+    rows = [(*key, {emotion}) for key, emotion in ratings.items()]
+    return Corpus("cremad", CLASSES, *tables([*clips.values()], rows, CLASSES), marker.get("synthetic", ""))
 
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
-    """Line, clip, listener and class of every usable voice rating."""
-    reader = csv.reader(io.StringIO(text))
-    try:
-        header = next(reader, [])
-        for column in _NEEDED:
-            if column not in header:
-                raise UserError(
-                    f"{name}:1: no column {column!r}; restore the release's finishedResponses.csv"
-                )
-        places = [header.index(column) for column in _NEEDED]
-        for row in reader:
-            if not row:
-                continue
-            if len(row) <= max(places):
-                raise UserError(
-                    f"{name}:{reader.line_num}: {len(row)} of {len(header)} columns; restore the row"
-                )
-            index, listener, kind, clip, letter = (row[place] for place in places)
-            if kind != "1" or index in BROKEN or clip == SILENT:
-                continue
-            where = f"{name}:{reader.line_num}"
-            if letter not in LETTERS:
-                raise UserError(f"{where}: respEmo {letter!r} is unknown: {nearest(letter, LETTERS)}")
-            if not listener.strip():
-                raise UserError(f"{where}: no localid, so nobody rated; remove the row")
-            yield reader.line_num, safe(clip, where), listener.strip(), LETTERS[letter]
-    except csv.Error as error:
-        raise UserError(f"{name}:{reader.line_num}: not CSV ({error}); restore the file") from None
+    """Line, clip, listener and class of every usable voice rating; `name` is the file's, for errors."""
+    for line, row in csv_rows(text, name, _NEEDED, "restore the release's finishedResponses.csv"):
+        index, listener, kind, clip, letter = (row[column] for column in _NEEDED)
+        if kind != "1" or index in BROKEN or clip == SILENT:
+            continue
+        where = f"{name}:{line}"
+        if letter not in LETTERS:
+            raise UserError(f"{where}: respEmo {letter!r} is unknown: {nearest(letter, LETTERS)}")
+        if not listener.strip():
+            raise UserError(f"{where}: no localid, so the listener is unknown; remove the row")
+        yield line, safe(clip, where), listener.strip(), LETTERS[letter]
 
 
 def _clip(clip: str, root: Path, where: str) -> dict:
     match = _NAME.fullmatch(clip)
     blocks = [i for i, (low, high) in enumerate(BLOCKS, 1) if match and low <= int(match[1]) <= high]
     if not blocks:
-        raise UserError(
-            f"{where}: {clip!r} is no clip of CREMA-D (<1001-1091>_<sentence>_<emotion>_<level>); fix it"
-        )
+        raise UserError(f"{where}: {clip!r} is no clip of CREMA-D (<1001-1091>_<sentence>_<emotion>_<level>); fix it")
     wav = root / "AudioWAV" / f"{clip}.wav"
-    return {
-        "clip": clip,
-        "path": str(wav),
-        "speaker": match[1],
-        "session": blocks[0],
-        "seconds": seconds(wav, where),
-        "intended": EMOTIONS[match[2]],
-    }
-
-
-def _whole(path: Path) -> bool:
-    return (path / "finishedResponses.csv").is_file() and (path / "AudioWAV").is_dir()
+    return {"clip": clip, "path": str(wav), "speaker": match[1], "session": blocks[0], "seconds": seconds(wav, where),
+            "intended": EMOTIONS[match[2]]}

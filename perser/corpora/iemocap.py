@@ -1,33 +1,23 @@
-"""Reads IEMOCAP's release as it lies on disk, irregularities and all."""
+"""Reads IEMOCAP in its released format, with all its irregularities."""
 
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from perser.corpora.base import Corpus, folder, nearest, read_text, safe, seconds, stamp, tables
+from perser.corpora.base import Corpus, folder, nearest, read_marker, read_text, safe, seconds, tables
 from perser.errors import UserError
 
 log = logging.getLogger(__name__)
 
 CLASSES = ("frustrated", "angry", "sad", "disgust", "excited", "fear", "neutral", "surprise", "happy")
-WORDS = {
-    "Frustration": "frustrated",
-    "Anger": "angry",
-    "Sadness": "sad",
-    "Disgust": "disgust",
-    "Excited": "excited",
-    "Fear": "fear",
-    "Neutral": "neutral",
-    "Neutral state": "neutral",
-    "Surprise": "surprise",
-    "Happiness": "happy",
-    "Other": "",
-}
+WORDS = {"Frustration": "frustrated", "Anger": "angry", "Sadness": "sad", "Disgust": "disgust", "Excited": "excited",
+         "Fear": "fear", "Neutral": "neutral", "Neutral state": "neutral", "Surprise": "surprise",
+         "Happiness": "happy", "Other": ""}
 DIALOGS, CLIPS, OBSERVERS_PER_CLIP = 151, 10_039, 3  # of the full release
 _LISTENERS = ("observers", "all")
+_FOLDERS = "Session[1-5]/dialog/EmoEvaluation"
 _HEAD = re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*\]\t([^\t]+)\t([^\t]+)\t\[[^\]\t]*\]\s*")
 _NAME = re.compile(r"(Ses(\d\d)[FM]_\w+)_([FM])\d{3}", re.ASCII)
 _RATING = re.compile(r"C-([EFM]\d{1,2}):\s*([^(]*)(\(.*)?")
@@ -44,68 +34,62 @@ class Block(NamedTuple):
 
 
 def load(root: str | Path, listeners: str = "observers") -> Corpus:
-    """IEMOCAP's clips and ratings; `listeners` is "observers" (E1 to E6) or "all" (and the self-raters).
+    """IEMOCAP's clips and ratings; `listeners` is "observers" (E1 to E6) or "all" (with the self-raters).
 
-    Source: facts of the release as its documentation and EMO-SUPERB's code have them. UserError: a root
-    that is not the release, and whatever is wrong in a file, by file and line.
+    Source: facts of the release as stated in its documentation and in EMO-SUPERB's code. UserError: a root that is
+    not the release, or a faulty file, by file and line.
     """
     if listeners not in _LISTENERS:
         raise UserError(f"listeners={listeners!r} is unknown: {nearest(str(listeners), _LISTENERS)}")
-    path = folder(root, _whole, "IEMOCAP's Session1 ... Session5")
-    said = stamp(path)
-    clips, ratings, dialogs = {}, [], 0
-    for file in _files(path):
-        dialogs += 1
+    path = folder(root, lambda path: any(path.glob(_FOLDERS)), "IEMOCAP's Session1 ... Session5")
+    marker = read_marker(path)
+    # Sub-folders hold the same ratings again; names with a leading dot are macOS metadata.
+    files = sorted(file for file in path.glob(f"{_FOLDERS}/*.txt") if not file.name.startswith("."))
+    clips, ratings = {}, []
+    for file in files:
         for line, block in parse(read_text(file), str(file)):
             where = f"{file}:{line}"
             if block.clip in clips:
                 raise UserError(f"{where}: {block.clip} was annotated before; remove one of the two blocks")
             clips[block.clip] = _clip(block, file, where)
-            chosen = {who: on for who, on in block.ratings.items() if listeners == "all" or who[0] == "E"}
+            chosen = [(block.clip, listener, ticks) for listener, ticks in block.ratings.items()
+                      if listeners == "all" or listener[0] == "E"]
             if not chosen:
                 raise UserError(f"{where}: {block.clip} has no rating by an observer; restore its C-E lines")
-            ratings += [(block.clip, who, on) for who, on in chosen.items()]
+            ratings += chosen
     if not clips:
-        raise UserError(
-            f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation"
-        )
-    if said is None:
-        _check_size(path, dialogs, list(clips), ratings)
-    both = tables([*clips.values()], ratings, CLASSES)
-    return Corpus("iemocap", CLASSES, *both, said["synthetic"] if said else "")
+        raise UserError(f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation")
+    if marker is None:
+        _check_size(path, len(files), list(clips), ratings)
+    return Corpus("iemocap", CLASSES, *tables([*clips.values()], ratings, CLASSES), (marker or {}).get("synthetic", ""))
 
 
-def parse(text: str, name: str) -> Iterator[tuple[int, Block]]:
+def parse(text: str, name: str) -> list[tuple[int, Block]]:
     """Blocks of one annotation file with the number of their head line; `name` is the file's, for errors."""
-    dialog = Path(name).name.removesuffix(".txt")
-    block, at = None, 0
+    dialog, blocks = Path(name).name.removesuffix(".txt"), []
     for number, line in enumerate(text.split("\n"), 1):
+        where = f"{name}:{number}"
         if line.startswith("["):
-            if block:
-                yield at, _rated(block, f"{name}:{at}")
-            block, at = _head(line, dialog, f"{name}:{number}"), number
+            blocks.append((number, _head(line, dialog, where)))
         elif line.startswith("C-"):
-            if block is None:
-                raise UserError(
-                    f"{name}:{number}: a rating before any utterance; restore the line [start - end] ..."
-                )
-            _add(block, line, f"{name}:{number}")
+            if not blocks:
+                raise UserError(f"{where}: a rating before any utterance; restore the line [start - end] ...")
+            _add(blocks[-1][1], line, where)
         elif line.strip() and not line.startswith(("%", "A-")):
-            raise UserError(
-                f"{name}:{number}: {line[:40]!r} is no line of an annotation file "
-                "([start - end], C-<listener>:, A-<listener>:); restore or remove it"
-            )
-    if block:
-        yield at, _rated(block, f"{name}:{at}")
+            raise UserError(f"{where}: {line[:40]!r} is no line of an annotation file "
+                            "([start - end], C-<listener>:, A-<listener>:); restore or remove it")
+    for number, block in blocks:
+        if not block.ratings:
+            raise UserError(f"{name}:{number}: {block.clip} has no ratings; restore its lines C-<listener>: or "
+                            "remove the block")
+    return blocks
 
 
 def _head(line: str, dialog: str, where: str) -> Block:
     match = _HEAD.fullmatch(line)
     if not match:
-        raise UserError(
-            f"{where}: {line[:60]!r} is a malformed head line; "
-            "it should read [start - end] TAB utterance TAB code TAB [val, act, dom]"
-        )
+        raise UserError(f"{where}: {line[:60]!r} is a malformed head line; "
+                        "it should read [start - end] TAB utterance TAB code TAB [val, act, dom]")
     start, end, clip, code = match.groups()
     name = _NAME.fullmatch(safe(clip, where))
     if not name or name[1] != dialog:
@@ -114,69 +98,41 @@ def _head(line: str, dialog: str, where: str) -> Block:
 
 
 def _add(block: Block, line: str, where: str) -> None:
-    """Read one C- line into the block. The comment in parentheses may hold anything, semicolons too."""
+    """Read one C- line into the block. The comment in parentheses may hold anything, even semicolons."""
     match = _RATING.fullmatch(line)
     if not match:
-        raise UserError(
-            f"{where}: {line[:60]!r} is no rating; it should read C-E1: TAB labels ; TAB (comment)"
-        )
+        raise UserError(f"{where}: {line[:60]!r} is no rating; it should read C-E1: TAB labels ; TAB (comment)")
     words = [word.strip() for word in match[2].split(";") if word.strip()]
     for word in words:
         if word not in WORDS:
             raise UserError(f"{where}: label {word!r} is unknown: {nearest(word, WORDS)}")
     if not words:
-        raise UserError(f"{where}: the rating by {match[1]} has no label; add one (Other, if none fits)")
+        raise UserError(f"{where}: the rating by {match[1]} has no label; add one (Other if none fits)")
     if match[1] in block.ratings:
         raise UserError(f"{where}: {match[1]} rates {block.clip} a second time; remove one of the two lines")
     block.ratings[match[1]] = {WORDS[word] for word in words} - {""}
 
 
-def _rated(block: Block, where: str) -> Block:
-    if not block.ratings:
-        raise UserError(
-            f"{where}: {block.clip} has no ratings; restore its lines C-<listener>: or remove the block"
-        )
-    return block
-
-
 def _clip(block: Block, file: Path, where: str) -> dict:
     dialog, number, sex = _NAME.fullmatch(block.clip).groups()
-    home = file.parents[2]
-    if home.name != f"Session{int(number)}":
-        raise UserError(f"{where}: {block.clip} lies in {home.name}; move it to Session{int(number)}")
-    wav = home / "sentences" / "wav" / dialog / f"{block.clip}.wav"
-    return {
-        "clip": block.clip,
-        "path": str(wav),
-        # The letter of the last token speaks; the one after the session's number wore the markers.
-        "speaker": f"Ses{number}{sex}",
-        "session": int(number),
-        "seconds": seconds(wav, where),
-        "dialog": dialog,
-        "consensus": block.consensus,
-    }
-
-
-def _whole(path: Path) -> bool:
-    return any(path.glob("Session[1-5]/dialog/EmoEvaluation"))
-
-
-def _files(root: Path) -> list[Path]:
-    """The dialogs' own files: not those of the sub-folders, nor what a Mac left behind (._*)."""
-    found = root.glob("Session[1-5]/dialog/EmoEvaluation/*.txt")
-    return sorted(path for path in found if not path.name.startswith("."))
+    session = file.parents[2]
+    if session.name != f"Session{int(number)}":
+        raise UserError(f"{where}: {block.clip} lies in {session.name}; move it to Session{int(number)}")
+    wav = session / "sentences" / "wav" / dialog / f"{block.clip}.wav"
+    # The speaker is the letter of the last token; the letter after the session's number is who wore the markers.
+    return {"clip": block.clip, "path": str(wav), "speaker": f"Ses{number}{sex}", "session": int(number),
+            "seconds": seconds(wav, where), "dialog": dialog, "consensus": block.consensus}
 
 
 def _check_size(path: Path, dialogs: int, clips: list[str], ratings: list[tuple]) -> None:
-    """The full release has exact sizes; a part of it is let through with a warning."""
-    observers = Counter(clip for clip, who, _ in ratings if who[0] == "E")
+    """The full release must have its exact sizes; an incomplete one only causes a warning."""
     if dialogs != DIALOGS:
-        log.warning("%s: %d dialogs, not the full release's %d; figures will differ", path, dialogs, DIALOGS)
-    elif len(clips) != CLIPS:
+        log.warning("%s: %d dialogs, not the full release's %d; results will differ", path, dialogs, DIALOGS)
+        return
+    if len(clips) != CLIPS:
         raise UserError(f"{path}: {len(clips)} utterances, but the release has {CLIPS}; unpack the release again")
-    for clip in clips if dialogs == DIALOGS else ():
+    observers = Counter(clip for clip, listener, _ in ratings if listener[0] == "E")
+    for clip in clips:
         if observers[clip] != OBSERVERS_PER_CLIP:
-            raise UserError(
-                f"{path}: {clip} has {observers[clip]} observer ratings, the release {OBSERVERS_PER_CLIP} for each; "
-                "unpack the release again"
-            )
+            raise UserError(f"{path}: {clip} has {observers[clip]} observer ratings, the release "
+                            f"{OBSERVERS_PER_CLIP} of every clip; unpack the release again")

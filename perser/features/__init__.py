@@ -1,5 +1,6 @@
-"""Audio files to pooled features: reading, upstream models, and the on-disk store."""
+"""Audio files to pooled features: reading files, upstream models, and the on-disk store."""
 
 from perser.features.store import extract, moments
+from perser.features.upstreams import load as load_upstream
 
-__all__ = ["extract", "moments"]
+__all__ = ["extract", "load_upstream", "moments"]

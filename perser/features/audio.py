@@ -1,4 +1,4 @@
-"""Audio files become 16 kHz mono waveforms, or one line that says which file is at fault and why."""
+"""Reads audio files as 16 kHz mono waveforms. Errors are one line with the file and the reason."""
 
 import hashlib
 import math
@@ -17,11 +17,11 @@ SECONDS = 10.0
 
 
 def read(path: str | os.PathLike, seconds: float = SECONDS) -> np.ndarray:
-    """The first `seconds` of a sound file as float32 (samples,) at 16 kHz, channels averaged.
+    """The first `seconds` of a sound file as float32 (samples,) at 16 kHz, averaged over channels.
 
-    Any format, rate and channel count that libsndfile reads. It is cut before it is resampled, so the
-    cost does not grow with the file. Raises UserError when the file is missing, unreadable, empty, or
-    holds a NaN or an infinity within what is read.
+    Reads all formats, rates and channel counts of libsndfile. The file is cut before it is resampled, so the cost does
+    not grow with its length. UserError: the file is missing, unreadable, empty, or holds a NaN or infinity in the part
+    that is read.
     """
     path = Path(path)
     if not path.exists():
@@ -38,13 +38,11 @@ def read(path: str | os.PathLike, seconds: float = SECONDS) -> np.ndarray:
     if not np.isfinite(frames).all():
         raise UserError(f"{path}: the audio holds NaN or infinite samples; replace or remove the file")
     wave = frames.mean(axis=1)
-    if rate != RATE:
-        wave = resample(torch.from_numpy(wave), rate, RATE).numpy()
-    return wave
+    return wave if rate == RATE else resample(torch.from_numpy(wave), rate, RATE).numpy()
 
 
 def digest(path: str | os.PathLike) -> str:
-    """Hex digest of a file's bytes: the name under which a clip's features are kept."""
+    """Hex digest of a file's bytes, from which the key of its features is made."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

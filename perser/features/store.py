@@ -1,7 +1,7 @@
-"""The on-disk store of pooled layers: each clip is embedded once, and a kill at any moment costs one batch.
+"""The on-disk store of pooled layers. Every clip is embedded once; a kill costs at most one batch.
 
-A store is a folder with an LMDB. A clip's key is made of its audio's content, the upstream's identity and the
-settings, so a changed file is computed anew and a moved one is found again.
+A store is a folder with an LMDB. A clip's key combines the content of its audio, the identity of the upstream and the
+settings, so a changed file is computed again and a moved file is not.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ import torch
 from lmdb import verify
 from tqdm import tqdm
 
-from perser.features import audio
 from perser.errors import UserError
+from perser.features import audio
 from perser.features.upstreams import Upstream
 
 FORMAT = b"perser features 1"
-BATCH = 32  # clips per transaction: at most 320 s of audio (20 MB), and what a kill can cost
-LIMIT = 1 << 40  # of the memory map, in bytes; address space, not disk
+BATCH = 32  # clips per transaction: at most 320 s of audio (20 MB), and the most that a kill can cost
+LIMIT = 1 << 40  # size of the memory map in bytes: address space, not disk
 CHECKSUM = 16  # bytes
-FULL = "what is computed is kept: free some space and run the same command again"
+FULL = "computed features are kept: free some space and run the same command again"
 
 Wave = np.ndarray  # float32 (samples,) at 16 kHz
 Clip = tuple[str, str]  # path, digest of the file's content
@@ -35,24 +35,23 @@ Clip = tuple[str, str]  # path, digest of the file's content
 log = logging.getLogger(__name__)
 
 
-def extract(corpus, upstream: Upstream, store: str | os.PathLike,
-            normalise: str | tuple[float, float] = "corpus", progress: bool = False) -> torch.Tensor:
+def extract(corpus, upstream: Upstream, store: str | os.PathLike, normalise: str | tuple[float, float] = "corpus",
+            progress: bool = False) -> torch.Tensor:
     """Features of a corpus's clips: float32 (clips, layers, width), in the order of corpus.clips.index.
 
-    Computes what the folder `store` lacks, in batches of clips of similar length, and reads the rest.
-    `normalise` is done to waveforms before the upstream: "corpus" with one mean and sd over all samples of
-    all clips, "clip" as the upstream's own recipe says, "none", or a given (mean, sd), e.g. that of the
-    corpus a model was trained on. EMO-SUPERB takes the training split's; the corpus's serves all folds.
-    Raises UserError for bad audio, a store that is damaged, foreign or of another format, and a full disk.
+    Computes what the folder `store` lacks, in batches of clips of similar length, and reads the rest. `normalise` is
+    applied to waveforms before the upstream: "corpus" uses one mean and sd over all samples of all clips, "clip" the
+    upstream's own recipe, "none" nothing, and a pair (mean, sd) is used as given, e.g. that of the corpus a model was
+    trained on. EMO-SUPERB uses the mean and sd of the training split; that of the corpus serves all folds.
+    UserError: bad audio, a damaged or foreign store, another format, a full disk.
     """
     clips = _contents(corpus)
     with _opened(Path(store)) as environment:
         if normalise == "corpus":
             normalise = _moments(environment, clips, progress)
-        prepare, how = _preparation(normalise, upstream)
-        keys = [_key(digest, upstream.identity, how) for _, digest in clips]
-        _complete(environment, dict(zip(keys, clips)),
-                  lambda waves: upstream([prepare(wave) for wave in waves]).numpy(),
+        prepare, setting = _preparation(normalise, upstream)
+        keys = [_key(digest, upstream.identity, setting) for _, digest in clips]
+        _complete(environment, dict(zip(keys, clips)), lambda waves: upstream(list(map(prepare, waves))).numpy(),
                   f"{upstream.name} features" if progress else None)
         features = torch.empty(len(keys), upstream.layers, upstream.width)
         for index, matrix in enumerate(_values(environment, keys)):
@@ -61,7 +60,7 @@ def extract(corpus, upstream: Upstream, store: str | os.PathLike,
 
 
 def moments(corpus, store: str | os.PathLike, progress: bool = False) -> tuple[float, float]:
-    """Mean and sd over all samples of all clips as read, computed once per clip; UserError as for extract."""
+    """Mean and sd over all samples of all clips, computed once per clip. UserError: as for `extract`."""
     with _opened(Path(store)) as environment:
         return _moments(environment, _contents(corpus), progress)
 
@@ -72,8 +71,8 @@ def _contents(corpus) -> list[Clip]:
 
 def _moments(environment: lmdb.Environment, clips: list[Clip], progress: bool) -> tuple[float, float]:
     keys = [_key(digest, "moments") for _, digest in clips]
-    _complete(environment, dict(zip(keys, clips)), lambda waves: [_sums(wave) for wave in waves],
-              "level of the corpus" if progress else None)
+    _complete(environment, dict(zip(keys, clips)), lambda waves: map(_sums, waves),
+              "mean and sd of the corpus" if progress else None)
     samples, total, squares = np.sum(list(_values(environment, keys)), axis=0)
     mean = total / samples
     return float(mean), math.sqrt(max(squares / samples - mean**2, 0)) or 1.0
@@ -84,9 +83,8 @@ def _sums(wave: Wave) -> np.ndarray:
     return np.array([len(wave), wave.sum(), wave @ wave])
 
 
-def _preparation(normalise: str | tuple[float, float],
-                 upstream: Upstream) -> tuple[Callable[[Wave], Wave], str]:
-    """What is done to a waveform, and the words for it in the key."""
+def _preparation(normalise: str | tuple[float, float], upstream: Upstream) -> tuple[Callable[[Wave], Wave], str]:
+    """The function to apply to a waveform, and its description for the key."""
     if normalise == "none" or (normalise == "clip" and not upstream.levels):
         return (lambda wave: wave), "none"
     if normalise == "clip":
@@ -104,10 +102,10 @@ def _key(digest: str, *settings: str) -> bytes:
 
 def _complete(environment: lmdb.Environment, wanted: dict[bytes, Clip],
               compute: Callable[[list[Wave]], Iterable[np.ndarray]], label: str | None) -> None:
-    """Compute and write what of `wanted` is not stored yet.
+    """Compute and write the entries of `wanted` that are not stored yet.
 
-    Batches are cut from all that is wanted, not from what is missing: after a kill the same clips are
-    computed side by side as without it, so that even the last bits agree.
+    Batches are cut from all wanted clips, not from the missing ones: after a kill, the same clips are computed
+    together as without it, so that results agree to the last bit.
     """
     order = sorted(wanted, key=lambda key: (Path(wanted[key][0]).stat().st_size, key))
     with tqdm(total=len(order), desc=label, unit="clip", disable=None if label else True) as bar:
@@ -137,12 +135,12 @@ def _write(environment: lmdb.Environment, items: Iterable[tuple[bytes, np.ndarra
                 np.save(buffer, value, allow_pickle=False)
                 writing.put(key, _checksum(key, buffer.getbuffer()) + buffer.getvalue())
     except lmdb.Error as error:
-        raise UserError(f"{environment.path()}: cannot write to the disk, which may be full "
-                        f"({_reason(error)}); {FULL}") from None
+        raise UserError(f"{environment.path()}: cannot write to the disk, which may be full ({_reason(error)}); "
+                        f"{FULL}") from None
 
 
 def _values(environment: lmdb.Environment, keys: list[bytes]) -> Iterator[np.ndarray]:
-    """Stored arrays in the order of `keys`, read through the memory map and checked."""
+    """The stored arrays in the order of `keys`, read through the memory map and checked."""
     with environment.begin(buffers=True) as reading:
         for key in keys:
             value = reading.get(key)
@@ -159,9 +157,9 @@ def _checksum(key: bytes, value: memoryview) -> bytes:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[lmdb.Environment]:
-    """The store's environment, created if there is none, and checked before anything in it is believed."""
+    """The store's environment, created if there is none, and checked before it is read."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: a file where the feature store's folder should be; give another folder")
+        raise UserError(f"{folder}: is a file, not the folder of a feature store; give another folder")
     try:
         names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
         if names - {"lock.mdb"} and "data.mdb" not in names:
@@ -180,28 +178,28 @@ def _opened(folder: Path) -> Iterator[lmdb.Environment]:
 
 
 def _check(environment: lmdb.Environment, folder: Path) -> None:
-    """Walk the whole tree before LMDB follows its page numbers: a damaged one would crash the process."""
+    """Verify the whole tree before LMDB follows its page numbers: a damaged one would crash the process."""
     try:
-        with environment.begin(write=True) as writing:  # nobody else writes while the file is walked
+        with environment.begin(write=True) as writing:  # keeps other processes from writing meanwhile
             problems = verify.verify(str(folder))
             if problems:
                 raise _damaged(folder, problems[0])
-            found = writing.get(b"format")
-            if found is None and environment.stat()["entries"]:
+            stored = writing.get(b"format")
+            if stored is None and environment.stat()["entries"]:
                 raise UserError(f"{folder}: an LMDB of another program; give another folder")
-            if found is None:
+            if stored is None:
                 writing.put(b"format", FORMAT)
     except verify.VerifyError as error:
         raise _damaged(folder, _reason(error)) from None
     except lmdb.Error as error:
         raise UserError(f"{folder}: the feature store cannot be used ({_reason(error)}); {FULL}") from None
-    if found not in (None, FORMAT):
-        raise UserError(f"{folder}: a store of format {found.decode(errors='replace')!r}, "
-                        f"not {FORMAT.decode()!r}; delete the folder or give another one")
+    if stored not in (None, FORMAT):
+        raise UserError(f"{folder}: a store of format {stored.decode(errors='replace')!r}, not {FORMAT.decode()!r}; "
+                        "delete the folder or give another one")
 
 
-def _damaged(folder: str | Path, what: str) -> UserError:
-    return UserError(f"{folder}: the feature store is damaged ({what}); delete the folder and run again")
+def _damaged(folder: str | Path, problem: str) -> UserError:
+    return UserError(f"{folder}: the feature store is damaged ({problem}); delete the folder and run again")
 
 
 def _reason(error: Exception) -> str:

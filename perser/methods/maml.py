@@ -182,7 +182,8 @@ def metatrain(task: Task, start: Head, inner_lr: Tensor, method: Maml, dev: Draw
     return kept, history
 
 
-def _optimiser(learnt: dict[str, Tensor], method: Maml) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LRScheduler]:
+def _optimiser(learnt: dict[str, Tensor],
+               method: Maml) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LRScheduler]:
     optimiser = torch.optim.Adam(
         [{"params": [learnt[name] for name in TENSORS], "lr": method.outer_lr},
          {"params": [tensor for name, tensor in learnt.items() if name not in TENSORS], "lr": method.lslr_lr}])

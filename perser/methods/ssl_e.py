@@ -53,7 +53,8 @@ def train(task: Task, seed: int) -> Head:
     features, targets = labelled(task, task.split.train)
     dev_features, dev_targets = labelled(task, task.split.base_dev)
     _, layers, width = features.shape
-    head = heads.trainable(heads.init(layers, width, base.hidden, targets.shape[1], seeds.generator(seed, "init", fold)))
+    fresh = heads.init(layers, width, base.hidden, targets.shape[1], seeds.generator(seed, "init", fold))
+    head = heads.trainable(fresh)
     optimiser = torch.optim.AdamW(head, lr=base.lr, fused=True)
     order = seeds.generator(seed, "batches", fold)
     lowest, kept = float("inf"), heads.detached(head)

@@ -1,20 +1,18 @@
-"""Dynamic-SUPERB Phase-2 (arXiv 2411.05361): tasks, models, scores and tables, on top of inspect.
+"""Dynamic-SUPERB Phase-2 (arXiv 2411.05361) on top of inspect: tasks, models, scores and tables.
 
-tasks and export read and write data sets; suite and listeners make them; models serves what inspect does not;
-metrics and scorers judge answers; runner turns inspect's logs into records; aggregate and report need only those.
+`tasks` and `export` read and write data sets, `suite` and `listeners` create them, `models` adds providers to inspect,
+`metrics` and `scorers` score answers, `runner` makes records of logs, `aggregate` and `report` make tables of records.
 
 Models: `perser/FILE`, `cascade/ASR+LLM`, `hf-audio/ID`, `replay/FILE`, `majority`, `random`, `oracle`, and every
-provider of inspect. A large model is best served by vLLM, on one machine or behind a load balancer on many
-(`vllm serve Qwen/Qwen2-Audio-7B-Instruct`), and named `openai-api/NAME/MODEL` with NAME_BASE_URL and NAME_API_KEY
-in the environment: inspect then adapts how many requests are under way to what the server takes. To split the
-tasks over machines, run subfolders of `--tasks` into one shared `--out`, a folder of its own for each, and join
-them afterwards: the report reads whatever records lie under the folder it is given.
+inspect provider. Serve a large model with vLLM, on one machine or on several behind a load balancer (`vllm serve
+Qwen/Qwen2-Audio-7B-Instruct`), and name it `openai-api/NAME/MODEL` with NAME_BASE_URL and NAME_API_KEY in the
+environment; inspect adapts the number of concurrent requests to the server. To split tasks over machines, run
+subfolders of `--tasks`, each into its own folder, then collect the model folders under one: the report reads all
+records under the folder it is given. Each run also writes its answers as the organisers' prediction files,
+`MODEL/predictions/DATASET.json`; `replay/` scores them again without asking the model again.
 
-Every run also writes its answers as the organisers' prediction files, `MODEL/predictions/DATASET.json`, which
-`replay/` takes: answers that were expensive can be scored again without being asked for again.
-
-Where upstream is not documented, this is what is done here. Texts follow the instruction. A number task without an
-answer counts in its N/A rate and not in its error. Options are those the instruction lists; where it lists none,
-the labels of the task. weighted-accuracy is the mean recall over label sets. Relative improvement is in units of
-the reference's size, positive when better. Answers are cut to 8,192 characters before they are scored.
+Where upstream is undocumented, we chose: texts follow the instruction; a missing answer to a number task counts in the
+N/A rate and not in the error; options are those in the instruction, or the labels of the task if it lists none;
+weighted-accuracy is the mean recall over label sets; relative improvement is in units of the reference's absolute
+value, positive when better; answers are cut to 8,192 characters before they are scored.
 """

@@ -1,4 +1,4 @@
-"""Write a data set in the upstream layout, and check a folder against the rules upstream reviews by."""
+"""Write a data set in the upstream layout, and check a folder against upstream's review rules."""
 
 import json
 from collections.abc import Sequence
@@ -7,17 +7,26 @@ from pathlib import Path
 import soundfile as sf
 
 from perser.errors import UserError
-from perser.phase2.tasks import Phase2Task, load
+from perser.phase2.tasks import load
 
 MOST_SECONDS, FEWEST_ROWS, FEWEST_INSTRUCTIONS = 3600.0, 32, 10
 
 
+def numbered(name: str, values: Sequence[str]) -> dict[str, str]:
+    """Upstream's columns for one or more values.
+
+    >>> numbered("label", ["sad", "angry"])
+    {'label': 'sad', 'label2': 'angry'}
+    """
+    return {f"{name}{i}" if i > 1 else name: value for i, value in enumerate(values, 1)}
+
+
 def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], *, kind: str, domain: str,
                metrics: Sequence[str], description: str, synthetic: str = "", license: str = "MIT") -> Path:
-    """Write `root/<task>/<task>_<dataset>/instance.json` and `data/metadata.jsonl`; wavs are to lie in `data/`.
+    """Write `instance.json` and `data/metadata.jsonl` under `root/<task>/<task>_<dataset>`; returns that folder.
 
-    rows hold the upstream columns: file, instruction, label (strings), audio, audio2 ..., text, label2 ...
-    Gives the data set's folder. `kind`, `domain` and `synthetic` are extra keys, which upstream allows.
+    rows: dicts of upstream's columns: file, instruction, label (strings), audio, audio2 ..., text, label2 ...
+    The caller puts the WAV files in `data/`. `kind`, `domain` and `synthetic` are extra keys, which upstream allows.
     """
     folder = Path(root) / task / f"{task}_{dataset}"
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -25,8 +34,8 @@ def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], 
                 "metrics": list(metrics), "path": f"DynamicSuperb/{task}_{dataset}", "version": "",
                 "kind": kind, "domain": domain, "synthetic": synthetic, "license": license}
     (folder / "instance.json").write_text(json.dumps(instance, indent=2) + "\n", encoding="utf-8")
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    (folder / "data" / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+    (folder / "data" / "metadata.jsonl").write_text(lines, encoding="utf-8")
     stamp = f"\n\nSynthetic: {synthetic}." if synthetic else ""
     text = f"# {task}\n\n{description}\n\nKind: {kind}. Metrics: {', '.join(metrics)}. Rows: {len(rows)}.{stamp}\n"
     (folder.parent / "README.md").write_text(text, encoding="utf-8")
@@ -34,25 +43,20 @@ def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], 
 
 
 def review(folder: str | Path) -> list[str]:
-    """The upstream rules that a data set breaks, [] if none: length, rows, instructions, columns, readme."""
+    """Upstream's rules that a data set breaks (length, rows, instructions, columns, readme); [] if none."""
     folder = Path(folder)
-    broken = [] if (folder.parent / "README.md").is_file() else [f"{folder.parent}: README.md is missing"]
+    faults = [] if (folder.parent / "README.md").is_file() else [f"{folder.parent}: README.md is missing"]
     try:
         tasks, problems = load(folder)
     except UserError as error:
-        return [*broken, str(error)]
-    return broken + problems + [fault for task in tasks for fault in _faults(task)]
-
-
-def _faults(task: Phase2Task) -> list[str]:
-    count, distinct = len(task.rows), len({row.instruction for row in task.rows})
-    seconds = sum(sf.info(path).duration for row in task.rows for path in row.audios)
-    needed = max(count / 20, FEWEST_INSTRUCTIONS)
-    faults = []
-    if seconds > MOST_SECONDS:
-        faults.append(f"{task.instance}: {seconds / 60:.1f} min of audio; at most {MOST_SECONDS / 60:.0f}")
-    if count < FEWEST_ROWS:
-        faults.append(f"{task.instance}: {count} rows; at least {FEWEST_ROWS}")
-    if distinct < needed:
-        faults.append(f"{task.instance}: {distinct} distinct instructions; at least {needed:g}")
+        return [*faults, str(error)]
+    faults += problems
+    for task in tasks:
+        count, distinct = len(task.rows), len({row.instruction for row in task.rows})
+        seconds = sum(sf.info(path).duration for row in task.rows for path in row.audios)
+        needed = max(count / 20, FEWEST_INSTRUCTIONS)
+        rules = ((seconds > MOST_SECONDS, f"{seconds / 60:.1f} min of audio; at most {MOST_SECONDS / 60:.0f}"),
+                 (count < FEWEST_ROWS, f"{count} rows; at least {FEWEST_ROWS}"),
+                 (distinct < needed, f"{distinct} distinct instructions; at least {needed:g}"))
+        faults += [f"{task.instance}: {fault}" for broken, fault in rules if broken]
     return faults

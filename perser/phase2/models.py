@@ -1,7 +1,4 @@
-"""The models under test that inspect does not serve itself, as inspect providers.
-
-perser/FILE  cascade/ASR+LLM  hf-audio/ID  replay/FILE  and the controls majority, random, oracle (`/labels`).
-"""
+"""Inspect providers for perser/FILE, cascade/ASR+LLM, hf-audio/ID, replay/FILE and the controls (`oracle/labels`)."""
 
 import asyncio
 import base64
@@ -22,29 +19,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile as sf
+import torch
 from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 
-from perser import checkpoints, personal
-from perser.features import audio
+from perser import personal
 from perser.errors import UserError
+from perser.features import audio
 from perser.phase2.listeners import examples
 from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load
 from perser.seeds import rng
 
-RATE, LONGEST, SILENCE, NEW_TOKENS = 16_000, 30.0, 0.5, 256
-MARKED = {"granite_speech", "granite_speech_plus"}  # their chat templates take text with a mark for each audio
+RATE, LONGEST, SILENCE, NEW_TOKENS, NOT_APPLICABLE = 16_000, 30.0, 0.5, 256, "N/A"
+MARKED = {"granite_speech", "granite_speech_plus"}  # their chat templates take text with one marker per audio
 ONE_AUDIO = MARKED | {"audioflamingo3"}
-SAFE = {"use_safetensors": True, "trust_remote_code": False}  # nothing that could run code of its own
+SAFE = {"use_safetensors": True, "trust_remote_code": False}  # nothing that could execute code from the hub
 AUDIO_AS_BASE64 = {"voxtral", "voxtral_realtime"}
-SPEAKS = {  # by type, the class of the part that answers in text; the parts that would say it aloud are not loaded
-    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
-    "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration"}
-NOT_APPLICABLE = "N/A"
+TEXT_PART = {"qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",  # the parts that speak are not loaded
+             "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration"}
+SAME_EMOTION = {"happiness": "happy", "joy": "happy", "joyful": "happy", "anger": "angry", "sadness": "sad",
+                "fearful": "fear", "afraid": "fear", "scared": "fear", "disgusted": "disgust", "surprised": "surprise",
+                "calm": "neutral", "no emotion": "neutral", "excitement": "excited", "frustration": "frustrated",
+                "contemptuous": "contempt"}
+_load = cache(load)  # once for all controls
 
 
 class Question(NamedTuple):
-    """What a model is asked: the text, the audios as data URIs of WAV files, and where the row comes from."""
+    """What a model is asked: the text, the audios as data URIs of WAV files, and the row it comes from."""
 
     text: str
     audios: tuple[str, ...]
@@ -54,31 +55,28 @@ class Question(NamedTuple):
 
 
 class Provider(ModelAPI):
-    """Answers `Question`s in batches: subclasses give `answers(questions) -> texts`.
-
-    Requests that arrive while a batch is under way form the next one, of at most `batch_size`; no timer.
-    """
+    """Answers questions in batches of at most `batch_size`: those that arrive during one batch form the next one."""
 
     def __init__(self, model_name: str, base_url: str | None = None, api_key: str | None = None,
-                 config: GenerateConfig = GenerateConfig(), batch_size: int = 8, **_: Any) -> None:  # noqa: B008 - inspect's own signature, never changed
-        """batch_size: questions per call of `answers`."""
+                 config: GenerateConfig = GenerateConfig(), batch_size: int = 8, **_: Any) -> None:  # noqa: B008
+        """batch_size: questions per call of `answers`. The signature is inspect's; `config` is never modified."""
         super().__init__(model_name, base_url, api_key, [], config)
         self.batch_size = int(batch_size)
         self._waiting: SimpleQueue[tuple[Question, Future[str]]] = SimpleQueue()
-        self._worker = ThreadPoolExecutor(1)  # one for all: a thread for each request costs milliseconds
+        self._worker = ThreadPoolExecutor(1)  # one thread in all: starting one per request costs milliseconds
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
-        """One text for each question, in order."""
+        """One text per question, in order."""
         raise NotImplementedError
 
     def max_connections(self) -> int:
-        """As many requests at once as fill two batches."""
+        """Concurrent requests: two full batches."""
         return 2 * self.batch_size
 
     async def _answer(self, question: Question) -> str:
         future: Future[str] = Future()
         self._waiting.put((question, future))
-        self._worker.submit(self._next)  # finds nothing to do where an earlier batch held this request too
+        self._worker.submit(self._next)  # does nothing if an earlier batch already took this request
         return await asyncio.wrap_future(future)
 
     def _next(self) -> None:
@@ -91,105 +89,100 @@ class Provider(ModelAPI):
             texts = self.answers([question for question, _ in batch]) if batch else []
             for (_, future), text in zip(batch, texts, strict=True):
                 future.set_result(text)
-        except Exception as error:  # each request of the batch reports it; inspect logs it with its sample
+        except Exception as error:  # raised by all requests of the batch, so that inspect logs it with the samples
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
 
     async def generate(self, input: list[ChatMessage], tools: list, tool_choice: Any,
                        config: GenerateConfig) -> ModelOutput:
-        """Inspect's entry: one user message with audios and text."""
-        text = await self._answer(_question(input, config))
-        output = ModelOutput.from_content(self.model_name, text)
+        """Inspect's entry point: one user message with audios and text."""
+        content, about = input[-1].content, input[-1].metadata or {}
+        audios = tuple(part.audio for part in content if isinstance(part, ContentAudio))
+        question = Question("\n".join(message.text for message in input), audios, about.get("instance", ""),
+                            about.get("file", ""), config.max_tokens or NEW_TOKENS)
+        output = ModelOutput.from_content(self.model_name, await self._answer(question))
         output.usage = ModelUsage()
         return output
 
 
-def _question(messages: list[ChatMessage], config: GenerateConfig) -> Question:
-    message = messages[-1]
-    parts = [] if isinstance(message.content, str) else message.content
-    audios = tuple(part.audio for part in parts if isinstance(part, ContentAudio))
-    about = message.metadata or {}
-    return Question("\n".join(m.text for m in messages), audios, about.get("instance", ""), about.get("file", ""),
-                    config.max_tokens or NEW_TOKENS)
-
-
 def waveform(uri: str, seconds: float = LONGEST) -> np.ndarray:
-    """A data URI's audio as float32 mono 16 kHz, (N,), cut to `seconds`, read as the library reads all audio."""
+    """A data URI's audio as float32 mono 16 kHz, (N,), cut to `seconds`, read as by the rest of the library."""
     with tempfile.TemporaryDirectory() as folder:
         return audio.read(_file(uri, Path(folder) / "audio.wav"), seconds)
 
 
+def _file(uri: str, path: Path) -> Path:
+    path.write_bytes(base64.b64decode(uri.split(",", 1)[1]))
+    return path
+
+
 def joined(waves: Sequence[np.ndarray]) -> np.ndarray:
-    """Several audios as one, half a second of silence between them, cut to 30 s."""
-    gap = np.zeros(round(SILENCE * RATE), np.float32)
-    parts = [part for wave in waves for part in (gap, wave)][1:]
+    """Several audios as one, separated by half a second of silence, cut to 30 s."""
+    parts = [part for wave in waves for part in (np.zeros(round(SILENCE * RATE), np.float32), wave)][1:]
     return np.concatenate(parts)[: round(LONGEST * RATE)]
 
 
-class HfAudio(Provider):
-    """Any audio language model of transformers, through its processor's chat template.
+def _placement(device: str | None) -> tuple[str, torch.dtype]:
+    """The device, by default a GPU if there is one, and its type: bf16 on a GPU."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return device, torch.bfloat16 if device.startswith("cuda") else torch.float32
 
-    `audios`: "native" hands over each, "joined" one of all; by default joined only for models that take one.
-    Greedy, 256 new tokens, bf16 on a GPU.
+
+def _generate(model: Any, decoder: Any, inputs: Any, question: Question, **options: Any) -> list[str]:
+    """Generate greedily and decode only the new tokens, as many as the question allows."""
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=question.new_tokens, **options)
+    return decoder.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+
+
+class HfAudio(Provider):
+    """Any audio language model of transformers, prompted by its processor's chat template; greedy, bf16 on a GPU.
+
+    `audios`: "native" passes them separately, "joined" as one; by default joined only for models that take one.
     """
 
     def __init__(self, model_name: str, *args: Any, audios: str = "auto", revision: str | None = None,
                  device: str | None = None, **kwargs: Any) -> None:
         """Load the processor and the model from the hub, its cache or a folder."""
-        import torch
         import transformers
-        from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
         from transformers.utils import is_mistral_common_available
 
         super().__init__(model_name, *args, **kwargs)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
-        config = AutoConfig.from_pretrained(model_name, revision=revision)
-        kind, named = config.model_type, config.architectures or [""]
-        if kind in AUDIO_AS_BASE64 and not is_mistral_common_available():  # else every question would fail instead
-            raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common, which asks for an "
+        self.device, dtype = _placement(device)
+        config = transformers.AutoConfig.from_pretrained(model_name, revision=revision)
+        kind, classes = config.model_type, config.architectures or [""]
+        if kind in AUDIO_AS_BASE64 and not is_mistral_common_available():  # or every question would fail
+            raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common, which requires an "
                             "older numpy than it needs: pip install --no-deps mistral-common pydantic-extra-types "
-                            "pycountry; or have vLLM serve the model and name it openai-api/NAME/MODEL")
-        self.processor = AutoProcessor.from_pretrained(model_name, revision=revision)
+                            "pycountry; or serve the model with vLLM and name it openai-api/NAME/MODEL")
+        self.processor = transformers.AutoProcessor.from_pretrained(model_name, revision=revision)
         self.processor.tokenizer.padding_side = "left"
-        # the automatic class does not know all
-        loader = getattr(transformers, SPEAKS.get(kind, named[0]), AutoModelForMultimodalLM)
+        loader = getattr(transformers, TEXT_PART.get(kind, classes[0]), transformers.AutoModelForMultimodalLM)
         self.model = loader.from_pretrained(model_name, revision=revision, dtype=dtype, **SAFE).to(self.device).eval()
         self.joins = audios == "joined" or (audios == "auto" and kind in ONE_AUDIO)
         self.as_base64, self.marked = kind in AUDIO_AS_BASE64, kind in MARKED
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
-        """Generate for a batch. Questions with and without audio apart: some processors do not take both at once."""
-        texts = [""] * len(questions)
-        for heard in (True, False):
-            places = [i for i, question in enumerate(questions) if bool(question.audios) == heard]
-            for i, text in zip(places, self._generate([questions[i] for i in places]), strict=True):
-                texts[i] = text
-        return texts
-
-    def _generate(self, questions: Sequence[Question]) -> list[str]:
-        """Only what is new is decoded."""
-        import torch
-
-        if not questions:
-            return []
-        inputs = self._inputs(questions).to(self.device, dtype=self.model.dtype)
-        with torch.inference_mode():
-            tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=questions[0].new_tokens)
-        return self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+        """Generate for a batch, split by whether there is audio: some processors do not accept a mixture."""
+        texts: dict[int, str] = {}
+        for with_audio in (True, False):
+            rows = [i for i, question in enumerate(questions) if bool(question.audios) == with_audio]
+            if rows:
+                inputs = self._inputs([questions[i] for i in rows]).to(self.device, dtype=self.model.dtype)
+                texts |= zip(rows, _generate(self.model, self.processor, inputs, questions[rows[0]]), strict=True)
+        return [texts[i] for i in range(len(questions))]
 
     def _inputs(self, questions: Sequence[Question]) -> Any:
-        """A padded batch: audios first, then the text, as the model's own template puts them."""
+        """A padded batch: audios first, then the text, as the model's template places them."""
         waves = [self._waves(question) for question in questions]
-        contents = [self._content(question, heard) for question, heard in zip(questions, waves, strict=True)]
-        chats = [[{"role": "user", "content": content}] for content in contents]
-        if not self.marked:
-            return self.processor.apply_chat_template(  # audio is padded as each processor wants it
+        chats = [[{"role": "user", "content": self._content(*pair)}] for pair in zip(questions, waves, strict=True)]
+        if not self.marked:  # audio padding is left to the processor's default
+            return self.processor.apply_chat_template(
                 chats, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
                 processor_kwargs={"text_kwargs": {"padding": True}})
         texts = self.processor.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        return self.processor(text=texts, audio=[wave for heard in waves for wave in heard] or None,
+        return self.processor(text=texts, audio=[wave for row in waves for wave in row] or None,
                               return_tensors="pt", text_kwargs={"padding": True})
 
     def _waves(self, question: Question) -> list[np.ndarray]:
@@ -199,31 +192,26 @@ class HfAudio(Provider):
     def _content(self, question: Question, waves: Sequence[np.ndarray]) -> str | list[dict[str, Any]]:
         if self.marked:
             return self.processor.audio_token * len(waves) + question.text
-        parts = [{"type": "audio", "base64": _wav(wave)} if self.as_base64 else {"type": "audio", "audio": wave}
-                 for wave in waves]
+        parts: list[dict[str, Any]] = [{"type": "audio", "audio": wave} for wave in waves]
+        for part in parts if self.as_base64 else []:
+            buffer = io.BytesIO()
+            sf.write(buffer, part.pop("audio"), RATE, format="WAV", subtype="PCM_16")
+            part["base64"] = base64.b64encode(buffer.getvalue()).decode()
         return [*parts, {"type": "text", "text": question.text}]
-
-
-def _wav(wave: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    sf.write(buffer, wave, RATE, format="WAV", subtype="PCM_16")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 class Cascade(Provider):
     """Speech recognition, then a text model that reads the transcripts: `cascade/<asr>+<llm>`."""
 
     def __init__(self, model_name: str, *args: Any, device: str | None = None, **kwargs: Any) -> None:
-        """Load both models; UserError when only one is named."""
-        import torch
+        """Load both models. Raises UserError if only one is given."""
         from transformers import AutoModelForCausalLM, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer
 
         super().__init__(model_name, *args, **kwargs)
         recogniser, _, reader = model_name.partition("+")
         if not reader:
             raise UserError(f"cascade/{model_name}: name two models, cascade/<recogniser>+<text model>")
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
+        self.device, dtype = _placement(device)
         self.processor = AutoProcessor.from_pretrained(recogniser)
         self.asr = AutoModelForSpeechSeq2Seq.from_pretrained(recogniser, dtype=dtype, **SAFE).to(self.device).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(reader, padding_side="left")
@@ -231,62 +219,51 @@ class Cascade(Provider):
         self.llm = AutoModelForCausalLM.from_pretrained(reader, dtype=dtype, **SAFE).to(self.device).eval()
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
-        """Transcribe every audio of the batch, then answer every question."""
-        import torch
-
-        said = iter(self._transcribe([waveform(uri) for q in questions for uri in q.audios]))
-        prompts = []
-        for question in questions:
-            lines = [f"Transcript of audio {i}: {next(said)}" for i in range(1, len(question.audios) + 1)]
-            prompts.append(self._prompt("\n".join([*lines, question.text])))
+        """Transcribe all audios of the batch, then answer its questions."""
+        transcripts = iter(self._transcribe([waveform(uri) for q in questions for uri in q.audios]))
+        prompts = [self._prompt("\n".join([*(f"Transcript of audio {i}: {next(transcripts)}"
+                                             for i in range(1, len(q.audios) + 1)), q.text])) for q in questions]
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(self.device)
-        with torch.inference_mode():
-            tokens = self.llm.generate(**inputs, do_sample=False, max_new_tokens=questions[0].new_tokens,
-                                       pad_token_id=self.tokenizer.pad_token_id)
-        return self.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+        return _generate(self.llm, self.tokenizer, inputs, questions[0], pad_token_id=self.tokenizer.pad_token_id)
 
     def _transcribe(self, waves: list[np.ndarray]) -> list[str]:
-        import torch
-
         if not waves:
             return []
         inputs = self.processor(waves, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
-        inputs = inputs.to(self.device, dtype=self.asr.dtype)
         with torch.inference_mode():
-            tokens = self.asr.generate(**inputs, do_sample=False)
+            tokens = self.asr.generate(**inputs.to(self.device, dtype=self.asr.dtype), do_sample=False)
         return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
     def _prompt(self, text: str) -> str:
         if not self.tokenizer.chat_template:
             return text
-        return self.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
-                                                  add_generation_prompt=True)
+        chat = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
 
 class Replay(Provider):
-    """Answers from an organisers' prediction file, by file name; what is not in it is an error of that sample."""
+    """Stored answers from an organisers' prediction file, by file name; a row that is not in it is an error."""
 
     def __init__(self, model_name: str, *args: Any, **kwargs: Any) -> None:
-        """Read the file, or the folder of one file per task; UserError when it is neither."""
+        """Read the file, or the folder of one file per task. Raises UserError if it is neither."""
         super().__init__(model_name, *args, **kwargs)
         self.entries = read_predictions(Path(model_name))
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
         """The stored responses, unchanged."""
-        return [self._stored(question) for question in questions]
-
-    def _stored(self, question: Question) -> str:
-        for name in (f"{question.instance}/{question.file}", question.file):
-            if name in self.entries:
-                response = self.entries[name].get("sllm_response")
-                if response is None:
-                    raise UserError(f"{self.model_name}: {name} has no sllm_response; predict it and try again")
-                return response
-        raise UserError(f"{self.model_name}: no entry for {question.file!r} of {question.instance}")
+        responses = []
+        for question in questions:
+            names = [n for n in (f"{question.instance}/{question.file}", question.file) if n in self.entries]
+            if not names:
+                raise UserError(f"{self.model_name}: no entry for {question.file!r} of {question.instance}")
+            responses.append(self.entries[names[0]].get("sllm_response"))
+            if responses[-1] is None:
+                raise UserError(f"{self.model_name}: {names[0]} has no sllm_response; predict it and try again")
+        return responses
 
 
 def read_predictions(path: Path) -> dict[str, dict]:
-    """A prediction file, or a folder `<model>/` of one file per task; keys of the latter are `<task>/<file>`."""
+    """A prediction file, or a folder `<model>/` of one file per task, whose keys become `<task>/<file>`."""
     try:
         if path.is_dir():
             return {f"{file.stem}/{name}": entry for file in sorted(path.glob("*.json"))
@@ -304,21 +281,22 @@ class Control(Provider):
 
     def __init__(self, model_name: str, *args: Any, tasks: str = "", data: str | None = None,
                  cache_dir: str | None = None, limit: int | None = None, seed: int = 0, **kwargs: Any) -> None:
-        """tasks, data, cache_dir, limit: as `load` takes them; seed: of what `random` draws."""
+        """tasks, data, cache_dir, limit: as for `load`; seed: for the draws of `random`."""
         kwargs.setdefault("batch_size", 64)
         super().__init__(model_name, *args, **kwargs)
         if not tasks:
-            raise UserError(f"{type(self).__name__.lower()}: say where the labels are, -M tasks=DIR")
-        self.seed, self.tasks = int(seed), _tasks(tasks, data, cache_dir, limit)
-        self._known: dict[str, dict[str, str]] = {}
+            raise UserError(f"{type(self).__name__.lower()}: give the folder with the labels, -M tasks=DIR")
+        self.seed = int(seed)
+        self.tasks = {task.instance: task for task in _load(tasks, data, cache_dir, limit=limit)[0]}
+        self._sheets: dict[str, dict[str, str]] = {}
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
-        """What the control says of each row."""
-        for instance in {q.instance for q in questions} - set(self._known):
-            self._known[instance] = self.sheet(self.tasks[instance])
-        return [self._known[q.instance][q.file] for q in questions]
+        """The control's answer to every row."""
+        for instance in {q.instance for q in questions} - set(self._sheets):
+            self._sheets[instance] = self._sheet(self.tasks[instance])
+        return [self._sheets[q.instance][q.file] for q in questions]
 
-    def sheet(self, task: Phase2Task) -> dict[str, str]:
+    def _sheet(self, task: Phase2Task) -> dict[str, str]:
         """The answers to all rows of a task, by file."""
         raise NotImplementedError
 
@@ -326,163 +304,92 @@ class Control(Provider):
 class Oracle(Control):
     """The label itself: anything but a perfect score is a fault of the scorer."""
 
-    def sheet(self, task: Phase2Task) -> dict[str, str]:
-        """Every row's own labels."""
-        return {row.id: _said(row.labels) for row in task.rows}
+    def _sheet(self, task: Phase2Task) -> dict[str, str]:
+        return {row.id: ", ".join(row.labels) for row in task.rows}
 
 
 class Majority(Control):
-    """The commonest label (set); of numbers the median; a tie goes to the first in order."""
+    """The most frequent label (set), or the median of numbers; ties go to the first in alphabetical order."""
 
-    def sheet(self, task: Phase2Task) -> dict[str, str]:
-        """The same for every row."""
-        numbers = [read_number(_said(row.labels)) for row in task.rows] if task.kind == "regression" else [None]
-        if None not in numbers:
-            return dict.fromkeys((row.id for row in task.rows), repr(median(numbers)))
-        counts = Counter(_said(sorted(row.labels)) for row in task.rows)
-        common = min(counts, key=lambda label: (-counts[label], label))
-        return dict.fromkeys((row.id for row in task.rows), common)
+    def _sheet(self, task: Phase2Task) -> dict[str, str]:
+        numbers = [read_number(", ".join(row.labels)) for row in task.rows] if task.kind == "regression" else [None]
+        counts = Counter(", ".join(sorted(row.labels)) for row in task.rows)
+        answer = repr(median(numbers)) if None not in numbers else min(counts, key=lambda x: (-counts[x], x))
+        return dict.fromkeys((row.id for row in task.rows), answer)
 
 
 class Random(Control):
-    """One of the row's options; without options, any row's label."""
+    """One of the row's options, or the label of a random row without them; drawn from the seed, task and row."""
 
-    def sheet(self, task: Phase2Task) -> dict[str, str]:
-        """Drawn from the seed, the task and the row."""
-        out = {}
+    def _sheet(self, task: Phase2Task) -> dict[str, str]:
+        answers = {}
         for row in task.rows:
             draw = rng(self.seed, "random", task.instance, row.id)
             options = parse_options(row.instruction, row.labels) if task.kind == "classification" else []
-            drawn = str(draw.choice(options)) if options else _said(task.rows[draw.integers(len(task.rows))].labels)
-            out[row.id] = drawn
-        return out
-
-
-def _said(labels: Sequence[str]) -> str:
-    return ", ".join(labels)
-
-
-@cache
-def _tasks(root: str, data: str | None, cache_dir: str | None, limit: int | None) -> dict[str, Phase2Task]:
-    return {task.instance: task for task in load(root, data, cache_dir, limit=limit)[0]}
-
-
-SAME_EMOTION = {"happiness": "happy", "joy": "happy", "joyful": "happy", "anger": "angry", "sadness": "sad",
-                "fearful": "fear", "afraid": "fear", "scared": "fear", "disgusted": "disgust",
-                "surprised": "surprise", "calm": "neutral", "excitement": "excited", "frustration": "frustrated",
-                "no emotion": "neutral", "contemptuous": "contempt"}
+            answers[row.id] = str(draw.choice(options)) if options else ", ".join(
+                task.rows[draw.integers(len(task.rows))].labels)
+        return answers
 
 
 class Perser(Provider):
     """Our emotion classifier, answering in words: a personal model file, or a model folder.
 
-    Emotion questions get the likeliest option that is one of its classes, others N/A. A model folder adapts anew to
-    the labelled clips of every question that holds some, and names the set of classes that listener would tick.
+    Emotion questions get the likeliest option among its classes, all others N/A. A model folder adapts afresh to the
+    labelled clips of a question that has some, and names the set of classes that this listener would tick.
     """
 
     def __init__(self, model_name: str, *args: Any, store: str | None = None, **kwargs: Any) -> None:
-        """store: folder in which features are kept between runs; by default only for this one."""
+        """store: folder that keeps features between runs; by default they are kept for this run only."""
         kwargs.setdefault("batch_size", 32)
         super().__init__(model_name, *args, **kwargs)
         self.path, self.scratch = Path(model_name), Path(tempfile.mkdtemp(prefix="perser-"))
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.store = Path(store or self.scratch / "features")
-        if self.path.is_dir():
-            model = checkpoints.load(self.path)
-            about = model.about | {"shots": 0}
-            start = {**model.learner.head._asdict(), "mean": model.mean, "scale": model.scale, "about": about}
-            self.general = self.scratch / "general"
-            personal.save(start, self.general)
-        else:
-            personal.load(self.path)
-            self.general = self.path
+        self.general = personal.general(self.path) if self.path.is_dir() else personal.load(self.path)
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
-        """Questions about emotion are answered from the last audio; all others with N/A."""
-        texts = [NOT_APPLICABLE] * len(questions)
+        """Answer questions about emotion from their last audio, all others with N/A."""
+        texts, files = [NOT_APPLICABLE] * len(questions), {}
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            plain = []
             for i, question in enumerate(questions):
+                labels = examples(question.text)
                 if not question.audios or not re.search(r"emotion|feel|mood", question.text, re.I):
                     continue
-                labels = examples(question.text)
                 if labels and self.path.is_dir() and len(labels) == len(question.audios) - 1:
                     texts[i] = self._adapted(question, labels, Path(folder) / f"adapted{i}")
                 else:
-                    plain.append((i, _file(question.audios[-1], Path(folder) / f"{i}.wav")))
-            if plain:
-                frame = personal.classify(self.general, [path for _, path in plain], self.store)
-                for (i, _), row in zip(plain, frame.drop(columns=["file", "label"]).to_dict("records"), strict=True):
+                    files[i] = _file(question.audios[-1], Path(folder) / f"{i}.wav")
+            if files:
+                frame = personal.classify(self.general, list(files.values()), self.store)
+                for i, row in zip(files, frame.drop(columns=["file", "label"]).to_dict("records"), strict=True):
                     texts[i] = in_words(row, parse_options(questions[i].text.split("\n")[0]))
         return texts
 
     def _adapted(self, question: Question, labels: list[list[str]], folder: Path) -> str:
-        """Adapt to the question's own examples, then name the set for its last clip."""
+        """Adapt to the question's examples, then name the set for its last clip."""
         folder.mkdir()
         files = [_file(uri, folder / f"{i}.wav") for i, uri in enumerate(question.audios)]
         lines = [f"{file.name},{';'.join(ticks)}" for file, ticks in zip(files, labels, strict=False)]
         (folder / "ratings.csv").write_text("\n".join(["file,label", *lines]) + "\n", encoding="utf-8")
-        personal.save(personal.personalise(self.path, folder / "ratings.csv", folder, self.store), folder / "model")
-        return personal.classify(folder / "model", files[-1:], self.store)["label"].iloc[0].replace(";", ", ")
+        adapted = personal.adapt(self.path, folder / "ratings.csv", folder, self.store)
+        return personal.classify(adapted, files[-1:], self.store)["label"].iloc[0].replace(";", ", ")
 
 
-def _file(uri: str, path: Path) -> Path:
-    path.write_bytes(base64.b64decode(uri.split(",", 1)[1]))
-    return path
-
-
-def in_words(chances: dict[str, float], options: Sequence[str]) -> str:
-    """The option whose class is likeliest; N/A when fewer than two options are classes of the model.
+def in_words(probabilities: dict[str, float], options: Sequence[str]) -> str:
+    """The option whose class is most probable; N/A when fewer than two options are classes of the model.
 
     >>> in_words({"angry": 0.2, "happy": 0.7, "sad": 0.1}, ["Joy", "Anger", "Boredom"])
     'Joy'
     """
-    known = {_class(name): float(value) for name, value in chances.items()}
-    found = {option: known[_class(option)] for option in options if _class(option) in known}
-    return max(found, key=found.get) if len(found) > 1 else NOT_APPLICABLE
+    known = {_class(name): float(value) for name, value in probabilities.items()}
+    matches = {option: known[_class(option)] for option in options if _class(option) in known}
+    return max(matches, key=matches.get) if len(matches) > 1 else NOT_APPLICABLE
 
 
 def _class(name: str) -> str:
     return SAME_EMOTION.get(key(name), key(name))
 
 
-@modelapi("hf-audio")
-def hf_audio():
-    """Audio language models of transformers."""
-    return HfAudio
-
-
-@modelapi("cascade")
-def cascade():
-    """Speech recognition then a text model."""
-    return Cascade
-
-
-@modelapi("replay")
-def replay():
-    """A prediction file."""
-    return Replay
-
-
-@modelapi("perser")
-def perser():
-    """Our personalised emotion classifier."""
-    return Perser
-
-
-@modelapi("oracle")
-def oracle():
-    """Answers with the label."""
-    return Oracle
-
-
-@modelapi("majority")
-def majority():
-    """Answers with the commonest label."""
-    return Majority
-
-
-@modelapi("random")
-def random():
-    """Answers with a drawn option."""
-    return Random
+for _name, _provider in {"hf-audio": HfAudio, "cascade": Cascade, "replay": Replay, "perser": Perser,
+                         "oracle": Oracle, "majority": Majority, "random": Random}.items():
+    modelapi(_name)(_provider)

@@ -1,4 +1,4 @@
-"""The report of an output folder and its figure, from records alone: nothing in it is what a model wrote."""
+"""The report of an output folder and its figure, from records alone; it contains no text written by a model."""
 
 import json
 import re
@@ -9,51 +9,51 @@ import seaborn
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from perser import records
 from perser.analysis import figures
 from perser.phase2 import aggregate
-from perser.records import write as write_frame
-from perser.records import write_json
 
 
 def plain(value: object) -> object:
-    """A name as it may stand in a table: one line, no control characters, no markup."""
+    """A name made safe for a table: one line, no control characters, no markup."""
     return re.sub(r"[^\w .,+:/()%#-]", "?", value)[:120] if isinstance(value, str) else value
 
 
 def write(out: str | Path, reference: str | None = None) -> str:
-    """Write `tasks.csv`, `domains.csv` and `report.md` under `out`; gives the report.
+    """Write `tasks.csv`, `domains.csv` and `report.md` under `out`; returns the report.
 
-    `records.parquet` and `manifest.json` beside them hold all models: what a committed folder needs.
+    Also joins all models into `records.parquet` and `manifest.json`, which is all that a committed folder needs.
     """
-    out, records = Path(out), aggregate.read(out)
-    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/manifest.json"))}
-    if found:
-        write_frame(records, out / "records.parquet")
-        write_json(found, out / "manifest.json")
-    table = aggregate.tasks(records)
+    out, frame = Path(out), aggregate.read(out)
+    manifests = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/manifest.json"))}
+    if manifests:
+        records.write(frame, out / "records.parquet")
+        records.write_json(manifests, out / "manifest.json")
+    table = aggregate.tasks(frame)
     table.map(plain).to_csv(out / "tasks.csv", index=False)
-    made = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
-    lines = ["# Phase-2 evaluation", "", f"Synthetic: {made}." if made else "", "", "## Per task",
-             "Folds of a group are averaged, each with the same weight. Domains are inferred unless a data set says.",
+    synthetic = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
+    lines = ["# Phase-2 evaluation", "", f"Synthetic: {synthetic}." if synthetic else "", "", "## Per task",
+             "Folds of a group are averaged with equal weight. Domains are inferred unless the data set states them.",
              "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
              _markdown(pivot(table[table["main"].astype(bool)], "N/A"))]
-    reference = reference or next((name for name in sorted(set(records["model"])) if name.startswith("cascade/")), None)
-    if reference in set(records["model"]):
-        compared = aggregate.domains(records, reference)
+    models = sorted(set(frame["model"]))
+    reference = reference or next((name for name in models if name.startswith("cascade/")), None)
+    if reference in models:
+        compared = aggregate.domains(frame, reference)
         compared.map(plain).to_csv(out / "domains.csv", index=False)
-        lines += ["", f"## Relative improvement over {plain(reference)}", "Mean as published, median and win rate "
-                  "beside it; 95 % intervals from resampled audio files. Groups are left out where the reference "
-                  "scores 0 or the model answers nothing.", "", _markdown(compared)]
-    text = "\n".join(line for line in lines) + "\n"
+        lines += ["", f"## Relative improvement over {plain(reference)}", "Mean (as published), median and win rate "
+                  "over groups, with 95 % intervals from resampled audio files. Groups are left out where the "
+                  "reference scores 0 or the model answers nothing.", "", _markdown(compared)]
+    text = "\n".join(lines) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
 
 
 def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Groups by models: one column of the per-task table, folds averaged."""
+    """Groups by models: one column of the per-task table, averaged over folds."""
     keys = ["domain", "kind", "group", "folds", "rows", "metric", "scorer"]
-    wide = aggregate.folds(table).pivot(index=keys, columns="model", values=column)
-    return wide.reset_index().rename_axis(columns=None)
+    table = aggregate.average_folds(table).pivot(index=keys, columns="model", values=column)
+    return table.reset_index().rename_axis(columns=None)
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -61,8 +61,8 @@ def _markdown(table: pd.DataFrame) -> str:
 
 
 @figures.styled
-def heat(skill: pd.DataFrame, made: str = "") -> Figure:
-    """Models by groups: how far from the majority answer (0) to a perfect score (1); made: the stamp."""
+def heat(skill: pd.DataFrame, stamp: str = "") -> Figure:
+    """Heat map of models by groups, from the majority answer (0) to a perfect score (1), with the synthetic stamp."""
     figure = Figure(figsize=(3.4, 0.9 + 0.17 * len(skill)))
     axes = figure.subplots()
     shown = skill.rename(columns=short).rename(index=lambda name: short(name.removesuffix("_Embedded")), level="group")
@@ -73,13 +73,13 @@ def heat(skill: pd.DataFrame, made: str = "") -> Figure:
     axes.grid(False)
     axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
     axes.set_xticklabels(axes.get_xticklabels(), rotation=20, ha="right", rotation_mode="anchor")
-    words = "0: majority control, 1: perfect; blank: no answer"
-    figure.supxlabel(words, fontsize=5.5, color="#404040", x=0.01, ha="left")
-    if made:
-        figure.suptitle(made, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
+    figure.supxlabel("0: majority control, 1: perfect; blank: no answer", fontsize=5.5, color="#404040", x=0.01,
+                     ha="left")
+    if stamp:
+        figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
     return figure
 
 
 def short(name: str) -> str:
-    """A model's name without the folders before it."""
+    """A model's name without its folders."""
     return plain(f"{name.split('/')[0]}: {name.rsplit('/', 1)[1]}" if "/" in name else name)

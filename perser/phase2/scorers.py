@@ -1,13 +1,12 @@
-"""Two scores side by side: a deterministic one, and one by a grader model under rules written out here.
+"""Two scorers: a deterministic one, and a grader model that follows the rules below.
 
-An answer is untrusted text. The grader sees it as one escaped JSON string of limited length, and only the last line
-that the grader itself writes is read.
+An answer is untrusted text. The grader sees it as one escaped JSON string of limited length, and only the last line of
+the grader's own reply is read.
 """
 
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +17,11 @@ from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig,
 from inspect_ai.scorer import SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
-from perser.phase2.metrics import METRICS, clean, exact, read
+from perser import records
+from perser.phase2.metrics import ANSWERED, FAILED, METRICS, NONE, UNPARSEABLE, clean, exact, read
 
 logger = logging.getLogger(__name__)
 SHOWN = 2000
-ANSWERED, NONE, UNPARSEABLE, FAILED = "answered", "none", "unparseable", "failed"
 
 RULES = {
     "choice": (
@@ -43,28 +42,23 @@ RULES = {
 
 
 def published_values(metrics: list[str], rows: list[Mapping[str, Any]]) -> dict[str, float]:
-    """The task's metrics over its scored rows, then the shares without an answer and without a verdict.
-
-    rows hold labels, said, outcome, and for a graded choice `correct`. Rows that could not be graded are left out
-    of the metrics and counted.
-    """
+    """The task's metrics over the rows with a verdict, and the shares without an answer and without a verdict."""
     judged = [row for row in rows if row["outcome"] in (ANSWERED, NONE)]
-    graded_choice = any(row["correct"] is not None for row in rows)
     values = {}
     for name in metrics if judged else []:
-        if not graded_choice:
-            values[name] = METRICS[name].compute([row["labels"] for row in judged], [row["said"] for row in judged])
+        if all(row["correct"] is None for row in rows):
+            values[name] = METRICS[name].compute(*([row[column] for row in judged]
+                                                   for column in ("labels", "answer_read")))
         elif name == "accuracy":
             values[name] = float(np.mean([bool(row["correct"]) for row in judged]))
-    count = max(1, len(rows))
     values["N/A rate"] = sum(row["outcome"] == NONE for row in rows) / max(1, len(judged))
-    values["ungraded"] = (len(rows) - len(judged)) / count
+    values["ungraded"] = (len(rows) - len(judged)) / max(1, len(rows))
     return values
 
 
 @metric
 def published():
-    """Every metric of every task among the scored samples; prefixed by the task when there are several."""
+    """All metrics of all tasks among the scored samples, prefixed by the task when there are several."""
 
     def compute(scores: list[SampleScore]) -> dict[str, float]:
         tasks: dict[str, list[dict]] = {}
@@ -78,34 +72,35 @@ def published():
     return compute
 
 
-def _score(state: TaskState, said: Any, outcome: str, correct: bool | None = None, why: str = "") -> Score:
-    """A score that with its sample's metadata is all that the metrics need.
-
-    Its value: right or wrong (choice), else whether there is an answer.
-    """
-    about = state.metadata
-    value = float(outcome == ANSWERED)
+def _score(state: TaskState, answer: Any, outcome: str, correct: bool | None = None, reply: str = "") -> Score:
+    """A score with what the metrics need; its value is whether a choice is right, or whether there is an answer."""
+    about, value = state.metadata, float(outcome == ANSWERED)
     if about["mode"] == "choice":
-        value = exact(about["labels"], said)[0] if correct is None else float(correct)
-    shown = "" if said is None else said if isinstance(said, str) else json.dumps(said)
-    return Score(value=value, answer=shown[:SHOWN], explanation=why[:SHOWN],
-                 metadata={"said": said, "outcome": outcome, "correct": correct})
+        value = exact(about["labels"], answer)[0] if correct is None else float(correct)
+    shown = "" if answer is None else answer if isinstance(answer, str) else json.dumps(answer)
+    return Score(value=value, answer=shown[:SHOWN], explanation=reply[:SHOWN],
+                 metadata={"answer_read": answer, "outcome": outcome, "correct": correct})
+
+
+def _read(state: TaskState, completion: str) -> Score:
+    """The deterministic score of a cleaned answer."""
+    about = state.metadata
+    answer = read(about["mode"], completion, about["options"], about["instruction"])
+    return _score(state, answer, NONE if answer is None else ANSWERED)
 
 
 @scorer(metrics=[published()])
 def strict() -> Scorer:
-    """Reads the answer by rule: options named in it, the one number in it, or its text."""
+    """Read the answer by rule: the options it names, its one number, or its text."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        about = state.metadata
-        said = read(about["mode"], clean(state.output.completion), about["options"], about["instruction"])
-        return _score(state, said, NONE if said is None else ANSWERED)
+        return _read(state, clean(state.output.completion))
 
     return score
 
 
 def question(about: Mapping[str, Any], answer: str) -> str:
-    """What the grader is shown: one JSON line (so no line of the answer stands alone), its verdict words blunted."""
+    """The grader's input: one JSON line, so that no line of the answer stands alone, with verdict words defused."""
     shown = re.sub(r"result(\W*:)", r"result-\1", answer[:SHOWN], flags=re.I)
     content = {"question": about["instruction"], "answer": shown}
     if about["mode"] == "choice":
@@ -114,15 +109,15 @@ def question(about: Mapping[str, Any], answer: str) -> str:
 
 
 def verdict(mode: str, completion: str) -> str | None:
-    """The last line of the grader's own text: "YES", "NO", a number, or "N/A"; None when it is none of them."""
+    """The last line of the grader's reply: "YES", "NO", a number or "N/A"; None when it is none of them."""
     lines = [line.strip(" *`.\"'") for line in completion.strip().splitlines() if line.strip()]
-    wanted = r"yes|no" if mode == "choice" else r"n/a|-?\d+(?:\.\d+)?(?:e-?\d+)?"
-    match = re.fullmatch(rf"result\W*:\s*({wanted})", lines[-1], re.I) if lines else None
+    result = r"yes|no" if mode == "choice" else r"n/a|-?\d+(?:\.\d+)?(?:e-?\d+)?"
+    match = re.fullmatch(rf"result\W*:\s*({result})", lines[-1], re.I) if lines else None
     return match[1].upper() if match else None
 
 
 async def ask(grader: Model, mode: str, content: str, cache_dir: Path | None) -> str:
-    """The grader's text, from the cache if the very same was asked before; what fails is not kept."""
+    """The grader's reply, from the cache if the identical input was asked before; failures are not cached."""
     identity = json.dumps([str(grader), grader.model_args, RULES[mode], content], sort_keys=True, default=str)
     path = cache_dir / f"{hashlib.sha256(identity.encode()).hexdigest()}.json" if cache_dir else None
     if path and path.is_file():
@@ -130,43 +125,39 @@ async def ask(grader: Model, mode: str, content: str, cache_dir: Path | None) ->
     output = await grader.generate([ChatMessageSystem(content=RULES[mode]), ChatMessageUser(content=content)],
                                    config=GenerateConfig(temperature=0.0, max_tokens=512))
     if path:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"grader": str(grader), "completion": output.completion}), encoding="utf-8")
-        partial.replace(path)
+        records.write_json({"grader": str(grader), "completion": output.completion}, path)
     return output.completion
 
 
 @scorer(metrics=[published()])
 def graded(grader: str | None = None, cache_dir: str | None = None, attempts: int = 2) -> Scorer:
-    """Asks a grader (a model's name, else the model role "grader"); tasks of free text keep their raw answer.
+    """Ask a grader (the named model, or the model role "grader"); free-text tasks keep their raw answer.
 
-    Verdicts are kept in `cache_dir` by content, so a second pass asks only for those that failed.
+    `cache_dir` stores verdicts by content, so that a second pass asks only for those that failed.
     """
 
     async def score(state: TaskState, target: Target) -> Score:
-        about, answer = state.metadata, clean(state.output.completion)
-        if about["mode"] == "text":
-            said = read(about["mode"], answer)
-            return _score(state, said, NONE if said is None else ANSWERED)
+        mode, answer = state.metadata["mode"], clean(state.output.completion)
+        if mode == "text":
+            return _read(state, answer)
         if not answer:
-            return _score(state, None, NONE, False if about["mode"] == "choice" else None)
+            return _score(state, None, NONE, False if mode == "choice" else None)
         model = get_model(grader) if grader else get_model(role="grader")
         for attempt in range(attempts):
             try:
-                text = await ask(model, about["mode"], question(about, answer), Path(cache_dir) if cache_dir else None)
+                reply = await ask(model, mode, question(state.metadata, answer), Path(cache_dir) if cache_dir else None)
                 break
             except Exception as error:  # whatever a provider raises, one verdict must not cost the others
-                logger.warning("grader failed on %s, attempt %d: %s", state.sample_id, attempt + 1,
-                               type(error).__name__)
+                cause = type(error).__name__
+                logger.warning("grader failed on %s, attempt %d: %s", state.sample_id, attempt + 1, cause)
         else:
             return _score(state, None, FAILED, False)
-        result = verdict(about["mode"], text)
+        result = verdict(mode, reply)
         if result is None:
-            return _score(state, None, UNPARSEABLE, False, text)
-        if about["mode"] == "choice":
-            return _score(state, None, ANSWERED, result == "YES", text)
+            return _score(state, None, UNPARSEABLE, False, reply)
+        if mode == "choice":
+            return _score(state, None, ANSWERED, result == "YES", reply)
         number = None if result == "N/A" else float(result)
-        return _score(state, number, NONE if number is None else ANSWERED, None, text)
+        return _score(state, number, NONE if number is None else ANSWERED, None, reply)
 
     return score

@@ -1,4 +1,4 @@
-"""The embedded corpus in the on-disk format of CREMA-D, with that format's irregular rows."""
+"""Writes the embedded corpus in the format of CREMA-D, with that format's irregular rows."""
 
 import csv
 from pathlib import Path
@@ -6,29 +6,26 @@ from pathlib import Path
 import numpy as np
 
 from perser.corpora.cremad import BLOCKS, BROKEN, CLASSES, EMOTIONS, SILENT
-from perser.corpora.listeners import hear, panel, spread, ticks
-from perser.corpora.prosody import Utterance
+from perser.corpora.synthetic.listeners import assign, hear, intended, panel, ticks
+from perser.corpora.synthetic.speech import Utterance
 from perser.seeds import rng
 
 CODES = {name: code for code, name in EMOTIONS.items()}
 TOP = ("AudioWAV", "finishedResponses.csv")
-COLUMNS = (
-    "", "localid", "pos", "ans", "ttr", "queryType", "numTries", "clipNum", "questNum", "subType",
-    "clipName", "sessionNums", "respEmo", "respLevel", "dispEmo", "dispVal", "dispLevel",
-)  # fmt: skip
+COLUMNS = ("", "localid", "pos", "ans", "ttr", "queryType", "numTries", "clipNum", "questNum", "subType", "clipName",
+           "sessionNums", "respEmo", "respLevel", "dispEmo", "dispVal", "dispLevel")
 _SENTENCES = {
-    "IEO": "It's eleven o'clock.", "TIE": "That is exactly what happened.",
-    "IOM": "I'm on my way to the meeting.",
+    "IEO": "It's eleven o'clock.", "TIE": "That is exactly what happened.", "IOM": "I'm on my way to the meeting.",
     "IWW": "I wonder what this is about.", "TAI": "The airplane is almost full.",
     "MTI": "Maybe tomorrow it will be cold.", "IWL": "I would like a new alarm clock.",
     "ITH": "I think I have a doctor's appointment.", "DFA": "Don't forget a jacket.",
     "ITS": "I think I've seen this before.", "TSI": "The surface is slick.",
     "WSI": "We'll stop in a couple of minutes.",
-}  # fmt: skip
+}
 
 
 def plan(seed: int, clips: int) -> list[Utterance]:
-    """Whole actors of 82 clips each, at least five and as evenly over the five blocks as can be."""
+    """The turns of whole actors, 82 clips per actor: at least five actors, spread evenly over the five blocks."""
     count = max(5, round(clips / 82))
     actors = [low + 3 + 2 * place + place // 2 for place in range(8) for low, _ in BLOCKS][:count]
     turns = []
@@ -52,54 +49,46 @@ def _clips(actor: int) -> list[tuple[str, str, str]]:
 
 
 def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) -> None:
-    """Let many listeners rate a few clips each (about 30) and write finishedResponses.csv."""
+    """Simulate many listeners with about 30 ratings per listener, and write finishedResponses.csv."""
     draw = rng(seed, "responses")
     names = [str(number) for number in range(1, max(12, len(turns) * 10 // 30) + 1)]
-    chosen = spread(len(turns), len(names), 9, 11, draw)
-    meant = np.array([[turn.emotion == name for name in CLASSES] for turn in turns], dtype=float)
+    raters = assign(len(turns), len(names), 9, 11, draw)
+    meant = intended([turn.emotion for turn in turns], CLASSES)
     rows = []
     for place, listener in enumerate(panel(names, CLASSES, seed)):
-        mine = np.array([index for index, who in enumerate(chosen) if place in who])
-        noise = rng(seed, "moment", listener.name).standard_normal((len(mine), len(CLASSES)))
-        shares = hear(listener, cues[mine], meant[mine], noise)
-        order = draw.permutation(len(mine))
-        for position, at in enumerate(order):
-            rows += _rows(listener, position, turns[mine[at]], shares[at], draw)
+        rated = np.array([index for index, places in enumerate(raters) if place in places])
+        noise = rng(seed, "moment", listener.name).standard_normal((len(rated), len(CLASSES)))
+        shares = hear(listener, cues[rated], meant[rated], noise)
+        for position, index in enumerate(draw.permutation(len(rated))):
+            rows += _rows(listener, position, turns[rated[index]], shares[index], draw)
     _write(root, rows, turns)
 
 
 def _rows(listener, position: int, turn: Utterance, share: np.ndarray, draw) -> list[list[str]]:
-    """The voice rating, and at times one of the face or of both, which a voice corpus must not use."""
-    names = [c for _, c in sorted(zip(-share, CLASSES, strict=True))]
+    """The voice rating, sometimes with one of the face or of both, which a voice corpus must not use."""
+    strongest = min(zip(-share, CLASSES, strict=True))[1]
     kinds = ["1"] + ["23"[int(draw.integers(2))]] * (draw.random() < 0.15)
     ticked = int(ticks(listener, share[None]).sum())
     rows = []
     for kind in kinds:
-        heard = names[0] if kind == "1" else turn.emotion
-        level = (
-            "" if draw.random() < 0.005 else str(int(np.clip(80 - 8 * ticked + draw.normal(0, 9), 0, 100)))
-        )
-        shown = CODES[turn.emotion]
-        emotion = CODES[heard][0]
+        level = "" if draw.random() < 0.005 else str(int(np.clip(80 - 8 * ticked + draw.normal(0, 9), 0, 100)))
+        shown, letter = CODES[turn.emotion], CODES[strongest if kind == "1" else turn.emotion][0]
         rows.append([
-            listener.name, str(position), f"{emotion}_{level}", str(int(draw.integers(2000, 9000))), kind,
-            "1",
-            "0", str(position + 1), "4", turn.clip, "1", emotion, level or "X",
-            shown[0], shown, turn.clip.split("_")[-1],
-        ])  # fmt: skip
+            listener.name, str(position), f"{letter}_{level}", str(int(draw.integers(2000, 9000))), kind, "1", "0",
+            str(position + 1), "4", turn.clip, "1", letter, level or "X", shown[0], shown, turn.clip.split("_")[-1]])
     return rows
 
 
 def _write(root: Path, rows: list[list[str]], turns: list[Utterance]) -> None:
-    """All rows with their index; two are broken, and one clip has ratings but no audio."""
+    """All rows with their index. Two are broken, and one clip has ratings but no audio."""
     clips = {clip: number for number, clip in enumerate(sorted(turn.clip for turn in turns), 1)}
-    lost = list(rows[0])
-    lost[9] = SILENT
+    silent = list(rows[0])
+    silent[9] = SILENT
     broken = ["", "", "undefined", "", "1", "", "", "", "", turns[0].clip, "", "", "", "", "", ""]
     with (root / "finishedResponses.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for index, row in enumerate([*rows, lost], 1):
+        for index, row in enumerate([*rows, silent], 1):
             row[6] = str(clips.get(row[9], 0))
             writer.writerow([str(index), *row])
         for index in sorted(BROKEN):

@@ -1,4 +1,4 @@
-"""Measures in a few milliseconds per clip what a listener hears in the prosody."""
+"""Measures the prosodic cues that a listener hears, in a few milliseconds per clip."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ _LOWEST, _HIGHEST = 65.0, 500.0  # Hz, the voice's fundamental
 
 
 def cues(wave: np.ndarray) -> np.ndarray:
-    """(N,) mono at 16 kHz -> (7,) in the order of `CUES`.
+    """Cues of one clip: (N,) mono at 16 kHz -> (7,) in the order of `CUES`.
 
-    level: dB of the speaking frames; dynamics: its standard deviation; pitch: median in semitones above
-    1 Hz; span: half the distance of the 16th to the 84th percentile of pitch, in semitones; rate: peaks
-    of loudness per second (nearly syllables); pauses: share of silent frames between the first word and
-    the last; slope: energy above 1 kHz over that below, dB.
+    level: dB of the speaking frames; dynamics: its standard deviation; pitch: median in semitones above 1 Hz; span:
+    half the distance from the 16th to the 84th percentile of pitch, in semitones; rate: peaks of loudness per second
+    (nearly syllables); pauses: share of silent frames between the first word and the last; slope: energy above 1 kHz
+    over that below, dB.
     """
     if len(wave) < 2 * _WINDOW:
         wave = np.pad(wave, (0, 2 * _WINDOW - len(wave)))
@@ -43,11 +43,11 @@ def cues(wave: np.ndarray) -> np.ndarray:
 
 
 def _pitch(power: np.ndarray) -> tuple[float, float]:
-    """Power spectra (frames, bins) -> median and half spread of the pitch, from the autocorrelation."""
+    """Median and half spread of the pitch in semitones, from the power spectra (frames, bins)."""
     correlation = np.fft.irfft(power, axis=1)
     correlation /= correlation[:, :1] + 1e-12
     shortest, longest = int(_RATE / _HIGHEST), int(_RATE / _LOWEST)
-    # The window's own autocorrelation falls with the lag: undo it, or octaves are mistaken.
+    # The autocorrelation of the window falls with the lag; without this correction, octaves are confused.
     taper = np.correlate(np.hanning(_WINDOW), np.hanning(_WINDOW), "full")[_WINDOW - 1 :]
     candidates = (correlation[:, :_WINDOW] / (taper / taper[0] + 1e-3))[:, shortest:longest]
     lag = candidates.argmax(axis=1)
@@ -60,7 +60,7 @@ def _pitch(power: np.ndarray) -> tuple[float, float]:
 
 
 def measure(paths: Sequence[str], jobs: int = 2) -> pd.DataFrame:
-    """Cues of many files, one row per path. UserError: a file that cannot be read."""
+    """Cues of many files, one row per path. UserError: a file is unreadable, empty or not finite."""
     rows = Parallel(n_jobs=jobs, prefer="threads")(delayed(_file)(path) for path in paths)
     return pd.DataFrame(np.array(rows).reshape(-1, len(CUES)), columns=list(CUES))
 
@@ -77,9 +77,9 @@ def _file(path: str) -> np.ndarray:
 
 
 def standardise(cues: pd.DataFrame, speakers: Sequence[str]) -> np.ndarray:
-    """Cues relative to their speaker's mean, in units of the corpus: (N, 7) -> (N, 7).
+    """Cues relative to the speaker's mean, in standard deviations over the corpus: (N, 7) -> (N, 7).
 
-    Listeners hear a voice against what that voice is usually like; the scale is shared by all voices.
+    Listeners compare a voice with how it usually sounds; the scale is the same for all voices.
     """
     relative = cues - cues.groupby(np.asarray(speakers)).transform("mean")
     return (relative / relative.std(ddof=0).replace(0.0, 1.0)).clip(-3, 3).to_numpy()

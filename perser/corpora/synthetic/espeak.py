@@ -1,8 +1,8 @@
-"""Speaks a list of lines with espeak-ng, in one process of its own.
+"""Speaks a list of lines with espeak-ng, in a separate process.
 
-espeak-ng carries state from one line to the next, so only the same *sequence* in a fresh process is
-bit-identical. Hence `speak` starts this very file as a child, hands it the lines and waits. The child
-imports nothing of perser and little else, so that it starts in a fraction of a second.
+espeak-ng carries state from one line to the next, so output is bit-identical only for the same *sequence* in a fresh
+process. `speak` therefore starts this file as a child process, passes it the lines and waits. The child imports nothing
+of perser and little else, so it starts in a fraction of a second.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ _PARAMETERS = {"rate": 1, "pitch": 3, "range": 4, "gap": 7}  # numbers of espeak
 
 
 class Line(TypedDict):
-    """One line to speak and how; the last six act on the waveform, the others inside espeak-ng."""
+    """One line to speak. Up to `gap` the settings are espeak-ng's; the others act on the waveform."""
 
     path: str  # wav file to write, 16 kHz, 16 bit
     text: str  # may hold SSML's <break time="..ms"/>
@@ -36,7 +36,7 @@ class Line(TypedDict):
     level: float  # RMS in dB below full scale
     tilt: float  # -1 (dark, lax) to 1 (bright, pressed)
     breath: float  # noise that follows the voice's envelope, relative to it
-    floor: float  # RMS of the room in dB below full scale
+    floor: float  # RMS of the room noise in dB below full scale
     lead: float  # silence before the first word, seconds
     seed: int  # of the noise
 
@@ -44,7 +44,7 @@ class Line(TypedDict):
 def speak(lines: Sequence[Line]) -> None:
     """Write the wav file of every line, in order, in one fresh process.
 
-    RuntimeError: the process failed (no library, no such voice, disk full); holds its last words.
+    RuntimeError: the process failed (no library, no such voice, disk full); the text is its last line of output.
     """
     command = [sys.executable, "-P", __file__]
     done = subprocess.run(command, input=json.dumps(list(lines)), text=True, stderr=subprocess.PIPE)
@@ -53,7 +53,7 @@ def speak(lines: Sequence[Line]) -> None:
 
 
 def shape(raw: np.ndarray, line: Line) -> np.ndarray:
-    """Give a raw voice its vocal effort, breath, level, room and lead: (N,) -> (N + lead + 0.1 s,)."""
+    """Add vocal effort, breath, level, room noise and lead to a raw voice: (N,) -> (N + lead + 0.1 s,)."""
     noise = np.random.default_rng(line["seed"])
     tilt = float(np.clip(line["tilt"], -0.9, 0.9))
     spectrum = np.fft.rfft(raw)
@@ -69,7 +69,7 @@ def shape(raw: np.ndarray, line: Line) -> np.ndarray:
 
 
 def resample(raw: np.ndarray, rate: int) -> np.ndarray:
-    """To 16 kHz by cutting the spectrum off: (N,) -> (about N * 16000 / rate,)."""
+    """To 16 kHz by cutting off the spectrum: (N,) -> (about N * 16000 / rate,)."""
     step = rate // math.gcd(rate, RATE)
     blocks = -(-len(raw) // step)
     count = blocks * RATE // math.gcd(rate, RATE)
@@ -78,7 +78,7 @@ def resample(raw: np.ndarray, rate: int) -> np.ndarray:
 
 
 class _Voice:
-    """The library, loaded and initialised; call it with a line for a waveform at 16 kHz."""
+    """The initialised library. Calling it with a line returns a waveform at 16 kHz."""
 
     def __init__(self) -> None:
         import espeakng_loader
@@ -90,7 +90,7 @@ class _Voice:
             raise RuntimeError("espeak-ng does not start: reinstall the package espeakng-loader")
         self.chunks: list[np.ndarray] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self.callback = kind(self._keep)  # held here: ctypes does not keep it alive
+        self.callback = kind(self._keep)  # stored here because ctypes does not keep it alive
         self.library.espeak_SetSynthCallback(self.callback)
 
     def _keep(self, samples, count, _events) -> int:
@@ -103,9 +103,7 @@ class _Voice:
             raise RuntimeError(f"espeak-ng has no voice {line['voice']!r}")
         for name, number in _PARAMETERS.items():
             self.library.espeak_SetParameter(number, int(line[name]), 0)
-        self.library.espeak_ng_SetRandSeed(
-            ctypes.c_long(line["seed"])
-        )  # else breathy voices follow the clock
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(line["seed"]))  # otherwise breathy voices depend on the clock
         text = line["text"].encode()
         self.chunks = []
         self.library.espeak_Synth(text, len(text) + 1, 0, 1, 0, _UTF8 | _SSML, None, None)

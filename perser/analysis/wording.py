@@ -1,0 +1,165 @@
+"""Words for tables and figures: roles of methods, the synthetic stamp, counts, provenance, captions."""
+
+from typing import Any
+
+import pandas as pd
+
+from perser.errors import UserError
+from perser.records import GROUPS, RANDOM, Manifest, Run
+
+LABELS = ("corpus", "upstream", "synthetic", "experiment")
+SIMPLE, META, BOUND, CONTROL = GROUPS
+SCORES = {"f1": "Macro F1", "accuracy": "Accuracy (share of clips whose most probable class the listener ticked)"}
+COUNTED = "Records: rows of records.parquet behind the line."
+BEST = "Bold: best printed mean for the same K."
+
+
+def methods(run: Run, group: str | None = None, kind: str | None = None) -> list[str]:
+    """Methods in the order of the records; only those of a group (one of records.GROUPS) or kind if given."""
+    infos = {method: run.manifest.methods[method] for method in dict.fromkeys(run.records["method"])}
+    return [method for method, info in infos.items() if group in (None, info.group) and kind in (None, info.kind)]
+
+
+def settings(run: Run, method: str) -> dict[str, Any]:
+    """A method's settings in the experiment."""
+    return run.manifest.config["methods"][method]
+
+
+def baseline(run: Run) -> str | None:
+    """SSL-E, which ignores the shots and which gains are measured from; None if the run has none."""
+    return next(iter(methods(run, kind="ssl-e")), None)
+
+
+def over(run: Run) -> str:
+    """Title of the baseline."""
+    return run.title(baseline(run) or "SSL-E")
+
+
+def ours(run: Run) -> list[str]:
+    """Methods this artifact argues for: MAML with CSMT and LSLR on the head alone, of the references if any."""
+    maml = {method: settings(run, method) for method in methods(run, kind="maml")}
+    return [method for method, chosen in maml.items() if chosen.get("csmt", "split") != "split" and chosen.get("lslr")
+            and "mix" not in chosen.get("adapts", ()) and method in (run.manifest.config.get("references") or maml)]
+
+
+def shots(run: Run, method: str, number: int) -> str:
+    """The number of shots in print: "-" for a method that uses none, "all" for the upper bound."""
+    bound = method in run.manifest.methods and run.group(method) == BOUND
+    return "all" if bound else str(number) if number else "-"
+
+
+def labels(records: pd.DataFrame) -> dict[str, str]:
+    """Corpus, upstream, synthetic and experiment of one run. Raises UserError if the records mix several."""
+    values = {name: list(records[name].unique()) for name in LABELS}
+    for name, several in values.items():
+        if len(several) != 1:
+            raise UserError(f"records of {len(several)} values of {name} ({', '.join(map(str, several))}) in one "
+                            "table or figure; give the records of one finished run")
+    return {name: value for name, [value] in values.items()}
+
+
+def stamp(run: Run) -> str:
+    """The synthetic stamp of a run, shown wherever its data is shown; empty for real data."""
+    return synthetic_stamp(labels(run.records)["synthetic"])
+
+
+def synthetic_stamp(synthetic: str) -> str:
+    """The stamp for the column `synthetic` of records.
+
+    >>> synthetic_stamp("listeners"), synthetic_stamp("random upstream weights"), synthetic_stamp("")
+    ('synthetic listeners', 'random upstream weights', '')
+    """
+    return f"synthetic {synthetic}" if synthetic and not synthetic.startswith(RANDOM) else synthetic
+
+
+def random_weights(run: Run) -> bool:
+    """Whether the upstream was never trained."""
+    return RANDOM in labels(run.records)["synthetic"]
+
+
+def upstream(run: Run) -> str:
+    """The upstream's name in print; random weights are always named."""
+    return labels(run.records)["upstream"] + (" (random weights)" if random_weights(run) else "")
+
+
+def join_runs(runs: list[Run]) -> Run:
+    """Several runs as one, for a caption that covers all: names and digests joined, the most cautious stamp."""
+    named, manifests = [labels(run.records) for run in runs], [run.manifest for run in runs]
+    stamps = [names["synthetic"] for names in named]
+    joined = {key: ", ".join(dict.fromkeys(names[key] for names in named)) for key in ("upstream", "experiment")}
+    joined["synthetic"] = next((parts for parts in stamps if RANDOM in parts), stamps[0])
+    digests = {key: ", ".join(dict.fromkeys(getattr(manifest, key) for manifest in manifests))
+               for key in ("config_digest", "data_digest")}
+    commits = {manifest.commit for manifest in manifests}
+    manifest = manifests[0].model_copy(update=joined | digests | {
+        "commit": commits.pop() if len(commits) == 1 else None,
+        "methods": {name: info for manifest in reversed(manifests) for name, info in manifest.methods.items()}})
+    return Run(pd.concat([run.records for run in runs], ignore_index=True).assign(**joined), manifest)
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: "1 seed", "3 seeds"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def listeners(records: pd.DataFrame) -> str:
+    """How many listeners each setting was tested on."""
+    numbers = records.groupby("setting", sort=False)["listener"].nunique()
+    different = "listeners: " + ", ".join(f"{number} {setting}" for setting, number in numbers.items())
+    return count(int(numbers.iloc[0]), "listener") if numbers.nunique() == 1 else different
+
+
+def _seeds(records: pd.DataFrame, words: str) -> str:
+    return words if records["seed"].nunique() > 1 else ""
+
+
+def pairing(run: Run) -> str:
+    """How differences are paired."""
+    return "paired by listener" + _seeds(run.records, " and seed")
+
+
+def resampled(run: Run) -> str:
+    """The interval's name, with what the bootstrap resamples."""
+    return "95 % bootstrap interval over listeners" + _seeds(run.records, " and seeds")
+
+
+def origin(run: Run) -> str:
+    """Corpus, upstream and number of listeners, for the foot of a figure."""
+    names = labels(run.records)
+    return f"{names['corpus']}, {names['upstream']}; {listeners(run.records)}"
+
+
+def source(run: Run) -> str:
+    """One phrase on what was run: corpus, upstream, listeners, folds, seeds, draws."""
+    records, names, synthetic = run.records, labels(run.records), stamp(run)
+    draws = sorted(records["draws"].unique())
+    drawn = count(int(draws[-1]), "draw") if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"
+    return (f"corpus {names['corpus']}{f' ({synthetic})' if synthetic else ''}, upstream {names['upstream']}; "
+            f"{listeners(records)}; {count(records['fold'].nunique(), 'fold')}, "
+            f"{count(records['seed'].nunique(), 'seed')}, {drawn} of the K shots")
+
+
+def caption(run: Run, *sentences: str, score: str = "f1") -> str:
+    """A table's caption: stamp, score, source and uncertainty, then the table's own sentences, then provenance."""
+    records, synthetic = run.records, stamp(run)
+    seeds, few = _seeds(records, " and seeds"), records["listener"].nunique() < 10
+    parts = [
+        f"{synthetic.capitalize()}." if synthetic else "",
+        f"{SCORES[score]} in points, mean over listeners{seeds} with the {resampled(run)}: {source(run)}.",
+        "With so few listeners the interval is too narrow." if few else "",
+        "" if seeds else "One seed: the interval does not cover variation between seeds.",
+        "The listener is held out in both settings; seen: clips that other listeners' ratings were trained on, "
+        "unseen: clips of sessions that were not.",
+        *sentences,
+        provenance(run.manifest),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def provenance(manifest: Manifest) -> str:
+    """One sentence on settings, data, commit and machine."""
+    changed = " with uncommitted changes" if manifest.dirty else ""
+    commit = f"commit {manifest.commit[:10]}{changed}, " if manifest.commit else ""
+    machine = manifest.machine
+    return (f"Run: settings {manifest.config_digest}, data {manifest.data_digest}, {commit}"
+            f"{machine.get('cpu', 'unknown processor')}, {count(machine.get('cores', 1), 'core')}.")
