@@ -44,8 +44,9 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path | str) -> list[Path]:
     """Write STEM.pdf and STEM.png (200 dpi); the same figure always gives the same bytes."""
+    stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = stem.with_name(f"{stem.name}.pdf"), stem.with_name(f"{stem.name}.png")
     with plt.style.context(STYLE, after_reset=True):

@@ -200,7 +200,7 @@ def rates(run: Run, shots: int | None = None) -> Figure | None:
 
 @drawing.styled
 def walkthrough(measured: pd.DataFrame, stamp: str) -> Figure:
-    """Loss, macro F1 and moved logits after each inner step: the table of `perser.walkthrough.measured`."""
+    """Loss, macro F1 and moved logits after each inner step: the rows of `perser.walkthrough.by_step`."""
     panels = {"Loss": {"support_loss": "support", "query_loss": "query"},
               "Macro F1 of the query (points)": {"macro_f1": ""},
               "Logits moved by each tensor (rms)": {name: name for name in ("P", "b", "A", "a")}}
