@@ -57,8 +57,8 @@ display(Image(png, width=560))
 # ## Compared with real listeners
 #
 # Simulated listeners are useful as far as they resemble real ones. The rows marked *real* are 26 listeners of the
-# WHiSER corpus with at least 200 labels each (computed from msplabresearch/WHiSER at 5850655). *Agreement*: how often
-# a listener gives the label that most others give. *Kappa*: the agreement of two listeners beyond chance.
+# WHiSER corpus with at least 200 labels each (computed from msplabresearch/WHiSER at 5850655). *Agreement*: how often a
+# listener gives the label that most others give. *Kappa*: the agreement of two listeners beyond chance.
 
 # %%
 names = {"neutral": "share of neutral", "ticks": "ticks per rating", "ticks_per_listener": "ticks, listener means",

@@ -53,8 +53,8 @@ print(f"largest difference: {float((batched - alone).abs().max()):.0e}")
 # ## What a linear probe can predict
 #
 # A logistic regression on the standardised features (averaged over layers) predicts the class that most listeners of a
-# clip ticked, on sessions that it was not trained on. For comparison, a second probe predicts the speaker. The
-# baseline always answers with the most frequent class.
+# clip ticked, on sessions that it was not trained on. For comparison, a second probe predicts the speaker. The baseline
+# always answers with the most frequent class.
 
 # %%
 flat = matrix.mean(1).numpy()

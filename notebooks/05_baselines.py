@@ -97,8 +97,8 @@ print(pd.DataFrame(rows, columns=columns).to_string(index=False))
 # %% [markdown]
 # ## How much of the gain is bias
 #
-# Prior shift knows nothing about what a listener hears in a voice. It only uses how often the K ratings tick each class.
-# The difference to fine-tuning is what the sound of the K clips adds.
+# Prior shift knows nothing about what a listener hears in a voice. It only uses how often the K ratings tick each
+# class. The difference to fine-tuning is what the sound of the K clips adds.
 
 # %%
 for run in simple:
@@ -110,9 +110,9 @@ for run in simple:
 # ## How the settings were chosen
 #
 # Settings that an experiment lists in a grid (learning rates, steps, masses) are chosen in each split on its dev
-# listeners. The settings of a method's training (learning rates of meta-learning, sizes, epochs) were searched once with
-# `perser search`, on corpora with other simulated listeners and, for the embedded corpus, other speech. A method keeps
-# its initial settings unless a trial beats them by more than the margin.
+# listeners. The settings of a method's training (learning rates of meta-learning, sizes, epochs) were searched once
+# with `perser search`, on corpora with other simulated listeners and, for the embedded corpus, other speech. A method
+# keeps its initial settings unless a trial beats them by more than the margin.
 #
 # A longer search gives a method more chances, so all methods have the same number of trials, or all combinations where
 # their settings are lists. Meta-PerSER-X is the exception: its trials are preceded by the earlier ones that
@@ -144,5 +144,5 @@ print(f"All data keeps {kept} inner steps of at most {most}", "in the search:",
 # %% [markdown]
 # ## What this does not show
 #
-# Simulated listeners have the biases and cues of their model. How much of a real listener is bias decides how well prior
-# shift does, and only a corpus that identifies its listeners can tell.
+# Simulated listeners have the biases and cues of their model. How much of a real listener is bias decides how well
+# prior shift does, and only a corpus that identifies its listeners can tell.

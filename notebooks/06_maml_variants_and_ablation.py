@@ -52,8 +52,8 @@ for run in runs["methods"]:
 # %% [markdown]
 # ## Against the best method without meta-learning
 #
-# This is the comparison that matters. *Against* is the strongest simple method of notebook 05, picked per setting on the
-# test listeners, which favours it. Look at the number of listeners ahead, then at the interval.
+# This is the comparison that matters. *Against* is the strongest simple method of notebook 05, picked per setting on
+# the test listeners, which favours it. Look at the number of listeners ahead, then at the interval.
 
 # %%
 for run in runs["methods"]:
@@ -140,8 +140,8 @@ for run in runs["ablation"]:
 # from SSL-E achieve, and nothing of its own training.
 #
 # Without learned rates, much of the training is discarded. With LSLR the outer loop has more to learn. The shared
-# reading, whose support and query are the same clips, rarely beats its initialisation. *CSMT (shared), last epoch* keeps
-# the training whatever the dev listeners say, and the table above shows it far behind: it overfits.
+# reading, whose support and query are the same clips, rarely beats its initialisation. *CSMT (shared), last epoch*
+# keeps the training whatever the dev listeners say, and the table above shows it far behind: it overfits.
 
 # %%
 for run in runs["ablation"]:

@@ -53,8 +53,8 @@ for run in shots:
 # %% [markdown]
 # ## Against methods without meta-learning
 #
-# A gain over SSL-E does not yet justify meta-learning. For each K, this is the difference between a meta-learning method
-# and the best method without it, picked on the same listeners. Notice the smallest K, where a method whose inner
+# A gain over SSL-E does not yet justify meta-learning. For each K, this is the difference between a meta-learning
+# method and the best method without it, picked on the same listeners. Notice the smallest K, where a method whose inner
 # learning rates do not depend on K can be behind the best simple method.
 
 # %%

@@ -6,7 +6,8 @@
 # what the method has learned in order to serve them.
 #
 # On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus with **synthetic** speech and
-# listeners. Simulated listeners vary as their model lets them. The results test the method and say nothing about people.
+# listeners. Simulated listeners vary as their model lets them. The results test the method and say nothing about
+# people.
 
 # %% tags=["parameters"]
 first = "../results/ravdess/logmel"
@@ -44,9 +45,9 @@ display(Image(png, width=560))
 # %% [markdown]
 # ## Two traits of a listener
 #
-# *Distance*: how far a listener's ratings are from those of the other listeners of the same clips (total variation, 0 to
-# 1). *Consistency*: how much two ratings of one listener overlap on clips that the others rate alike. A listener can be
-# far from the others and perfectly consistent. This is the listener whom K ratings can describe.
+# *Distance*: how far a listener's ratings are from those of the other listeners of the same clips (total variation, 0
+# to 1). *Consistency*: how much two ratings of one listener overlap on clips that the others rate alike. A listener can
+# be far from the others and perfectly consistent. This is the listener whom K ratings can describe.
 
 # %%
 print(perser.agreement.listener_traits(loaded.ratings, loaded.classes).head(12).round(2).to_string(index=False))

@@ -1,14 +1,15 @@
 # %% [markdown]
 # # Phase-2: tasks and scores
 #
-# Universal spoken language models follow an instruction about audio and answer in words. Dynamic-SUPERB Phase-2
-# (arXiv 2411.05361) has 180 such tasks: classification, regression and sequence generation over speech, music and other
+# Universal spoken language models follow an instruction about audio and answer in words. Dynamic-SUPERB Phase-2 (arXiv
+# 2411.05361) has 180 such tasks: classification, regression and sequence generation over speech, music and other
 # sounds. This page reads the records of an evaluation in that format. It shows the tasks, the score of each, how often
 # a model gave no answer, and what an average over tasks hides.
 #
 # The default records are those of the **embedded suite**: small tasks in the upstream layout, whose speech (espeak-ng)
 # and sounds are **synthetic**. Its scores show that the evaluation works, not how well a model hears. `majority`,
-# `random` and `oracle` know the labels and are the controls. `perser` is our emotion classifier, which answers in words.
+# `random` and `oracle` know the labels and are the controls. `perser` is our emotion classifier, which answers in
+# words.
 
 # %% tags=["parameters"]
 phase2 = "../results/phase2/suite"
@@ -43,7 +44,8 @@ for group in groups:
 # ## Scores by task
 #
 # Read this table first. An average over tasks with different metrics is dominated by the metric with the widest range.
-# WER, CER, PER, MSE, MAE and MedAE are better when lower. The oracle is perfect in all rows, which verifies the scorers.
+# WER, CER, PER, MSE, MAE and MedAE are better when lower. The oracle is perfect in all rows, which verifies the
+# scorers.
 
 # %%
 table = aggregate.tasks(records)

@@ -23,8 +23,8 @@ print(records["sample"].nunique(), "questions to", records["model"].nunique(), "
 # %% [markdown]
 # ## The question
 #
-# Each question has one of these wordings, drawn at random. `{examples}` stands for the examples, "Clip i: labels." each.
-# Their audio comes before the text.
+# Each question has one of these wordings, drawn at random. `{examples}` stands for the examples, "Clip i: labels."
+# each. Their audio comes before the text.
 
 # %%
 for wording in perser.phase2.listeners.wordings():
@@ -34,8 +34,8 @@ for wording in perser.phase2.listeners.wordings():
 # ## The scores
 #
 # A listener may tick several emotions, so the answer is a set. Accuracy requires exactly that set, F1 counts the shared
-# labels, and macro-F1 gives all emotions the same weight. Compare `majority` on the three metrics: the most frequent set
-# of labels is often exactly right, and only macro-F1 shows that it ignores the audio.
+# labels, and macro-F1 gives all emotions the same weight. Compare `majority` on the three metrics: the most frequent
+# set of labels is often exactly right, and only macro-F1 shows that it ignores the audio.
 
 # %%
 table = aggregate.tasks(records)
@@ -48,8 +48,8 @@ for metric in ("accuracy", "F1", "macro-F1"):
 # %% [markdown]
 # ## Where the two classifiers differ
 #
-# `ssl-e` is the general classifier, trained on what listeners say on average. It ignores the examples. `meta-perser` was
-# meta-trained from it and takes gradient steps on the examples of each question. Below: on how many questions they
+# `ssl-e` is the general classifier, trained on what listeners say on average. It ignores the examples. `meta-perser`
+# was meta-trained from it and takes gradient steps on the examples of each question. Below: on how many questions they
 # differ, and their scores on those.
 
 # %%

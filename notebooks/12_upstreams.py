@@ -2,14 +2,14 @@
 # # The same methods on other upstreams
 #
 # A personal model cannot learn what its upstream does not represent. This page runs SSL-E, fine-tuning and Meta-PerSER,
-# with the settings of the main experiment, on several upstreams. It asks how much the upstream changes the result, which
-# of its layers are read, and whether it helps to adapt the layer weights to the listener too, which the paper leaves
-# open.
+# with the settings of the main experiment, on several upstreams. It asks how much the upstream changes the result,
+# which of its layers are read, and whether it helps to adapt the layer weights to the listener too, which the paper
+# leaves open.
 #
 # **No trained speech model is part of this page.** Besides `logmel` it shows models of three families with *random
-# weights*: small versions of wav2vec 2.0, HuBERT and WavLM that have learned nothing (`tools/random_upstreams.py`). They
-# run through the same code as trained models, and they are the baseline that a result must beat before it owes anything
-# to training. Speech and listeners are **synthetic**.
+# weights*: small versions of wav2vec 2.0, HuBERT and WavLM that have learned nothing (`tools/random_upstreams.py`).
+# They run through the same code as trained models, and they are the baseline that a result must beat before it owes
+# anything to training. Speech and listeners are **synthetic**.
 
 # %% tags=["parameters"]
 results = "../results/synthetic"
@@ -77,10 +77,10 @@ for run in runs:
 # %% [markdown]
 # ## Which layers are read
 #
-# The head reads a weighted sum of an upstream's layers. The weights are learned, positive and sum to one. Layer 0 is the
-# input of the transformer. `logmel` has a single layer and no weights. No random layer is better than another, so the
-# deviation from the dashed line (equal weights) is what chance produces, and trained layers have to exceed it before a
-# preference means anything. Mean and standard deviation over folds, groups and seeds.
+# The head reads a weighted sum of an upstream's layers. The weights are learned, positive and sum to one. Layer 0 is
+# the input of the transformer. `logmel` has a single layer and no weights. No random layer is better than another, so
+# the deviation from the dashed line (equal weights) is what chance produces, and trained layers have to exceed it
+# before a preference means anything. Mean and standard deviation over folds, groups and seeds.
 
 # %%
 for run in runs:
@@ -98,10 +98,10 @@ if figure := perser.experiments.upstreams.layers(runs):
 # %% [markdown]
 # ## Should the layer weights adapt too?
 #
-# *Meta-PerSER, layers too* adapts a fifth tensor in the inner loop, the layer weights, with learned rates. It is compared
-# with Meta-PerSER, whose layer weights are the same for all listeners, at the largest K. Below the table are its mean
-# learned rates, where *mix* is the layer weights. On random layers no effect is expected, since no layer knows what
-# another does not. Only trained layers can answer the question.
+# *Meta-PerSER, layers too* adapts a fifth tensor in the inner loop, the layer weights, with learned rates. It is
+# compared with Meta-PerSER, whose layer weights are the same for all listeners, at the largest K. Below the table are
+# its mean learned rates, where *mix* is the layer weights. On random layers no effect is expected, since no layer knows
+# what another does not. Only trained layers can answer the question.
 
 # %%
 for path in sorted(Path(results).glob("*/layers")):
