@@ -34,7 +34,7 @@ SEEN_BY_EYE = "nbval-ignore-output"
 
 
 def code(source):
-    return [cell for cell in tool.built(source).cells if cell.cell_type == "code"]
+    return [cell for cell in tool.build(source).cells if cell.cell_type == "code"]
 
 
 def committed(source):
@@ -95,7 +95,7 @@ def test_pictures_and_sound_are_not_compared(source):
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_every_idea_is_introduced_in_prose(source):
-    cells = tool.built(source).cells
+    cells = tool.build(source).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert sum(cell.cell_type == "markdown" for cell in cells) >= 4
 

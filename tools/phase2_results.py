@@ -31,7 +31,7 @@ def evaluate(tasks: list[str], models: list[str], out: Path) -> None:
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--root", default="data/synthetic", show_default=True, help="The corpus of the run.")
 @click.option("--corpus", default="synthetic", show_default=True)
-@click.option("--unit", default="fold1-group0-seed0", show_default=True, help="Fold, group and seed of the checkpoints.")
+@click.option("--unit", default="fold1-group0-seed0", show_default=True, help="The unit whose checkpoints are used.")
 @click.option("--out", default=Path("out/phase2"), show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--promote", is_flag=True, help="Copy the records and tables into results/phase2.")
 def main(run: Path, root: str, corpus: str, unit: str, out: Path, promote: bool) -> None:

@@ -40,7 +40,7 @@ def choose_clips(root: Path, seed: int) -> list[tuple[Path, str]]:
         if len(taken) < CLIPS:
             raise UserError(f"{root}: {len(taken)} clips of {emotion}; {CLIPS} are needed: unpack all 24 actors")
         chosen += [(path, emotion) for path in taken]
-    return [chosen[i] for i in rng(seed, "superb er ravdess").permutation(len(found))]
+    return [chosen[i] for i in rng(seed, "superb er ravdess").permutation(len(chosen))]
 
 
 @click.command(epilog="Example: python tools/ravdess_phase2.py --root /path/to/ravdess --out out/tasks")
