@@ -98,7 +98,7 @@ digits = {"support_loss": 2, "query_loss": 2, "macro_f1": 1, "ticks": 1, "P": 2,
 print(by_step.round(digits).to_string(index=False))
 
 # %% tags=["nbval-ignore-output"]
-pdf, png = perser.figures.save(perser.experiments.steps.walkthrough(by_step, stamp), "../out/notebooks/figures/by_step")
+pdf, png = perser.figures.save(perser.figures.by_step(by_step, stamp), "../out/notebooks/figures/by_step")
 display(Image(png, width=900))
 
 # %% [markdown]

@@ -158,7 +158,10 @@ class SpanHeads(NamedTuple):
         return logits if self.d.ndim == 4 else logits[0]
 
     def weights(self) -> Head:
-        """The heads with their weights formed; tensors lead with E, or with (steps + 1, E). The mix is shared."""
+        """The heads with their weights formed; tensors lead with E, or with (steps + 1, E). The mix is shared.
+
+        Gradients through the weights are exact in second order only; a first-order loss takes `query_logits`.
+        """
         x = self.products.x[self.batch.support]
         basis = torch.cat([self.head.A.expand(len(x), -1, -1), x @ self.head.P.T + self.head.b], 1)
         shape = self.a.shape[:-2]

@@ -189,6 +189,7 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
     every experiment uses them.
     """
     from perser import search as searching
+    from perser.analysis.statistics import best_trials
 
     plan, experiment = usage(searching.read, file)
     given = dict(root.partition("=")[::2] for root in roots)
@@ -202,7 +203,7 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
                                 lambda row: click.echo(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}  "
                                                        f"{row['settings']}"))
         trials = searching.write(out, name, rows, plan, plans)
-    click.echo(searching.best(trials, plan.margin).to_string(index=False))
+    click.echo(best_trials(trials, plan.margin).to_string(index=False))
 
 
 @main.command(epilog="Example: perser report results/synthetic/logmel/main --out out/report")

@@ -26,9 +26,9 @@ def _method(table: Any) -> Any:
     """Validate a method's table by its kind."""
     if not isinstance(table, dict):
         return table
-    kind = table.get("kind")
+    kind = str(table.get("kind"))
     if kind not in kinds():
-        raise ValueError(f"unknown kind {kind!r}: {nearest(str(kind), kinds())}")
+        raise ValueError(f"unknown kind {kind!r}: {nearest(kind, kinds())}")
     return kinds()[kind].model_validate(table)
 
 
@@ -86,21 +86,21 @@ def _like(path: Path, name: str, table: Any) -> Any:
     """A method's table with what it inherits."""
     if not isinstance(table, dict) or "like" not in table:
         return table
-    shared = [read_toml(file) for beside in SHARED if (file := path.with_name(beside)).exists()]
-    parent, inherited = table["like"], {}
+    shared = [read_toml(file) for file in map(path.with_name, SHARED) if file.exists()]
+    parent, inherited = str(table["like"]), {}
     for tables in shared:
         inherited |= tables.get(parent, {})
     if not inherited:
         known = sorted({key for tables in shared for key in tables})
         raise UserError(f"{path}: methods.{name}.like = {parent!r}: no such table beside the file; "
-                        f"{nearest(str(parent), known)}")
+                        f"{nearest(parent, known)}")
     return inherited | {key: value for key, value in table.items() if key != "like"}
 
 
 def _explained(error: ValidationError, settings: dict) -> str:
     first = error.errors()[0]
     tables = {"base": Base}
-    if len(first["loc"]) > 1 and first["loc"][0] == "methods":
+    if first["type"] == "extra_forbidden" and first["loc"][0] == "methods":  # of a method whose kind is known
         name = first["loc"][1]
         tables[str(name)] = kinds()[settings["methods"][name]["kind"]]
     return explain(first, tables, Experiment)

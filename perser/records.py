@@ -195,9 +195,9 @@ def manifest(run: Path) -> Manifest:
 
 def load(run: Path) -> Run:
     """Everything that a finished run directory holds. Raises UserError when it is not finished."""
-    beside = {name: Path(run) / f"{name}.parquet" for name in ("learnt", "listeners")}
+    tables = {name: Path(run) / f"{name}.parquet" for name in ("learnt", "listeners")}
     return Run(read(run), manifest(run),
-               **{name: pd.read_parquet(path) if path.is_file() else None for name, path in beside.items()})
+               **{name: pd.read_parquet(path) if path.is_file() else None for name, path in tables.items()})
 
 
 def classes(frame: pd.DataFrame) -> tuple[str, ...]:

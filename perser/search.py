@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from perser import experiment as experiments
 from perser import provenance, records, workers
+from perser.analysis.statistics import best_trials
 from perser.errors import UserError
 from perser.experiment import Experiment
 from perser.methods import Method
@@ -64,7 +65,8 @@ def read(path: Path) -> tuple[Search, Experiment]:
     try:
         search = Search.model_validate(read_toml(path))
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error.errors()[0], {}, Search)}") from None
+        tables = {"methods": MethodSearch, "space": Space}
+        raise UserError(f"{path}: {explain(error.errors()[0], tables, Search)}") from None
     experiment = experiments.load(Path(path).with_name(f"{search.experiment}.toml"), search.set)
     for name, method in search.methods.items():
         if name not in experiment.methods:
@@ -122,23 +124,10 @@ def _drawn(trial: optuna.Trial, key: str, space: Space) -> Any:
     return trial.suggest_categorical(key, space.choices)
 
 
-def best(trials: pd.DataFrame, margin: float = 0.0) -> pd.DataFrame:
-    """Each method's best trial beside the points of its first, the experiment's own settings.
-
-    The first is kept unless another beats it by more than `margin` points; of equals, the earlier. Columns of the
-    trials, `first` and the number of `trials`.
-    """
-    first = trials[trials["trial"] == 0].set_index("method")["points"]
-    worth = trials["points"].where(trials["trial"] == 0, trials["points"] - margin)
-    chosen = trials.loc[worth.groupby(trials["method"], sort=False).idxmax()]
-    count = trials.groupby("method", sort=False)["trial"].size()
-    return chosen.assign(first=chosen["method"].map(first), trials=chosen["method"].map(count)).reset_index(drop=True)
-
-
 def tuned(trials: pd.DataFrame, margin: float) -> str:
     """The best settings as TOML, one table per method: what experiments read through `like`."""
     lines = ["# Written by `perser search` from results/search/trials.csv. Do not edit."]
-    for row in best(trials, margin).sort_values("method").itertuples():
+    for row in best_trials(trials, margin).sort_values("method").itertuples():
         name = row.method if row.method.replace("-", "").isalnum() else json.dumps(row.method)
         lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in json.loads(row.settings).items())]
     return "\n".join(lines) + "\n"

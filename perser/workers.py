@@ -184,7 +184,8 @@ def _origins(plan: Plan) -> list[Origin]:
     frame = pd.DataFrame([{"method": name, **json.loads((plan.part(unit, name) / "part.json").read_text())}
                           for unit, name in product(plan.units, plan.experiment.methods)])
     keys = list(plan.origin)
-    return [Origin(**dict(zip(keys, origin)), methods=sorted(set(part["method"])), parts=len(part),
+    return [Origin(**{key: None if pd.isna(value) else value for key, value in zip(keys, origin)},  # no commit: nan
+                   methods=sorted(set(part["method"])), parts=len(part),
                    minutes=round(float(part["seconds"].sum()) / 60, 2))
             for origin, part in frame.groupby(keys, dropna=False)]
 

@@ -60,25 +60,25 @@ def test_a_row_without_meta_learning_is_a_rival_whatever_its_name():
 def test_each_meta_method_meets_the_best_of_its_own_setting():
     table = scores({"ssl-e": 0.3, "prior-shift": 0.4, "fine-tuning": 0.42, "maml": 0.5, "anil": 0.41})
     table.loc[(table["method"] == "prior-shift") & (table["setting"] == "unseen"), "f1"] += 0.05
-    found = methods.against_best(scored(table))
-    assert found[["method", "setting", "baseline"]].values.tolist() == [
+    result = methods.against_best(scored(table))
+    assert result[["method", "setting", "baseline"]].values.tolist() == [
         ["maml", "seen", "fine-tuning"],
         ["anil", "seen", "fine-tuning"],
         ["maml", "unseen", "prior-shift"],
         ["anil", "unseen", "prior-shift"],
     ]
-    assert found["mean"].tolist() == pytest.approx([0.08, -0.01, 0.05, -0.04])
+    assert result["mean"].tolist() == pytest.approx([0.08, -0.01, 0.05, -0.04])
 
 
 def test_the_ladder_holds_simple_methods_against_ssl_e_and_meta_learning_against_their_best():
     few = scores({"ssl-e": 0.3, "prior-shift": 0.4, "fine-tuning": 0.35, "maml": 0.5, "all-data": 0.9}, shots=5)
     table = pd.concat([few, scores({"prior-shift": 0.4, "fine-tuning": 0.45, "maml": 0.42}, shots=20)])
-    found = methods.ladder(scored(table))
+    result = methods.ladder(scored(table))
     seen = [["prior-shift", "ssl-e", 5], ["fine-tuning", "ssl-e", 5], ["maml", "prior-shift", 5],
             ["prior-shift", "ssl-e", 20], ["fine-tuning", "ssl-e", 20], ["maml", "fine-tuning", 20]]
-    assert found.loc[found["setting"] == "seen", ["method", "baseline", "shots"]].values.tolist() == seen
-    assert found["mean"].tolist() == pytest.approx([0.1, 0.05, 0.1, 0.1, 0.15, -0.03] * 2)
-    assert (found["p_holm"] >= found["p"]).all() and set(found["setting"]) == {"seen", "unseen"}
+    assert result.loc[result["setting"] == "seen", ["method", "baseline", "shots"]].values.tolist() == seen
+    assert result["mean"].tolist() == pytest.approx([0.1, 0.05, 0.1, 0.1, 0.15, -0.03] * 2)
+    assert (result["p_holm"] >= result["p"]).all() and set(result["setting"]) == {"seen", "unseen"}
     assert methods.ladder(scored(scores({"maml": 0.5, "anil": 0.4}))).empty  # nothing to be held against
 
 
@@ -86,10 +86,10 @@ def test_other_numbers_of_steps_are_held_against_the_trained_one():
     """Each step is one more hit of a hundred, in points 1; SSL-E and fine-tuning were trained with none."""
     taken = {"maml": (0, 1, 3), "fine-tuning": (0, 1)}
     frame = made_study({"ssl-e": 0, "fine-tuning": 1, "maml": 2}, "steps", inner_steps=taken, noise=0)
-    found = steps.against_trained(made_run(frame, settings={"maml": {"inner_steps": 1}}))
-    assert found[["method", "setting", "shots", "inner_steps", "trained"]].values.tolist() == [
+    result = steps.against_trained(made_run(frame, settings={"maml": {"inner_steps": 1}}))
+    assert result[["method", "setting", "shots", "inner_steps", "trained"]].values.tolist() == [
         ["maml", setting, 20, steps, 1] for setting in ("seen", "unseen") for steps in (0, 3)]
-    assert found["mean"].tolist() == pytest.approx([-0.01, 0.02] * 2) and (found["listeners"] == 8).all()
+    assert result["mean"].tolist() == pytest.approx([-0.01, 0.02] * 2) and (result["listeners"] == 8).all()
     assert steps.against_trained(made_run(frame, settings={"maml": {"inner_steps": 7}})).empty
 
 
@@ -98,12 +98,12 @@ ABLATION |= {"da+lslr": 0.34, "csmt+da+lslr": 0.38, "shared+da+lslr": 0.32}
 
 
 def test_main_effects_average_over_the_other_parts():
-    found = ablation.effects(scored(scores(ABLATION))).set_index(["part", "setting"])["mean"]
+    result = ablation.effects(scored(scores(ABLATION))).set_index(["part", "setting"])["mean"]
     # DA adds 0.01 everywhere; LSLR 0.03, with CSMT 0.07; CSMT nothing, with LSLR 0.04.
-    assert found["DA", "seen"] == pytest.approx(0.01)
-    assert found["LSLR", "unseen"] == pytest.approx(0.05)
-    assert found["CSMT", "seen"] == pytest.approx(0.02)
-    assert found["shared", "seen"] == pytest.approx(0.32 - 0.38)
+    assert result["DA", "seen"] == pytest.approx(0.01)
+    assert result["LSLR", "unseen"] == pytest.approx(0.05)
+    assert result["CSMT", "seen"] == pytest.approx(0.02)
+    assert result["shared", "seen"] == pytest.approx(0.32 - 0.38)
 
 
 def test_effects_come_for_every_number_of_shots_and_only_of_whole_designs():
@@ -116,10 +116,10 @@ def test_effects_come_for_every_number_of_shots_and_only_of_whole_designs():
 
 def test_gains_are_in_points_at_every_number_of_shots():
     table = pd.concat([scores({"ssl-e": 0.3, "maml": 0.4}, shots=20), scores({"maml": 0.35}, shots=5)])
-    found = statistics.gains(table, "ssl-e").set_index(["method", "setting", "shots"])["mean"]
+    result = statistics.gains(table, "ssl-e").set_index(["method", "setting", "shots"])["mean"]
     assert set(statistics.gains(table, "ssl-e", largest=True)["shots"]) == {20}
-    assert found["maml", "seen", 20] == pytest.approx(10) and found["maml", "unseen", 5] == pytest.approx(5)
-    assert "ssl-e" not in found.index.get_level_values("method")
+    assert result["maml", "seen", 20] == pytest.approx(10) and result["maml", "unseen", 5] == pytest.approx(5)
+    assert "ssl-e" not in result.index.get_level_values("method")
 
 
 STEPS = {"fine-tuning": (0, 1, 2), "maml": (0, 1, 2)}
@@ -152,12 +152,12 @@ def test_gains_meet_the_traits_of_the_same_listener():
                          **{kind: frame[kind] - extra for kind in ("fp_x", "fp_y", "fn_x", "fn_y")})
     traits = pd.DataFrame({"listener": ["E3", "E0", "E1", "E2"], "distance": [0.9, 0.1, 0.2, 0.3],
                            "consistency": [0.0, 3.0, 2.0, 1.0]})
-    found = listeners.gains_and_traits(made_run(frame, listeners=traits), "meta-perser")
-    mine = found[found["setting"] == "seen"].set_index("listener")
+    result = listeners.gains_and_traits(made_run(frame, listeners=traits), "meta-perser")
+    rows = result[result["setting"] == "seen"].set_index("listener")
     # Level 6, shots 20 / 5 and the listener's number, one point each.
-    assert mine["gain"].to_dict() == pytest.approx({"E0": 10, "E1": 11, "E2": 12, "E3": 13})
-    assert mine["distance"].to_dict() == {"E0": 0.1, "E1": 0.2, "E2": 0.3, "E3": 0.9}
-    rho = listeners.correlations(found).set_index(["setting", "trait", "given"])["rho"]
+    assert rows["gain"].to_dict() == pytest.approx({"E0": 10, "E1": 11, "E2": 12, "E3": 13})
+    assert rows["distance"].to_dict() == {"E0": 0.1, "E1": 0.2, "E2": 0.3, "E3": 0.9}
+    rho = listeners.correlations(result).set_index(["setting", "trait", "given"])["rho"]
     assert rho["seen", "distance", ""] == pytest.approx(1) and rho["unseen", "consistency", ""] == pytest.approx(-1)
     assert np.isnan(rho["seen", "distance", "consistency"])  # the one trait is all that the other is
 

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
 from made_phase2 import INSPECT, source
 
-from perser.bench.measure import Turns
-from perser.bench.overhead import overhead
+from benchmarks.measure import Turns
+from benchmarks.overhead import overhead
 from perser.errors import UserError
 from perser.phase2 import aggregate, export, report, runner, suite, tasks
 from perser.phase2.cli import phase2

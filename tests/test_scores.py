@@ -64,19 +64,19 @@ def test_counts_are_summed_over_folds_before_the_score():
             record(fold=2, tp_x=1, fp_x=2, tp_y=1, top=2, queries=4),
         ]
     )
-    found = per_listener(frame)
+    result = per_listener(frame)
     # x: 2 hits, 2 false: F1 = 4/6. y: 1 hit, 1 missed: F1 = 2/3. A mean of fold scores would differ.
-    assert len(found) == 1
-    assert found.loc[0, "f1"] == pytest.approx(2 / 3)
-    assert found.loc[0, "accuracy"] == pytest.approx(3 / 6)
-    assert found.loc[0, "records"] == 2
+    assert len(result) == 1
+    assert result.loc[0, "f1"] == pytest.approx(2 / 3)
+    assert result.loc[0, "accuracy"] == pytest.approx(3 / 6)
+    assert result.loc[0, "records"] == 2
 
 
 def test_scores_are_averaged_over_seeds_after_the_score():
     frame = pd.DataFrame([record(seed=0, tp_x=1, top=10), record(seed=1, tp_x=1, fp_x=2, top=0)])
-    found = per_listener(frame)
-    assert found.loc[0, "f1"] == pytest.approx((1 + 1 / 2) / 2)
-    assert found.loc[0, "accuracy"] == pytest.approx(0.5)
+    result = per_listener(frame)
+    assert result.loc[0, "f1"] == pytest.approx((1 + 1 / 2) / 2)
+    assert result.loc[0, "accuracy"] == pytest.approx(0.5)
 
 
 def test_chance_is_the_score_of_ticking_every_class():
@@ -97,9 +97,9 @@ def test_cells_and_listeners_are_kept_apart_in_the_records_order():
             record(method="a", shots=10, tp_x=1),
         ]
     )
-    found = per_listener(frame)
-    assert list(found["method"]) == ["z", "a", "a", "a"]
-    assert len(found) == 4
+    result = per_listener(frame)
+    assert list(result["method"]) == ["z", "a", "a", "a"]
+    assert len(result) == 4
 
 
 def test_scores_of_a_listener_are_the_mean_over_seeds():
@@ -130,8 +130,8 @@ def test_interval_covers_the_mean_and_follows_its_seed():
 
 def test_interval_is_nearly_honest_at_forty_listeners():
     rng = np.random.default_rng(3)
-    found = [bootstrap_interval(rng.normal(0, 1, 40), seed) for seed in range(100)]
-    assert sum(i.low <= 0 <= i.high for i in found) >= 88
+    result = [bootstrap_interval(rng.normal(0, 1, 40), seed) for seed in range(100)]
+    assert sum(i.low <= 0 <= i.high for i in result) >= 88
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_variances_of_listeners_and_of_seeds_add_up():
     # A mean of crossed draws from a + b has variance var(a) / n + var(b) / m.
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=60), rng.normal(0, 2, 30)
-    found = bootstrap_interval(a[:, None] + b, 0)
+    result = bootstrap_interval(a[:, None] + b, 0)
     spread = np.sqrt(a.var() / 60 + b.var() / 30)
-    assert found.mean == pytest.approx(a.mean() + b.mean())
-    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.05)
+    assert result.mean == pytest.approx(a.mean() + b.mean())
+    assert result.high - result.low == pytest.approx(2 * 1.96 * spread, rel=0.05)
 
 
 def test_incomplete_listeners_and_seeds_of_nobody_are_left_out():
@@ -178,19 +178,19 @@ def test_spread_between_seeds_is_that_of_their_means():
     grid = np.array([[0.0, 3.0], [2.0, 5.0]])
     assert between_seeds(grid) == pytest.approx(3 / np.sqrt(2))
     assert np.isnan(between_seeds([1.0, 2.0]))
-    found = effect(pd.DataFrame(grid - 2), 0)
-    assert (found["between_seeds"], found["ahead"], found["listeners"]) == (pytest.approx(3 / np.sqrt(2)), 0.5, 2)
+    result = effect(pd.DataFrame(grid - 2), 0)
+    assert (result["between_seeds"], result["ahead"], result["listeners"]) == (pytest.approx(3 / np.sqrt(2)), 0.5, 2)
     # Means over seeds -0.5 and 1.5: of four sign patterns, two are as far from zero.
-    assert found["p"] == p_value([-0.5, 1.5], 0) == 1.0
+    assert result["p"] == p_value([-0.5, 1.5], 0) == 1.0
 
 
 def test_correlation_is_scipys_and_exact_for_few():
     rng = np.random.default_rng(0)
     one, other = rng.integers(8, size=(2, 30))
-    found = correlation([*one, np.nan], [*other, 0], 0)
-    assert found["rho"] == pytest.approx(stats.spearmanr(one, other).statistic)
-    assert found["listeners"] == 30 and found["low"] < found["rho"] < found["high"]
-    assert found["p"] == pytest.approx(stats.spearmanr(one, other).pvalue, abs=0.03)
+    result = correlation([*one, np.nan], [*other, 0], 0)
+    assert result["rho"] == pytest.approx(stats.spearmanr(one, other).statistic)
+    assert result["listeners"] == 30 and result["low"] < result["rho"] < result["high"]
+    assert result["p"] == pytest.approx(stats.spearmanr(one, other).pvalue, abs=0.03)
     # Of the 24 orders of four values, one has rho 1 and one -1.
     assert correlation([1, 2, 3, 4], [1, 4, 9, 16], 0)["p"] == pytest.approx(2 / 24)
     assert np.isnan(correlation([1, 2, 3], [5, 5, 5], 0)["rho"])
@@ -202,10 +202,10 @@ def test_partial_correlation_is_the_closed_form_and_nearly_students():
     one, other = rng.integers(6, size=(2, 40)) + given  # alike for what both have of the third, and for that alone
     ab, ac, bc = (stats.spearmanr(*pair).statistic for pair in ((one, other), (one, given), (other, given)))
     rho = (ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2))
-    found = correlation(one, other, 0, given)
-    assert found["rho"] == pytest.approx(rho) and abs(rho) < ab / 2 and found["low"] < rho < found["high"]
+    result = correlation(one, other, 0, given)
+    assert result["rho"] == pytest.approx(rho) and abs(rho) < ab / 2 and result["low"] < rho < result["high"]
     t = rho * np.sqrt((40 - 3) / (1 - rho**2))
-    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), 40 - 3), abs=0.03)
+    assert result["p"] == pytest.approx(2 * stats.t.sf(abs(t), 40 - 3), abs=0.03)
     assert np.isnan(correlation(one, given, 0, given)["rho"])
     assert np.isnan(correlation([1, 3, 2], [2, 3, 1], 0, [1, 2, 3])["rho"])
 
@@ -214,8 +214,8 @@ def test_correlation_interval_is_nearly_fishers():
     # For normal values arctanh(r) has a standard error near 1.03 / sqrt(n - 3) (Spearman).
     rng = np.random.default_rng(0)
     one = rng.normal(size=200)
-    found = correlation(one, one + rng.normal(size=200), 0)
-    width = np.arctanh(found["high"]) - np.arctanh(found["low"])
+    result = correlation(one, one + rng.normal(size=200), 0)
+    width = np.arctanh(result["high"]) - np.arctanh(result["low"])
     assert width == pytest.approx(2 * 1.96 * 1.03 / np.sqrt(197), rel=0.15)
 
 
@@ -234,8 +234,8 @@ def test_pairing_is_by_listener_and_a_method_without_shots_answers_for_any():
             ("new", "unseen", 5, "E1", 0.9),
         ]
     )
-    found = paired_difference(table, "new", "base", "seen", 5)
-    assert found.to_dict() == pytest.approx({"E1": 0.3, "E2": 0.1})
+    result = paired_difference(table, "new", "base", "seen", 5)
+    assert result.to_dict() == pytest.approx({"E1": 0.3, "E2": 0.1})
     assert select(table, "base", "seen", 20).to_dict() == {"E1": 0.1, "E2": 0.4}
     assert select(table, "new", "seen", 20).empty
 
@@ -270,7 +270,7 @@ def test_compare_finds_a_constant_gain(listeners, gain):
 def test_compare_pairs_by_listener_and_seed():
     table = pd.DataFrame(
         [(m, "seen", k, who, seed, f1) for m, k, base in (("base", 0, 0.2), ("new", 5, 0.3))
-         for who, own in (("E1", 0.0), ("E2", 0.4)) for seed, f1 in ((0, base + own), (1, base + own + (k > 0) * 0.1))],
+         for who, more in (("E1", base), ("E2", base + 0.4)) for seed, f1 in ((0, more), (1, more + (k > 0) * 0.1))],
         columns=["method", "setting", "shots", "listener", "seed", "f1"],
     )
     row = compare_methods(table, [("new", "base", "seen", 5)], 0).loc[0]

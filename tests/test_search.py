@@ -1,4 +1,4 @@
-"""The search: what a trial is worth, that it repeats and goes on, that the experiments hold what it found."""
+"""The search: what a trial's points are, that it repeats and resumes, and that the experiments hold its outcome."""
 
 import json
 from pathlib import Path
@@ -6,31 +6,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_runs import SMALL, plan
+from made import SMALL, plan
 
-from perser import config, runs, search
-from perser.analysis import study
+from perser import experiment, search, workers
 from perser.errors import UserError
 from perser.scores import macro_f1
 
-ROOT = Path(__file__).resolve().parent.parent
-WANTED = search.Wanted.model_validate({"trials": 3, "space": {
-    "outer_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "inner_steps": {"choices": [2, 5]}}})
+ROOT = Path(__file__).parents[1]
+SEARCH = search.MethodSearch.model_validate({"trials": 3, "space": {
+    "outer_lr": {"low": 1e-4, "high": 1e-1, "log": True}, "inner_steps": {"choices": [2, 5]}}})
 METHOD = SMALL.methods["meta-perser"]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def searched(tmp_path_factory):
     out = tmp_path_factory.mktemp("search")
     plans = {name: plan(out / name / "trials", seed=seed) for seed, name in enumerate(("one", "two"))}
-    return out, plans, search.trials(plans, "meta-perser", METHOD, WANTED, 0, 1)
+    return out, plans, search.trials(plans, "meta-perser", METHOD, SEARCH, 0, 1)
 
 
-def test_the_first_trial_is_the_experiment_itself_and_its_points_are_the_held_out_listeners(found):
-    out, _, frame = found
+def test_the_first_trial_is_the_experiment_itself_and_its_points_are_those_of_the_held_out_listeners(searched):
+    out, _, frame = searched
     first = json.loads(frame["settings"][0])
-    assert first == {"outer_rate": METHOD.outer_rate, "inner_steps": 5}
-    records = runs.run(plan(out / "again" / "run", SMALL.model_copy(update={"methods": {"m": METHOD}})), 1)
+    assert first == {"outer_lr": METHOD.outer_lr, "inner_steps": 5}
+    records = workers.run(plan(out / "again" / "run", SMALL.model_copy(update={"methods": {"m": METHOD}})), 1)
     by_hand = {}
     for (setting, _), part in records.groupby(["setting", "shots"]):
         summed = part.groupby("listener").sum(numeric_only=True)
@@ -38,107 +37,143 @@ def test_the_first_trial_is_the_experiment_itself_and_its_points_are_the_held_ou
         by_hand.setdefault(setting, []).append(100 * macro_f1(*counts).mean())
     for setting in ("seen", "unseen"):
         assert frame[f"one {setting}"][0] == pytest.approx(np.mean(by_hand[setting]))
-    each = [f"{corpus} {setting}" for corpus in ("one", "two") for setting in ("seen", "unseen")]
-    np.testing.assert_allclose(frame["points"], frame[each].mean(axis=1))
+    columns = [f"{corpus} {setting}" for corpus in ("one", "two") for setting in ("seen", "unseen")]
+    np.testing.assert_allclose(frame["points"], frame[columns].mean(axis=1))
 
 
-def test_a_trial_draws_from_its_space_and_differs(found):
-    settings = [json.loads(text) for text in found[2]["settings"]]
-    assert len({json.dumps(each) for each in settings}) == 3
-    assert all(1e-4 <= each["outer_rate"] <= 1e-1 for each in settings)
-    assert found[2]["points"].nunique() > 1
+def test_a_trial_draws_from_its_space_and_differs_from_the_others(searched):
+    drawn = [json.loads(text) for text in searched[2]["settings"]]
+    assert len({json.dumps(settings) for settings in drawn}) == 3
+    assert all(1e-4 <= settings["outer_lr"] <= 1e-1 for settings in drawn)
+    assert searched[2]["points"].nunique() > 1
 
 
-def test_the_same_seed_repeats_without_computing_anything(found, monkeypatch):
-    _, plans, frame = found
-    monkeypatch.setattr(runs, "_unit", lambda *_: pytest.fail("computed again"))
-    pd.testing.assert_frame_equal(search.trials(plans, "meta-perser", METHOD, WANTED, 0, 1), frame)
+def test_the_same_seed_repeats_without_computing_anything(searched, monkeypatch):
+    _, plans, frame = searched
+    monkeypatch.setattr(workers, "_compute_unit", lambda *_: pytest.fail("computed again"))
+    pd.testing.assert_frame_equal(search.trials(plans, "meta-perser", METHOD, SEARCH, 0, 1), frame)
 
 
-def test_lists_alone_are_searched_whole_and_each_combination_once(tmp_path, monkeypatch):
-    """Points that the combination decides; the experiment's own settings come first, although they are worst."""
-    monkeypatch.setattr(search, "score", lambda plan, method, jobs: {"seen": method.inner_steps + method.episodes})
-    space = {"inner_steps": {"choices": [5, 2, 3]}, "episodes": {"choices": [METHOD.episodes, 40]}}
-    wanted = search.Wanted.model_validate({"trials": 50, "space": space})
-    found = search.trials({"one": None}, "meta-perser", METHOD, wanted, 0, 1)
-    assert len(found) == 6 == found["settings"].nunique() and found["points"].max() == 45
-    assert json.loads(found["settings"][0]) == {"inner_steps": 5, "episodes": METHOD.episodes}
-    few = search.trials({"one": None}, "meta-perser", METHOD, wanted.model_copy(update={"trials": 2}), 0, 1)
-    pd.testing.assert_frame_equal(few, found[:2])
+def test_lists_alone_are_searched_exhaustively_and_without_repeats(monkeypatch):
+    """Points follow from the combination; the experiment's own settings come first, although they are worst."""
+    monkeypatch.setattr(search, "score", lambda plan, method, jobs: {"seen": method.inner_steps + method.query})
+    space = {"inner_steps": {"choices": [5, 2, 3]}, "query": {"choices": [METHOD.query, 40]}}
+    many = search.MethodSearch.model_validate({"trials": 50, "space": space})
+    frame = search.trials({"one": None}, "meta-perser", METHOD, many, 0, 1)
+    assert len(frame) == 6 == frame["settings"].nunique() and frame["points"].max() == 45
+    assert json.loads(frame["settings"][0]) == {"inner_steps": 5, "query": METHOD.query}
+    few = search.trials({"one": None}, "meta-perser", METHOD, many.model_copy(update={"trials": 2}), 0, 1)
+    pd.testing.assert_frame_equal(few, frame[:2])
 
 
-def test_trials_of_one_method_replace_its_own_and_name_their_commit(found, tmp_path, monkeypatch):
-    _, plans, frame = found
-    wanted = search.Search.model_validate({"experiment": "methods", "corpora": {"one": {}}, "methods": {"a": WANTED}})
+def test_trials_of_one_method_replace_those_of_before_and_name_their_commit(searched, tmp_path, monkeypatch):
+    _, plans, frame = searched
+    plan_of_search = search.Search.model_validate(
+        {"experiment": "methods", "margin": 0.5, "corpora": {"one": {}}, "methods": {"a": SEARCH}})
     for commit, method, rows in (("c1", "a", frame), ("c1", "b", frame[:1]), ("c2", "a", frame[:2])):
         monkeypatch.setattr(search.provenance, "git", lambda commit=commit: {"commit": commit, "dirty": False})
-        all_of_them = search.write(tmp_path, method, rows.assign(method=method), wanted, plans)
+        returned = search.write(tmp_path, method, rows.assign(method=method), plan_of_search, plans)
     kept = pd.read_csv(tmp_path / "trials.csv")
     assert kept[["method", "commit"]].values.tolist() == [["b", "c1"], ["a", "c2"], ["a", "c2"]]
-    assert kept["settings"].tolist() == all_of_them["settings"].tolist()
-    assert json.loads((tmp_path / "manifest.json").read_text())["commit"] == "c2"
+    assert kept["settings"].tolist() == returned["settings"].tolist()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["commit"] == "c2" and manifest["data"] == {name: plans[name].fingerprint for name in plans}
+    assert (tmp_path / "tuned.toml").read_text() == search.tuned(kept, 0.5)
 
 
-def test_the_committed_search_is_the_one_of_the_file():
-    """Every method with the trials and spaces that its file names; lists alone may have fewer."""
-    wanted, _ = search.read(ROOT / "experiments" / "search.toml")
-    table = pd.read_csv(ROOT / "results" / "search" / "trials.csv")
-    held = json.loads((ROOT / "results" / "search" / "manifest.json").read_text())["search"]
-    assert held == json.loads(wanted.model_dump_json())
-    for name, asked in wanted.methods.items():
-        mine = table[table["method"] == name]
-        whole = np.prod([len(space.choices or [0] * asked.trials) for space in asked.space.values()])
-        assert len(mine) == min(asked.trials, whole) and mine["commit"].str.len().eq(40).all(), name
-        for settings in map(json.loads, mine["settings"]):
-            assert set(settings) == set(asked.space)
-            for key, space in asked.space.items():
-                assert (settings[key] in space.choices if space.choices
-                        else space.low <= settings[key] <= space.high), (name, key)
-
-
-def test_the_outcome_is_the_best_trial_beside_the_first():
+def test_the_best_trial_stands_beside_the_first_which_is_kept_unless_it_is_beaten_by_the_margin():
     frame = pd.DataFrame({"method": ["a", "a", "a", "b"], "trial": [0, 1, 2, 0], "points": [1.0, 3.0, 3.0, 2.0],
                           "settings": list("wxyz")})
-    best = study.found(frame)
+    best = search.best(frame)
     assert best["settings"].tolist() == ["x", "z"]
-    assert study.found(frame, margin=1.9)["settings"].tolist() == ["x", "z"]
-    assert study.found(frame, margin=2.1)["settings"].tolist() == ["w", "z"]
+    assert search.best(frame, margin=1.9)["settings"].tolist() == ["x", "z"]
+    assert search.best(frame, margin=2.1)["settings"].tolist() == ["w", "z"]
     assert best["first"].tolist() == [1.0, 2.0] and best["trials"].tolist() == [3, 1]
 
 
+def test_tuned_settings_are_toml_that_an_experiment_reads(tmp_path):
+    """A number, a word, a truth value and a name that TOML must quote come through to the method."""
+    frame = pd.DataFrame({"method": ["maml++", "a"], "trial": [0, 0], "points": [1.0, 2.0], "settings": [
+        '{"outer_lr": 0.01, "early_stopping": "last", "lslr": true}', '{"epochs": 3}']})
+    (tmp_path / "tuned.toml").write_text(search.tuned(frame, 0.0))
+    (tmp_path / "shared.toml").write_text('["maml++"]\nkind = "maml"\n[a]\nkind = "maml"\n')
+    (tmp_path / "x.toml").write_text('[methods]\none = { like = "maml++" }\ntwo = { like = "a" }\n')
+    methods = experiment.load(tmp_path / "x.toml").methods
+    assert (methods["one"].outer_lr, methods["one"].early_stopping, methods["one"].lslr) == (0.01, "last", True)
+    assert methods["two"].epochs == 3
+
+
+MAML_SEARCH = """experiment = "methods"
+seed = 1
+[corpora.a]
+[methods.maml]
+trials = 1
+[methods.maml.space]
+grad_clip = {low = 1, high = 2}
+"""
+
+
 @pytest.mark.parametrize(("text", "message"), [
-    ("experiment = 'methods'\n[corpora.a]\n[methods.mam]\ntrials=1\n[methods.mam.space]\nclip={low=1,high=2}",
-     "methods.mam: methods has no such method"),
-    ("experiment = 'methods'\n[corpora.a]\n[methods.maml]\ntrials=1\n[methods.maml.space]\nclips={low=1,high=2}",
-     "methods.maml.space.clips: a maml method has no such setting"),
-    ("experiment = 'methods'\n[corpora.a]\n[methods.maml]\ntrials=1\n[methods.maml.space]\nclip={low=1}",
-     "give either low and high or choices"),
-    ("experiment = ", "not a readable search file"),
+    (MAML_SEARCH.replace("maml", "mam"), "methods.mam: methods has no such method"),
+    (MAML_SEARCH.replace("grad_clip", "clips"), "methods.maml.space.clips: a maml method has no such setting"),
+    (MAML_SEARCH.replace(", high = 2", ""), "give either low and high or choices"),
+    (MAML_SEARCH.replace("seed = 1", "sede = 1"), "unknown key sede; the nearest valid key is seed"),
+    (MAML_SEARCH.replace("trials = 1", "trials = 1\ntrails = 1"),
+     "unknown key methods.maml.trails; the nearest valid key is trials"),
+    (MAML_SEARCH.replace("low = 1", "low = 1, hihg = 1"),
+     "unknown key methods.maml.space.grad_clip.hihg; the nearest valid key is high"),
+    ("experiment = ", "not valid TOML"),
 ])
-def test_a_wrong_file_is_one_line(tmp_path, text, message):
-    (tmp_path / "methods.toml").write_text((ROOT / "experiments" / "methods.toml").read_text())
+def test_a_wrong_file_is_one_line_that_names_it(tmp_path, text, message):
+    (tmp_path / "methods.toml").write_text('[methods.maml]\nkind = "maml"\n')
     (tmp_path / "search.toml").write_text(text)
     with pytest.raises(UserError) as error:
         search.read(tmp_path / "search.toml")
     assert message in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path / 'search.toml'}: ")
 
 
-def not_found(experiment):
-    """Methods of an experiment that have other settings than the committed search found."""
-    wanted, _ = search.read(ROOT / "experiments" / "search.toml")
-    best = study.found(pd.read_csv(ROOT / "results" / "search" / "trials.csv"), wanted.margin)
-    assert set(best["method"]) == set(wanted.methods)
-    found = {row["method"]: json.loads(row["settings"]) for row in best.to_dict("records")}
-    methods = config.load(ROOT / "experiments" / f"{experiment}.toml").methods
-    if experiment == "ablation":  # every row that is trained has the whole recipe's settings, as far as it has the part
-        recipe = found["meta-perser"]
-        found = {name: {key: recipe[key] for key in recipe if key != "rate_rate" or method.lslr}
-                 for name, method in methods.items() if method.kind == "maml" and method.epochs}
-    return {name for name in methods if name in found
-            and any(methods[name].model_dump()[key] != value for key, value in found[name].items())}
+TRIALS = ROOT / "results" / "search" / "trials.csv"
+RETIRED = {"prior"}  # settings that the committed search tried, none of its best trials had, and that are gone
 
 
-@pytest.mark.parametrize("experiment", sorted(path.stem for path in (ROOT / "experiments").glob("*.toml")
-                                              if path.stem != "search"))
-def test_experiments_hold_what_the_committed_search_found(experiment):
-    assert not not_found(experiment)
+def test_the_committed_search_is_that_of_its_file():
+    """Every method has the trials and spaces that the file names; where all spaces are lists there may be fewer."""
+    plan_of_search, _ = search.read(ROOT / "experiments" / "search.toml")
+    table = pd.read_csv(TRIALS)
+    committed = json.loads((ROOT / "results" / "search" / "manifest.json").read_text())["search"]
+    for method in committed["methods"].values():
+        method["space"] = {key: space for key, space in method["space"].items() if key not in RETIRED}
+    assert committed == json.loads(plan_of_search.model_dump_json())
+    assert set(table["method"]) == set(plan_of_search.methods)
+    for name, method in plan_of_search.methods.items():
+        rows = table[table["method"] == name]
+        combinations = np.prod([len(space.choices or [0] * method.trials) for space in method.space.values()])
+        assert len(rows) == min(method.trials, combinations) and rows["commit"].str.len().eq(40).all(), name
+        for settings in map(json.loads, rows["settings"]):
+            assert set(settings) - RETIRED == set(method.space)
+            for key, space in method.space.items():
+                assert (settings[key] in space.choices if space.choices
+                        else space.low <= settings[key] <= space.high), (name, key)
+
+
+def test_the_tuned_settings_are_those_of_the_committed_trials():
+    margin = search.read(ROOT / "experiments" / "search.toml")[0].margin
+    expected = search.tuned(pd.read_csv(TRIALS), margin)
+    assert (ROOT / "experiments" / "tuned.toml").read_text() == expected == TRIALS.with_name("tuned.toml").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments").glob("*.toml")
+                                        if path.name not in {*experiment.SHARED, "search.toml"}))
+def test_experiments_hold_the_outcome_of_the_committed_search(name):
+    """In the ablation every row that is trained has the outcome for the complete recipe."""
+    margin = search.read(ROOT / "experiments" / "search.toml")[0].margin
+    best = search.best(pd.read_csv(TRIALS), margin).set_index("method")["settings"].map(json.loads)
+    methods = experiment.load(ROOT / "experiments" / f"{name}.toml").methods
+    if name == "ablation":
+        best = {row: best["meta-perser"] for row, method in methods.items() if method.kind == "maml" and method.epochs}
+    shown = [row for row in methods if row in best]
+    assert len(shown) >= (10 if name == "ablation" else 1)
+    for row in shown:
+        settings = methods[row].model_dump()
+        assert {key: settings[key] for key in best[row]} == best[row], row

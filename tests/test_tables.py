@@ -76,9 +76,9 @@ def test_rows_are_chance_then_ssl_e_once_then_every_k():
 def test_numbers_are_the_means_over_listeners_in_points():
     frame = made_records()
     table = tables.score_table(made_run(frame))
-    mine = frame[(frame["method"] == "meta-perser") & (frame["shots"] == 20) & (frame["setting"] == "seen")]
-    x = 2 * mine["tp_x"] / (2 * mine["tp_x"] + mine["fp_x"])
-    y = 2 * mine["tp_y"] / (2 * mine["tp_y"] + 5 + mine["fn_y"])
+    rows = frame[(frame["method"] == "meta-perser") & (frame["shots"] == 20) & (frame["setting"] == "seen")]
+    x = 2 * rows["tp_x"] / (2 * rows["tp_x"] + rows["fp_x"])
+    y = 2 * rows["tp_y"] / (2 * rows["tp_y"] + 5 + rows["fn_y"])
     row = table.numbers.iloc[-1]
     assert row["seen"] == pytest.approx(100 * ((x + y) / 2).mean())
     assert row["seen_low"] < row["seen"] < row["seen_high"]
@@ -90,9 +90,9 @@ def test_accuracy_is_the_share_of_clips_whose_first_class_was_ticked():
     frame = made_records()
     table = tables.score_table(made_run(frame), score="accuracy")
     assert "Chance" not in set(table.cells["Method"]) and len(table.cells) == 5
-    mine = frame[(frame["method"] == "meta-perser") & (frame["shots"] == 20) & (frame["setting"] == "seen")]
+    rows = frame[(frame["method"] == "meta-perser") & (frame["shots"] == 20) & (frame["setting"] == "seen")]
     row = table.numbers.iloc[-1]
-    assert row["seen"] == pytest.approx(100 * (mine["top"] / mine["queries"]).mean())
+    assert row["seen"] == pytest.approx(100 * (rows["top"] / rows["queries"]).mean())
     assert row["gain_seen"] == pytest.approx(row["seen"] - table.numbers.loc[0, "seen"])
     caption = tables.score_caption(made_run(frame), score="accuracy")
     assert "Accuracy (share of clips" in caption and "Macro F1" not in caption and "Chance" not in caption
@@ -191,17 +191,17 @@ def test_report_of_no_run_is_one_line(tmp_path):
 
 
 def test_claims_hold_only_when_the_interval_is_above_zero(run):
-    found = {claim["claim"]: claim for claim in claims(run.parents[2])}
+    results = {claim["claim"]: claim for claim in claims(run.parents[2])}
     sentence = (
         "toy_corpus (logmel, main, synthetic listeners): "
         "Meta-PerSER with 20 shots is better than Fine-tuning, {} clips"
     )
     for setting in ("seen", "unseen"):
-        claim = found[sentence.format(setting)]
+        claim = results[sentence.format(setting)]
         assert 0 < claim["low"] < claim["value"] < claim["high"]
         assert claim["verdict"] == ("holds" if claim["p_holm"] <= 0.05 else "uncorrected")
         assert claim["records"] == str(run) and claim["synthetic"] == "listeners" and claim["listeners"] == 8
-    assert json.loads(json.dumps(list(found.values())))
+    assert json.loads(json.dumps(list(results.values())))
 
 
 def test_claims_that_fail_are_reported_the_same_way(run):
@@ -216,10 +216,10 @@ def test_with_six_listeners_no_claim_holds_after_correction(run):
     """Of 64 assignments of signs two are as extreme as all six ahead: p is 1/32, and a quarter with eight claims."""
     frame = made_records()
     few = frame[frame["listener"].isin(sorted(frame["listener"].unique())[:6])]
-    found = of_run(made_run(few), run)
-    assert {claim["verdict"] for claim in found} <= {"uncorrected", "fails"}
-    assert all(claim["p_holm"] > 0.05 for claim in found)
-    above = [claim for claim in found if claim["low"] > 0 and claim["value"] >= claim["bar"]]
+    results = of_run(made_run(few), run)
+    assert {claim["verdict"] for claim in results} <= {"uncorrected", "fails"}
+    assert all(claim["p_holm"] > 0.05 for claim in results)
+    above = [claim for claim in results if claim["low"] > 0 and claim["value"] >= claim["bar"]]
     assert above and all(claim["verdict"] == "uncorrected" for claim in above)
 
 

@@ -91,9 +91,8 @@ def _claim(sentence: str, row: dict, bar: float = 0.0) -> dict:
 
 
 def _verdict(claim: dict, p_holm: float) -> str:
-    if not (claim["low"] > 0 and claim["value"] >= claim["bar"]):
-        return "fails"
-    return "holds" if p_holm <= ERRORS else "uncorrected"
+    ahead = claim["low"] > 0 and claim["value"] >= claim["bar"]
+    return "fails" if not ahead else "holds" if p_holm <= ERRORS else "uncorrected"
 
 
 def lines(rows: list[dict]) -> list[str]:

@@ -211,6 +211,23 @@ def clouds(points: pd.DataFrame, stamp: str) -> Figure:
 
 
 @styled
+def by_step(rows: pd.DataFrame, stamp: str) -> Figure:
+    """Loss, macro F1 and moved logits after each inner step: rows of `perser.walkthrough.by_step`."""
+    panels = {"Loss": {"support_loss": "support", "query_loss": "query"},
+              "Macro F1 of the query (points)": {"macro_f1": ""},
+              "Logits moved by each tensor (rms)": {name: name for name in ("P", "b", "A", "a")}}
+    figure = Figure(figsize=(6.9, 1.9))
+    colours = ["#004c7f", "#e69f00", "#009e73", GREY]
+    for axes, (title, lines) in zip(figure.subplots(1, 3), panels.items()):
+        for column, colour, marker in zip(lines, colours, "os^D"):
+            axes.plot(rows["step"], rows[column], color=colour, marker=marker)
+        axes.set(title=title, xticks=rows["step"], xlabel="Inner step")
+        line_labels(axes, zip(rows[list(lines)].iloc[-1], lines.values(), colours), 0.12)
+    footnote(figure, "One listener, one draw of the shots", stamp)
+    return figure
+
+
+@styled
 def speed(rows: pd.DataFrame, conditions: str) -> Figure:
     """Milliseconds of an outer step by implementation and shape (rows of the benchmark `meta`), with the floors."""
     looks = {"learn2learn_ms": ("learn2learn", PALETTE["fine-tuning"]), "engine_ms": ("here", PALETTE["meta-perser"]),

@@ -26,13 +26,17 @@ def tables_of(run: Run) -> dict[str, Captioned]:
 def report(run_dir: Path, out: Path) -> list[Path]:
     """Write a finished run's tables (.md, .tex, .csv) and figures (.pdf, .png) to OUT/corpus/upstream/experiment."""
     run = records.load(run_dir)
-    names = wording.labels(run.records)
-    place = Path(out).joinpath(*(names[key].replace("/", "--") for key in ("corpus", "upstream", "experiment")))
     shown, drawn = tables_of(run), dict(experiment(run).figures(run))
     if experiment(run) in (methods, main) and listeners.applies(run):
         shown, drawn = shown | listeners.tables(run), drawn | dict(listeners.figures(run))
     drawn |= {"rates": steps.rates(run), "layers": upstreams.layers([run])}
-    return _write(shown, drawn, place)
+    return _write(shown, drawn, _place(run, out))
+
+
+def _place(run: Run, out: Path) -> Path:
+    """OUT/corpus/upstream/experiment."""
+    names = wording.labels(run.records)
+    return Path(out).joinpath(*(names[key].replace("/", "--") for key in ("corpus", "upstream", "experiment")))
 
 
 def _write(shown: dict[str, Captioned], drawn: dict, place: Path) -> list[Path]:
@@ -54,7 +58,6 @@ def compare_readings(run_dirs: Iterable[Path], out: Path) -> list[Path]:
     """Write a table to OUT/corpus/upstream for runs that differ in nothing but their reading; returns the paths."""
     written = []
     for runs in readings.comparable(list(map(records.load, run_dirs))):
-        manifest = runs[0].manifest
-        place = Path(out) / manifest.corpus / manifest.upstream.replace("/", "--")
-        written += _write({f"{manifest.experiment}-compared": readings.table(runs)}, {}, place)
+        place = _place(runs[0], out)
+        written += _write({f"{place.name}-compared": readings.table(runs)}, {}, place.parent)
     return written

@@ -23,9 +23,7 @@ LATEX = str.maketrans({  # pandas' own escaping leaves out the caption and the l
 
 
 class Table(NamedTuple):
-    """cells: text as printed; bold: which of them, same shape; numbers: the same rows in full precision;
-    breaks: rows before which a printed rule may stand.
-    """
+    """Cells as printed, which of them are bold, the same rows in full precision, rows that a rule stands before."""
 
     cells: pd.DataFrame
     bold: pd.DataFrame

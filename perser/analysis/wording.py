@@ -21,7 +21,7 @@ def methods(run: Run, group: str | None = None, kind: str | None = None) -> list
 
 
 def settings(run: Run, method: str) -> dict[str, Any]:
-    """A method's settings."""
+    """A method's settings in the experiment."""
     return run.manifest.config["methods"][method]
 
 
@@ -40,11 +40,6 @@ def ours(run: Run) -> list[str]:
     maml = {method: settings(run, method) for method in methods(run, kind="maml")}
     return [method for method, chosen in maml.items() if chosen.get("csmt", "split") != "split" and chosen.get("lslr")
             and "mix" not in chosen.get("adapts", ()) and method in (run.manifest.config.get("references") or maml)]
-
-
-def untrained(run: Run) -> str | None:
-    """The maml method without a single epoch: where meta-training begins. None if the run has none."""
-    return next((method for method in methods(run, kind="maml") if settings(run, method).get("epochs") == 0), None)
 
 
 def shots(run: Run, method: str, number: int) -> str:

@@ -44,7 +44,7 @@ COLUMNS = {
 
 
 def samples(task: Phase2Task) -> list[Sample]:
-    """Rows as inspect samples: audios, instruction, texts. Without options in it, the task's labels are the options."""
+    """Rows as inspect samples: audios, instruction, texts. Options are the instruction's, else the task's labels."""
     mode, rows = METRICS[task.metrics[0]].mode, []
     vocabulary = sorted({label for row in task.rows for label in row.labels})
     for row in task.rows:

@@ -40,7 +40,7 @@ Item = tuple[Columns, list[Line] | list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a task's rows are made, two wordings of its question, its options; `joined`: a row's lines, one recording."""
+    """How to make a task's rows, two wordings of its question, and its options; `joined`: one recording per row."""
 
     make: Callable[[int, Draw], Item]
     kind: str

@@ -73,7 +73,8 @@ def kept_start(run: Run) -> pd.DataFrame:
 
     The initialisation is the maml method without epochs; a method with another number of inner steps starts elsewhere.
     """
-    keys, start = ["setting", "fold", "seed", "listener", "shots"], wording.untrained(run)
+    keys, maml = ["setting", "fold", "seed", "listener", "shots"], wording.methods(run, kind="maml")
+    start = next((method for method in maml if wording.settings(run, method).get("epochs") == 0), None)
     counted = [name for name in run.records.columns if name.startswith(("tp_", "fp_", "fn_"))]
     by_method = {method: rows.set_index(keys)[counted] for method, rows in run.records.groupby("method")}
     rows = []

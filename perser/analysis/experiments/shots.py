@@ -59,8 +59,6 @@ def score_lines(run: Run, seed: int = 0) -> Figure:
 def gain_lines(run: Run, seed: int = 0) -> Figure:
     """Gain in macro F1 over SSL-E against the number of shots, paired by listener and seed."""
     baseline = wording.baseline(run)
-
-    def gain(scores: pd.DataFrame, method: str, setting: str, shots: int) -> pd.DataFrame:
-        return paired_difference(scores, method, baseline, setting, shots)
-
-    return drawing.lines_by_shots(run, gain, f"Gain over {wording.over(run)} (points)", "Gain in macro F1; bars", seed)
+    return drawing.lines_by_shots(
+        run, lambda scores, method, *cell: paired_difference(scores, method, baseline, *cell),
+        f"Gain over {wording.over(run)} (points)", "Gain in macro F1; bars", seed)

@@ -1,4 +1,4 @@
-"""Inner steps: scores after every number of them, learned rates by step, one listener's way through them."""
+"""Inner steps: scores after every number of them, and the learned rates by step."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -192,24 +192,6 @@ def rates(run: Run, shots: int | None = None) -> Figure | None:
         axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
         axes.tick_params(length=0, labelbottom=axes is panels[-1])
     panels[-1].set_xlabel("Inner step")
-    most = shots or int(run.learnt["shots"].max())
     drawing.footnote(figure, "Learned rate of each tensor, mean over folds, groups of listeners and seeds; "
-                     f"K = {most}", wording.stamp(run))
-    return figure
-
-
-@drawing.styled
-def walkthrough(measured: pd.DataFrame, stamp: str) -> Figure:
-    """Loss, macro F1 and moved logits after each inner step: the rows of `perser.walkthrough.by_step`."""
-    panels = {"Loss": {"support_loss": "support", "query_loss": "query"},
-              "Macro F1 of the query (points)": {"macro_f1": ""},
-              "Logits moved by each tensor (rms)": {name: name for name in ("P", "b", "A", "a")}}
-    figure = Figure(figsize=(6.9, 1.9))
-    colours = ["#004c7f", "#e69f00", "#009e73", drawing.GREY]
-    for axes, (title, lines) in zip(figure.subplots(1, 3), panels.items()):
-        for column, colour, marker in zip(lines, colours, "os^D"):
-            axes.plot(measured["step"], measured[column], color=colour, marker=marker)
-        axes.set(title=title, xticks=measured["step"], xlabel="Inner step")
-        drawing.line_labels(axes, zip(measured[list(lines)].iloc[-1], lines.values(), colours), 0.12)
-    drawing.footnote(figure, "One listener, one draw of the shots", stamp)
+                     f"K = {shots or run.learnt['shots'].max()}", wording.stamp(run))
     return figure

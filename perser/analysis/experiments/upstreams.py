@@ -102,6 +102,6 @@ def layers(runs: list[Run]) -> Figure | None:
         axes.set(title=wording.upstream(run), xticks=part.index, ylabel="Weight")
     panels[0].legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2)
     panels[-1].set_xlabel("Layer")
-    stamp = wording.stamp(wording.join_runs(runs))
-    drawing.footnote(drawn, "Mean and standard deviation over folds, groups and seeds; dashed: equal weights", stamp)
+    drawing.footnote(drawn, "Mean and standard deviation over folds, groups and seeds; dashed: equal weights",
+                     wording.stamp(wording.join_runs(runs)))
     return drawn

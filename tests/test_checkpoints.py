@@ -1,0 +1,134 @@
+"""Fitted models of every kind: they come back from disk as they were, and their weights answer as they do."""
+
+import made
+import pytest
+import torch
+
+from perser import checkpoints, experiment
+from perser.adapt import constant_lr
+from perser.checkpoints import Checkpoint
+from perser.episodes import Episodes, batch_of
+from perser.errors import UserError
+from perser.methods import GradientModel
+from perser.methods.base import setting_for
+from perser.methods.ssl_e import train
+from perser.model import Head, mixed
+
+VARIANTS = {"scratch": ("finetune", {"start": "scratch"}), "reptile": ("maml", {"rule": "reptile"}),
+            "meta-sgd": ("maml", {"per_weight_lr": True}), "layers": ("maml", {"adapts": ("mix", "P", "b", "A", "a")}),
+            "by-shots": ("maml", {"lslr": True, "lr_by_shots": True, "crossfit": 0.5})}
+CASES = {kind: (kind, {}) for kind in experiment.kinds()} | VARIANTS
+
+
+@pytest.fixture(scope="module")
+def task():
+    return made.task()
+
+
+@pytest.fixture(scope="module")
+def start(task):
+    """SSL-E with layer weights that differ."""
+    return made.start(task, train(task, 0)._replace(mix=torch.tensor([0.3, -0.2])))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def fitted(request, task, start):
+    """A method of every kind, fitted to the split, and its kind."""
+    kind, settings = CASES[request.param]
+    return made.quick(kind, **settings).fit(task, start, made.dev_draws(task), 0), kind
+
+
+@pytest.fixture(scope="module")
+def batch(task):
+    """Two draws of five shots of the test listener: all data has answered only that one."""
+    episodes = made.draws(task, task.split.unseen)[task.data.listeners.index(task.split.test_listeners[0]), 5]
+    return batch_of(task, episodes)
+
+
+def saved(fitted, task, folder):
+    model, kind = fitted
+    about = {"kind": kind, "classes": list(made.CLASSES)}
+    checkpoints.save(Checkpoint(model, task.mean, task.scale, task.class_weights, about), folder / "model")
+    return checkpoints.load(folder / "model")
+
+
+def same(one, other):
+    """Whether two values hold the same tensors and numbers, however nested."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_a_model_of_every_kind_comes_back_as_it_was(fitted, task, batch, tmp_path):
+    """Every field bit by bit but those that hold answers to particular ratings; and with them the answers."""
+    model, kind = fitted
+    loaded = saved(fitted, task, tmp_path)
+    assert type(loaded.model) is type(model) and loaded.about == {"kind": kind, "classes": list(made.CLASSES)}
+    assert all(map(same, (loaded.mean, loaded.scale, loaded.class_weights), (task.mean, task.scale,
+                                                                             task.class_weights)))
+    unsaved = getattr(model, "UNSAVED", ())
+    assert unsaved == (("tables",) if kind == "all-data" else ())
+    for name, value in model._asdict().items():
+        assert same(getattr(loaded.model, name), None if name in unsaved else value), name
+    models = (loaded.model, model)
+    for tensor, expected in zip(*(m.weights(batch, setting_for(m, 5)) for m in models), strict=True):
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-5)
+    if not unsaved:
+        answers, expected = (next(m.answers(batch, [setting_for(m, 5)])) for m in models)
+        torch.testing.assert_close(answers, expected, rtol=1e-5, atol=1e-5)
+
+
+def softmax_by_weights(heads, batch):
+    """Probabilities (E, Q, C) of the query under heads whose tensors lead with E."""
+    answers = [(mixed(head, batch.features[batch.clips[query]]) @ head.P.T + head.b) @ head.A.T + head.a
+               for head, query in zip((Head(*tensors) for tensors in zip(*heads)), batch.query)]
+    return torch.stack(answers).softmax(-1)
+
+
+def test_the_weights_of_every_kind_answer_as_the_model_does(fitted, batch):
+    """All data answers by its tables; its weights are SSL-E fine-tuned on the shots at its learning rate."""
+    model, kind = fitted
+    setting = setting_for(model, 5)
+    if kind == "all-data":
+        lrs = constant_lr(model.inner_lr, model.inner_steps)
+        expected = next(GradientModel(model.head, {}).answers(batch, [lrs])).softmax(-1)
+    else:
+        expected = next(model.answers(batch, [setting])).softmax(-1)
+    heads = model.weights(batch, setting)
+    assert all(len(tensor) == len(batch.support) for tensor in heads)
+    torch.testing.assert_close(softmax_by_weights(heads, batch), expected, rtol=1e-4, atol=1e-5)
+    general = softmax_by_weights(Head(*(tensor.expand(len(batch.support), *tensor.shape) for tensor in model.head)), batch)
+    assert (kind == "ssl-e") == torch.allclose(general, expected, atol=1e-6), "only SSL-E does not adapt"
+
+
+def test_the_ticks_of_the_shots_decide_the_weights(fitted, task, batch):
+    """Other ticks, other weights; the weights do not depend on the query or on the other episodes of the batch."""
+    model, kind = fitted
+    setting = setting_for(model, 5)
+    heads = model.weights(batch, setting)
+    first = Episodes(batch.episodes.support[:1], batch.episodes.query[:1, :3])
+    for tensor, alone in zip(heads, model.weights(batch_of(task, first), setting), strict=True):
+        torch.testing.assert_close(tensor[:1], alone, rtol=1e-4, atol=1e-5)
+    others = model.weights(batch._replace(targets=batch.targets.flip(-1)), setting)
+    assert (kind == "ssl-e") == all(map(torch.equal, heads, others))
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda place: (place / "model.json").unlink(), "no model there"),
+    (lambda place: (place / "model.json").write_text("{"), "not a model"),
+    (lambda place: (place / "model.json").write_text("[]"), "not a model"),
+    (lambda place: (place / "model.json").write_text('{"kind": "nope", "model": {}}'), "not a model"),
+    (lambda place: (place / "model.json").write_text('{"kind": "prototypes", "model": {}}'), "not a model"),
+    (lambda place: (place / "model.safetensors").write_bytes(b"x" * 9), "not a model"),
+    (lambda place: (place / "model.safetensors").unlink(), "no model there"),
+])
+def test_a_damaged_model_is_one_line(task, start, tmp_path, damage, words):
+    saved((GradientModel(start.head, {5: constant_lr(0.1, 2)}), "maml"), task, tmp_path)
+    damage(tmp_path / "model")
+    with pytest.raises(UserError, match=words) as caught:
+        checkpoints.load(tmp_path / "model")
+    assert "\n" not in str(caught.value) and str(tmp_path / "model") in str(caught.value)

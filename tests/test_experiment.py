@@ -1,0 +1,147 @@
+"""Experiments: what is read, what is inherited, what is refused and in which words; and those that are committed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perser import experiment, records, search, settings
+from perser.errors import UserError
+from perser.methods.maml import Maml
+
+ROOT = Path(__file__).parents[1]
+MAIN = '[methods.a]\nkind = "maml"\n'
+KINDS = "all-data, finetune, listener-embedding, maml, nearest-listener, prior-shift, prototypes, ssl-e"
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "exp.toml"
+        path.write_text(text)
+        return path
+    return write
+
+
+def test_defaults_are_those_of_emo_superb(file):
+    base = experiment.load(file(MAIN)).base
+    assert (base.hidden, base.lr, base.batch_size, base.epochs, base.grad_clip) == (256, 1e-4, 32, 40, 1.0)
+    assert base.label_smoothing == 0.05 and base.class_weights and base.targets == "distribution"
+
+
+@pytest.mark.parametrize("text, override, words", [
+    (MAIN + "inner_step = 3\n", (), "unknown key methods.a.inner_step; the nearest valid key is inner_steps"),
+    ("drawz = 3\n" + MAIN, (), "unknown key drawz; the nearest valid key is draws"),
+    (MAIN, ("base.epoch=3",), "unknown key base.epoch; the nearest valid key is epochs"),
+    (MAIN, ("draws=none",), "draws: input should be a valid integer"),
+    (MAIN, ("draws=0",), "draws: input should be greater than or equal to 1 (given: 0)"),
+    (MAIN, ("draws",), "--set draws: write it as key=value"),
+    (MAIN, ("name.x=1", "name.x.y=1"), "--set name.x.y=1: x is a value, not a table"),
+    (MAIN, ("shots=[1, 1]",), "shots: value error, values must differ"),
+    (MAIN, ("base=3",), "base: input should be a valid dictionary"),
+    (MAIN, ("references=['b']",), "references: 'b' is no method of this experiment"),
+    (MAIN + "lr_by_shots = true\n", (), "methods.a: value error, lr_by_shots needs lslr"),
+    ("methods = ", (), "not valid TOML"),
+    ("methods = 3", (), "methods: input should be a valid dictionary"),
+    ("[methods]\n", (), "methods: dictionary should have at least 1 item"),
+    ("[methods]\na = 3\n", (), "methods.a: input should be a valid dictionary"),
+    ('[methods.a]\ntitle = "A"\n', (), "methods.a: value error, unknown kind 'none'"),
+    ("[methods.a]\nkind = [3]\n", (), "methods.a: value error, unknown kind '[3]'"),
+    ('[methods.a]\nkind = "maaml"\n', (), f"unknown kind 'maaml': did you mean 'maml'? valid: {KINDS}"),
+    ('[methods."../x"]\nkind = "maml"\n', (), "methods.../x.[key]: string should match pattern"),
+    ('name = "../x"\n' + MAIN, (), "name: string should match pattern"),
+])
+def test_bad_settings_are_one_line(file, text, override, words):
+    path = file(text)
+    with pytest.raises(UserError) as caught:
+        experiment.load(path, override)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("--set " if words.startswith("--set ") else f"{path}: ")
+
+
+def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"x\.toml: not valid TOML: 'utf-8' codec"):
+        experiment.load(tmp_path / "x.toml")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nope\.toml: no such file; the project's own experiments are in experiments/"):
+        experiment.load(tmp_path / "nope.toml")
+
+
+def test_overrides_keep_their_types(file):
+    changed = experiment.load(file(MAIN), ("shots=[1, 2]", "base.lr=1e-3", "methods.a.csmt=shared",
+                                           "base.class_weights=false"))
+    assert changed.shots == (1, 2) and changed.base.lr == 1e-3 and not changed.base.class_weights
+    assert changed.methods["a"].csmt == "shared"
+
+
+def test_digest_changes_with_every_value(file):
+    before = experiment.load(file(MAIN))
+    after = experiment.load(file(MAIN), ("base.grad_clip=2.0",))
+    assert settings.digest(before) == settings.digest(experiment.load(file(MAIN))) != settings.digest(after)
+
+
+@pytest.fixture
+def inheriting(file, tmp_path):
+    """An experiment whose method takes over a shared table, what the search chose for it, and a key of its own."""
+    (tmp_path / "shared.toml").write_text('[recipe]\nkind = "maml"\nepochs = 3\nouter_lr = 0.1\nquery = 7\n')
+    (tmp_path / "tuned.toml").write_text("[recipe]\nouter_lr = 0.2\nquery = 8\n")
+    return file('[methods]\na = { like = "recipe", query = 9 }\n')
+
+
+def test_a_method_inherits_the_shared_table_then_the_tuned_one_then_has_its_own_keys(inheriting):
+    assert experiment.load(inheriting).methods["a"] == Maml(epochs=3, outer_lr=0.2, query=9)
+    changed = experiment.load(inheriting, ("methods.a.outer_lr=0.3", "methods.a.like='recipe'"))
+    assert changed.methods["a"] == Maml(epochs=3, outer_lr=0.3, query=9)
+
+
+@pytest.mark.parametrize("like, words", [
+    ("'recip'", "methods.a.like = 'recip': no such table beside the file; did you mean 'recipe'? valid: recipe"),
+    ("['recipe']", "no such table beside the file; did you mean 'recipe'? valid: recipe"),
+])
+def test_an_unknown_table_to_inherit_from_is_one_line_with_the_nearest(inheriting, like, words):
+    with pytest.raises(UserError) as caught:
+        experiment.load(inheriting, (f"methods.a.like={like}",))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{inheriting}: ")
+
+
+OTHERS = {*experiment.SHARED, "search.toml"}  # tables that experiments inherit, and the search
+FILES = sorted(path for path in (ROOT / "experiments").glob("*.toml") if path.name not in OTHERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_committed_experiment_is_valid(path):
+    loaded = experiment.load(path)
+    assert loaded.name == path.stem and loaded.methods
+
+
+def test_the_committed_search_is_valid():
+    plan, searched = search.read(ROOT / "experiments" / "search.toml")
+    assert plan.methods.keys() <= searched.methods.keys()
+
+
+# How the runs of readings.toml other than the plain one were started; experiments/readings.toml says the same.
+READINGS = {"readings-pooled": ("name=readings-pooled", "base.targets=pooled"), "readings-all": ("name=readings-all",)}
+RUNS = sorted((ROOT / "results").glob("*/*/*/manifest.json"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.parent.relative_to(ROOT / "results")))
+def test_every_committed_run_has_the_settings_of_its_experiment(path):
+    """All of them, as in config.json beside it; only readings-all was made of another choice of listeners."""
+    manifest = records.manifest(path.parent)
+    name, overrides = manifest.experiment, READINGS.get(manifest.experiment, ())
+    expected = experiment.load(ROOT / "experiments" / f"{'readings' if overrides else name}.toml", overrides)
+    assert manifest.config == json.loads(expected.model_dump_json())
+    assert manifest.config == json.loads((path.parent / "config.json").read_text())
+    assert manifest.config_digest == settings.digest(expected)
+    assert name == path.parent.name == manifest.config["name"]
+    assert manifest.corpus_options.get("listeners") == ("all" if name == "readings-all" else None)
+    assert {key: (info.title, info.group, info.kind) for key, info in manifest.methods.items()} == {
+        key: (method.title, method.group, method.kind) for key, method in expected.methods.items()}
+
+
+def test_every_committed_run_is_looked_at():
+    assert len(RUNS) >= 20 and {path.parent.name for path in RUNS} >= {path.stem for path in FILES}
