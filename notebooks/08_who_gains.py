@@ -60,8 +60,8 @@ print(perser.agreement.listener_traits(loaded.ratings, loaded.classes).head(12).
 # correlations, at equal ranks of the other trait.
 #
 # On RAVDESS, listeners far from the others gain more, also at equal consistency. It is not confirmed that consistent
-# listeners gain most: they gain less, and at equal distance no clear relation remains. The embedded corpus has six
-# listeners, too few to rely on its p-values and intervals.
+# listeners gain most: they tend to gain less, and at equal distance no clear relation remains. On the embedded corpus
+# consistent listeners gain least, but its six listeners are too few to rely on p-values and intervals.
 
 # %%
 for run in runs:

@@ -35,7 +35,7 @@ for path in sorted(path.parent for place in (first, second) for path in Path(pla
     run = perser.records.load(path)
     manifest = run.manifest
     rows.append({
-        "corpus": manifest.corpus, "synthetic": manifest.synthetic, "experiment": manifest.experiment,
+        "corpus": manifest.corpus, "data": perser.wording.stamp(run) or "real", "experiment": manifest.experiment,
         "methods": run.records["method"].nunique(), "units": f"{manifest.units_computed} of {manifest.units}",
         "minutes": manifest.minutes, "processes": manifest.jobs, "processor": manifest.machine["cpu"],
         "commits": " ".join(dict.fromkeys((origin.commit or "-")[:7] for origin in manifest.origins))})

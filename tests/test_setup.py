@@ -1,4 +1,4 @@
-"""Set-up: one lock for every way to install, and a script that says what it cannot do."""
+"""Set-up: one lock for all kinds of installation, and a script that reports what it cannot do."""
 
 import os
 import re
@@ -64,7 +64,7 @@ def test_conda_environment_has_the_versions_of_the_lock(lock):
     assert "python=3.12" in conda["dependencies"]
 
 
-def test_what_is_installed_beside_the_lock_is_told_to_users_of_conda(monkeypatch):
+def test_conda_environment_names_what_is_installed_in_addition_to_the_lock(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
     from setup_env import MISTRAL
 
@@ -164,7 +164,7 @@ def test_check_names_the_models_that_are_loaded():
 
 @pytest.fixture
 def setting_up(tmp_path, monkeypatch):
-    """tools/setup_env.py as a module that works on another folder."""
+    """tools/setup_env.py as a module that works in another folder."""
     monkeypatch.syspath_prepend(ROOT / "tools")
     import setup_env
 
