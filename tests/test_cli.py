@@ -279,12 +279,12 @@ def test_a_search_prints_every_trial_and_keeps_them(perser, root, tmp_path):
     (tmp_path / "search.toml").write_text(
         'experiment = "methods"\nset = ["seeds=[0]", "draws=1", "folds=[1]", "base.epochs=1", "base.hidden=4"]\n'
         "[corpora.synthetic]\n[methods.maml]\ntrials = 2\n[methods.maml.space]\nouter_lr = {low = 1e-3, high = 1e-1}")
-    code, out, err = perser("search", tmp_path / "search.toml", "--root", f"synthetic={root}", "--out", tmp_path / "out",
-                          "--jobs", 1)
+    words = ["search", tmp_path / "search.toml", "--out", tmp_path / "out"]
+    code, out, err = perser(*words, "--root", f"synthetic={root}", "--jobs", 1)
     assert not err
     kept = pd.read_csv(tmp_path / "out" / "trials.csv")
     assert code == 0 and kept["trial"].tolist() == [0, 1]
     assert all(f"maml {row.trial:>3} {row.points:6.2f}  {row.settings}" in out for row in kept.itertuples())
     assert (tmp_path / "out" / "tuned.toml").read_text().startswith("# Written by `perser search`")
-    code, _, err = perser("search", tmp_path / "search.toml", "--out", tmp_path / "out")
+    code, _, err = perser(*words)
     assert code == 2 and "synthetic: give --root CORPUS=DIR" in err
