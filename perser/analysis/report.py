@@ -6,7 +6,7 @@ from types import ModuleType
 
 from perser import records
 from perser.analysis import figures, tables, wording
-from perser.analysis.experiments import ablation, listeners, main, methods, readings, recipe, shots, steps, upstreams
+from perser.analysis.experiments import ablation, listeners, main, methods, personal, readings, recipe, shots, steps, upstreams
 from perser.analysis.tables import Captioned
 from perser.records import Run
 
@@ -20,7 +20,8 @@ def experiment(run: Run) -> ModuleType:
 
 def tables_of(run: Run) -> dict[str, Captioned]:
     """The tables, without empty ones, of a run by name, each with its caption; the first is the one to print."""
-    return {name: shown for name, shown in experiment(run).tables(run).items() if len(shown[0].cells)}
+    shown = (personal.tables(run) if personal.applies(run) else {}) | experiment(run).tables(run)
+    return {name: captioned for name, captioned in shown.items() if len(captioned[0].cells)}
 
 
 def report(run_dir: Path, out: Path) -> list[Path]:
@@ -30,6 +31,7 @@ def report(run_dir: Path, out: Path) -> list[Path]:
     if experiment(run) in (methods, main) and listeners.applies(run):
         shown, drawn = shown | listeners.tables(run), drawn | dict(listeners.figures(run))
     drawn |= {"rates": steps.rates(run), "layers": upstreams.layers([run])}
+    drawn |= dict(personal.figures(run)) if personal.applies(run) else {}
     return _write(shown, drawn, _place(run, out))
 
 
