@@ -20,7 +20,7 @@ BINS = 10  # of the most probable class's probability, for the calibration error
 class Counts(NamedTuple):
     """What all queries of a listener sum to.
 
-    tp, fp, fn (C,): by the threshold rule. queries; top: those whose most probable class was ticked. top_of and top_hits
+    tp, fp, fn (C,): by the threshold rule. queries; top: those whose most probable class was ticked. top_of, top_hits
     (C,): by class, how often it was the most probable, and how often it was then ticked. log_loss and brier: sums over
     the queries, against 1/m on each of the m ticked classes. bins (3, BINS): by the most probable class's probability,
     queries, sum of that probability, and hits.

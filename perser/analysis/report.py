@@ -6,7 +6,18 @@ from types import ModuleType
 
 from perser import records
 from perser.analysis import figures, tables, wording
-from perser.analysis.experiments import ablation, listeners, main, methods, personal, readings, recipe, shots, steps, upstreams
+from perser.analysis.experiments import (
+    ablation,
+    listeners,
+    main,
+    methods,
+    personal,
+    readings,
+    recipe,
+    shots,
+    steps,
+    upstreams,
+)
 from perser.analysis.tables import Captioned
 from perser.records import Run
 

@@ -87,7 +87,6 @@ class PopulationPrior(Method):
         return len(model.head.a)
 
 
-@torch.no_grad()
 def unseen_logits(task: Task, start: Start) -> Tensor:
     """Logits (N, C) of all clips by heads that were not trained on them, on SSL-E's scale.
 

@@ -14,8 +14,8 @@ from perser.analysis.tables import Captioned, Table
 from perser.records import Run
 from perser.scores import SETTINGS, per_seed
 
-# Score -> heading, factor to the printed unit. The factor is negative where less is better: every gain is then positive.
-SCORES = {"accuracy": ("accuracy", 100), "log_loss": ("log loss", -100)}
+# Score -> factor to the printed unit, negative where less is better, so that every gain is positive.
+SCORES = {"accuracy": 100, "log_loss": -100}
 
 
 def applies(run: Run) -> bool:
@@ -39,7 +39,7 @@ def rows(run: Run, seed: int = 0) -> pd.DataFrame:
                 if not set(present["shots"]) & {0, shots}:
                     continue
                 row = {"method": method, "setting": setting, "shots": shots}
-                for score, (_, factor) in SCORES.items():
+                for score, factor in SCORES.items():
                     row[score] = abs(factor) * float(np.nanmean(select(scores, method, setting, shots, score)))
                     gain = factor * paired_difference(scores, method, baseline, setting, shots, score)
                     row |= _interval(f"gain_{score}", gain if method != baseline else None, seed)
