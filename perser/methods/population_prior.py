@@ -24,40 +24,29 @@ EM_STEPS = 15
 
 
 class PopulationPriorModel(NamedTuple):
-    """SSL-E, the prior covariance (C, C) of a listener's log-biases, and per number of shots a factor on it.
-
-    support_logits (N, C): logits of known clips by heads that were not trained on them. What SSL-E says of clips that
-    it was trained on is closer to the consensus than what it says of new ones, and would hide how a listener differs.
-    None: SSL-E's own logits, as for new clips.
-    """
+    """SSL-E, the prior covariance (C, C) of a listener's log-biases, and per number of shots a factor on it."""
 
     head: Head
     covariance: Tensor
     settings: dict[int, float]
-    support_logits: Tensor | None = None
-
-    UNSAVED = ("support_logits",)
 
     def answers(self, batch: Batch, settings: list[float]) -> Iterator[Tensor]:
         """Logits (E, Q, C) of the query under each setting."""
         logits = heads.logits(self.head, batch.features[batch.clips])
         for factor in settings:
-            yield logits[batch.query] + self._biases(batch, factor).unsqueeze(1)
+            yield logits[batch.query] + self._biases(logits[batch.support], batch.targets, factor).unsqueeze(1)
 
     def weights(self, batch: Batch, setting: float) -> Head:
         """The personal heads: SSL-E with output biases (E, C) of their own."""
-        return stacked(self.head, batch, a=self.head.a + self._biases(batch, setting))
+        logits = heads.logits(self.head, batch.features[batch.clips])[batch.support]
+        return stacked(self.head, batch, a=self.head.a + self._biases(logits, batch.targets, setting))
 
-    def _biases(self, batch: Batch, factor: float) -> Tensor:
-        """The posterior mode (E, C)."""
+    def _biases(self, logits: Tensor, targets: Tensor, factor: float) -> Tensor:
+        """The posterior mode (E, C); zero for a factor of zero."""
         if factor == 0:
-            return torch.zeros(len(batch.support), len(self.covariance))
-        if self.support_logits is None:
-            logits = heads.logits(self.head, batch.features[batch.clips])[batch.support]
-        else:
-            logits = self.support_logits[batch.clips[batch.support]]
-        everything = torch.ones(batch.support.shape)
-        return posterior(logits, batch.targets, everything, torch.linalg.inv(factor * self.covariance))[0]
+            return torch.zeros(len(logits), logits.shape[-1])
+        precision = torch.linalg.inv(factor * self.covariance)
+        return posterior(logits, targets, torch.ones(logits.shape[:-1]), precision)[0]
 
 
 class PopulationPrior(Method):
@@ -68,14 +57,13 @@ class PopulationPrior(Method):
     group: ClassVar[str] = "Meta-learning"
     Model: ClassVar[type] = PopulationPriorModel
 
-    factor_grid: tuple[float, ...] = Field((0.0, 0.25, 0.5, 1.0), min_length=1, description="factors on the prior "
-                                           "covariance to choose from by the dev log loss; 0: the general model")
+    factor_grid: tuple[float, ...] = Field(
+        (0.0, 0.5, 1.0, 2.0, 4.0), min_length=1,
+        description="factors on the prior covariance; 0 is the general model. Chosen by the log loss")
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> PopulationPriorModel:
-        """Learn the prior from the training listeners, on logits of heads that have not seen the clips."""
-        logits = unseen_logits(task, start)
-        covariance = prior_covariance(*_by_listener(task, logits))
-        model = PopulationPriorModel(start.head, covariance, {}, logits)
+        """Learn the prior from the training listeners' ratings; choose the factor for each number of shots."""
+        model = PopulationPriorModel(start.head, prior_covariance(*_by_listener(task, start.head)), {})
         return model._replace(settings=choose(task, model, self.factor_grid, dev, criterion="loss"))
 
     def learnt_numbers(self, model: PopulationPriorModel) -> int:
@@ -87,43 +75,10 @@ class PopulationPrior(Method):
         return len(model.head.a)
 
 
-def unseen_logits(task: Task, start: Start) -> Tensor:
-    """Logits (N, C) of all clips by heads that were not trained on them, on SSL-E's scale.
-
-    For clips of a training session: SSL-E trained without it, with a bias and a slope that fit the pooled ratings, since
-    a head trained on fewer sessions errs in both.
-    """
-    logits, data = heads.logits(start.head, task.data.features), task.data
-    for session, head in start.cross_fitted().items():
-        clips = torch.from_numpy(data.session == session)
-        logits[clips] = heads.logits(head, data.features[clips])
-    trained = np.isin(data.session, data.session[data.clip[task.split.train]])
-    ratings = torch.from_numpy(task.split.train)
-    slope, bias = calibration(logits[data.clip[task.split.train]], task.targets[ratings])
-    rows = torch.from_numpy(trained)
-    logits[rows] = slope * logits[rows] + bias
-    return logits
-
-
-def calibration(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope () and biases (C,) under which logits (n, C) fit targets (n, C) best."""
-    slope, bias = torch.ones((), requires_grad=True), torch.zeros(logits.shape[1], requires_grad=True)
-    optimiser = torch.optim.LBFGS([slope, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        with torch.enable_grad():
-            value = -(targets * (slope * logits + bias).log_softmax(-1)).sum(-1).mean() + 1e-4 * bias.square().sum()
-            value.backward()
-        return value
-
-    optimiser.step(loss)
-    return slope.detach(), bias.detach()
-
-
-def _by_listener(task: Task, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@torch.no_grad()
+def _by_listener(task: Task, head: Head) -> tuple[Tensor, Tensor, Tensor]:
     """Logits and targets (L, n, C) of the training listeners' ratings, padded, and weights (L, n), 0 for padding."""
-    pools = list(by_listener(task.data, task.split.train, 1).values())
+    logits, pools = heads.logits(head, task.data.features), list(by_listener(task.data, task.split.train, 1).values())
     longest = max(map(len, pools))
     ratings = np.stack([np.pad(pool, (0, longest - len(pool)), mode="edge") for pool in pools])
     weights = torch.tensor([[1.0] * len(pool) + [0.0] * (longest - len(pool)) for pool in pools])
@@ -145,7 +100,7 @@ def prior_covariance(logits: Tensor, targets: Tensor, weights: Tensor, first: fl
 def posterior(logits: Tensor, targets: Tensor, weights: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
     """Mode (E, C) and covariance (E, C, C) of log-biases given ratings, under a Gaussian prior around zero.
 
-    logits, targets (E, K, C); weights (E, K); precision (C, C).
+    logits, targets (E, K, C); weights (E, K); precision (C, C). Source: Laplace's approximation; Newton's method.
     """
     mode, mass = torch.zeros(len(logits), logits.shape[-1]), (weights * targets.sum(-1)).unsqueeze(-1)
     for _ in range(NEWTON_STEPS):
