@@ -9,6 +9,7 @@ from perser import records
 from perser.analysis import claims, tables
 
 ROOT = Path(__file__).parents[1]
+FOLDERS = "perser|tests|tools|benchmarks|experiments|results"
 PAGES = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")
 
 
@@ -37,8 +38,7 @@ def test_links_and_paths_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("https://") or (ROOT / link).exists(), link
-    for path in re.findall(r"`(?:python )?((?:perser|tests|tools|benchmarks|experiments|notebooks|results)/[\w./-]*)",
-                           text):
+    for path in re.findall(rf"`(?:python |sudo )?((?:{FOLDERS})/[\w/-]+\.\w+)", text):
         assert (ROOT / path).exists(), path
 
 
