@@ -102,7 +102,7 @@ def posterior(logits: Tensor, targets: Tensor, weights: Tensor, precision: Tenso
 
     logits, targets (E, K, C); weights (E, K); precision (C, C). Source: Laplace's approximation; Newton's method.
     """
-    mode, mass = torch.zeros(len(logits), logits.shape[-1]), (weights * targets.sum(-1)).unsqueeze(-1)
+    mode, mass = torch.zeros_like(logits[:, 0]), (weights * targets.sum(-1)).unsqueeze(-1)
     for _ in range(NEWTON_STEPS):
         p = (logits + mode.unsqueeze(1)).softmax(-1)
         slope = (mass * p - weights.unsqueeze(-1) * targets).sum(1) + mode @ precision
