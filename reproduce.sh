@@ -14,8 +14,8 @@ usage: ./reproduce.sh [COMMAND]
   (none)    set up, make the embedded corpus, run the main experiment on it,
             render its tables, figures and notebooks into out/   about 10 minutes
   check [CORPUS=DIR ...]
-            report what is present, what can run, where to get the rest   seconds
-  report    tables, figures and notebooks from the committed records   2 minutes
+            what is present, what can run, where to get the rest       seconds
+  report    tables, figures and notebooks from the committed records   4 minutes
   full --corpus NAME --root DIR [--upstream NAME ...]
             the main experiment on a corpus of your own    minutes to hours
   test      every check: unit tests and the committed notebooks       12 minutes
@@ -190,7 +190,7 @@ TEXT
 }
 
 committed_report() {
-    printf 'Tables, figures and notebooks from the committed records: 1 min after the set-up (4 min, once)\n'
+    printf 'Tables, figures and notebooks from the committed records: 4 min after the set-up (4 min, once)\n'
     local runs
     runs=(results/*/*/*/records.parquet)
     runs=("${runs[@]%/records.parquet}")
