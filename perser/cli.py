@@ -112,7 +112,7 @@ def fetch(corpus: str, directory: Path, yes: bool) -> None:
 
     release = fetching.RELEASES[corpus]
     if not fetching.is_complete(release, directory):
-        click.echo("\n".join(fetching.describe(corpus, release)))
+        click.echo("\n".join(fetching.terms(corpus, release)))
         if not yes and not accepted():
             raise UserError("nothing was downloaded; answer y, or give --yes, to accept the licence")
         fetching.fetch(release, directory, terminal())

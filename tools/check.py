@@ -24,12 +24,10 @@ HUB_MODELS = {
 # Name: (what its root holds, where to get it)
 CORPORA = {
     "iemocap": ("Session1", "free licence on request: https://sail.usc.edu/iemocap/"),
-    "cremad": ("finishedResponses.csv", "open: https://github.com/CheyneyComputerScience/CREMA-D"),
+    "cremad": ("finishedResponses.csv", "open: perser fetch cremad DIR"),
+    "emodb": ("wav", "open: perser fetch emodb DIR"),
     "msp_podcast": ("Labels", "licence on request: https://www.lab-msp.com/MSP/MSP-Podcast.html"),
-    "ravdess": (
-        "Actor_01",
-        "open, not for trade: https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip)",
-    ),
+    "ravdess": ("Actor_01", "open, not for trade: perser fetch ravdess DIR"),
 }
 
 

@@ -46,10 +46,11 @@ def load(root: str | Path, labels: str = "quadrants", threshold: float | None = 
     single = pd.DataFrame(rows, columns=["clip", "listener", "valence", "arousal"])
     repeated = single[single.duplicated(["clip", "listener"], keep=False)]
     averaged = single.groupby(["clip", "listener"], as_index=False).mean()
-    rated, again = ([(row.clip, row.listener, ticks(row.valence, row.arousal, labels, cut)) for row in rows.itertuples()]
-                    for rows in (averaged, repeated))
-    clips, classes = [*clips.values()], CLASSES[labels]
-    return Corpus("emodb", classes, *tables(clips, rated, classes), repeats=tables(clips, again, classes)[1])
+    (known, rated), (_, repeats) = (
+        tables([*clips.values()], [(clip, listener, ticks(*scales, labels, cut))
+                                   for clip, listener, *scales in rows.itertuples(index=False)], CLASSES[labels])
+        for rows in (averaged, repeated))
+    return Corpus("emodb", CLASSES[labels], known, rated, repeats=repeats)
 
 
 def parse(file: Path, clips: set[str]) -> Iterator[tuple[bool, str, str, float, float]]:

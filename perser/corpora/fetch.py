@@ -1,7 +1,6 @@
-"""Downloads corpora from their publishers. Downloads resume, are checked by size and checksum, and unpack inside DIR."""
+"""Downloads corpora from their publishers: resumed, checked by size and checksum, unpacked without leaving DIR."""
 
 import hashlib
-import json
 import re
 import shutil
 import stat
@@ -16,53 +15,58 @@ from tqdm import tqdm
 
 from perser.errors import UserError
 
-UNPACKED = "fetched.json"  # in DIR: what each archive left there, by address
 _POINTER = re.compile(rb"version https://git-lfs\S*\noid (sha256:[0-9a-f]{64})\nsize (\d+)\n")
-_CREMAD = "CheyneyComputerScience/CREMA-D/{}1658cd342dff90010aa843eaeebd53610a08b1dc"
+_CREMAD, _COMMIT = "CheyneyComputerScience/CREMA-D", "1658cd342dff90010aa843eaeebd53610a08b1dc"
 _FACTS = ("address", "size", "checksum")
 
 
 class Source(NamedTuple):
-    """A file of a publisher. Size 0 or checksum "" (algorithm:hexadecimal): the publisher states none."""
+    """A file of a publisher. Of an archive, `count` members are unpacked: those that end in the pattern `members`.
+
+    Size 0 or checksum "": not stated. checked: which of address, size and checksum were confirmed for this table.
+    """
 
     url: str
-    file: str  # path in DIR
+    file: str  # its path in DIR
     size: int = 0  # bytes
-    checksum: str = ""
-    unpack: str = ""  # pattern of the members to unpack, whose group is the path in DIR; "": not an archive
-    checked: tuple[str, ...] = ()  # which of _FACTS were confirmed when the table was written, not just reported
+    checksum: str = ""  # algorithm:hexadecimal
+    members: str = ""
+    count: int = 0
+    checked: tuple[str, ...] = ()
 
 
 class Release(NamedTuple):
-    """A corpus as published. lfs: address below which the files behind git-lfs pointers in DIR lie."""
+    """A corpus as published. lfs: address of the files of which an archive holds only git-lfs pointers."""
 
     licence: str
     sources: tuple[Source, ...]
     lfs: str = ""
 
 
-# No publisher could be reached when this table was written. Sizes and checksums are those that other public projects
-# report after downloading; those of study_5_data.csv were computed on a copy.
+# No publisher could be reached when this table was written: sizes, checksums and counts are those that other public
+# projects report after downloading. The size and checksum of study_5_data.csv were computed on a copy.
 RELEASES = {
-    "ravdess": Release("CC BY-NC-SA 4.0 (not for trade; Livingstone and Russo 2018, doi:10.1371/journal.pone.0196391)", (
-        Source("https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip", "Audio_Speech_Actors_01-24.zip",
-               208_468_073, "md5:bc696df654c87fed845eb13823edef8a", r"(?:.*/)?(Actor_\d\d/03-01-[-\d]+\.wav)"),)),
+    "ravdess": Release("CC BY-NC-SA 4.0 (Livingstone and Russo 2018, doi:10.1371/journal.pone.0196391)", (
+        Source("https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip", "ravdess.zip", 208_468_073,
+               "md5:bc696df654c87fed845eb13823edef8a", r"Actor_\d\d/03-01-[-\d]+\.wav", 1440),)),
     "cremad": Release("ODbL 1.0 and DbCL 1.0 (Cao et al. 2014, doi:10.1109/TAFFC.2014.2336244)", (
-        Source(f"https://codeload.github.com/{_CREMAD.format('zip/')}", "CREMA-D.zip",
-               unpack=r"[^/]+/(finishedResponses\.csv|AudioWAV/\w+\.wav)"),),
-        f"https://media.githubusercontent.com/media/{_CREMAD.format('')}"),
+        Source(f"https://raw.githubusercontent.com/{_CREMAD}/{_COMMIT}/finishedResponses.csv", "finishedResponses.csv"),
+        Source(f"https://codeload.github.com/{_CREMAD}/zip/{_COMMIT}", "cremad.zip",
+               members=r"AudioWAV/\w+\.wav", count=7442),
+    ), f"https://media.githubusercontent.com/media/{_CREMAD}/{_COMMIT}"),
     "emodb": Release("speech: CC BY 4.0 by its record, CC0 1.0 by the archive itself (Burkhardt et al. 2005, "
                      "doi:10.5281/zenodo.7447302); ratings: BSD 3-Clause (Sievers et al., supramodal arousal)", (
         Source("https://raw.githubusercontent.com/beausievers/supramodal_arousal/"
                "1c3574799685ec61fd80800d532314e5918910c8/data/study_5/study_5_data.csv", "study_5_data.csv", 379_338,
-               "sha256:ee826ca8bc71f121921208cd6cdc39c3d54add2fd41d063558cd0d8328b0d3c4", "", ("size", "checksum")),
+               "sha256:ee826ca8bc71f121921208cd6cdc39c3d54add2fd41d063558cd0d8328b0d3c4",
+               checked=("size", "checksum")),
         Source("https://zenodo.org/records/7447302/files/emodb.zip", "emodb.zip", 39_981_818,
-               "md5:9d21362dbc5676ef3ab4745d83ced0db", r"(?:.*/)?(wav/\d\d[abc]\d\d[WLEAFTN][a-z]\.wav)"))),
+               "md5:9d21362dbc5676ef3ab4745d83ced0db", r"wav/\d\d[abc]\d\d[WLEAFTN][a-z]\.wav", 535))),
 }
 
 
-def describe(name: str, release: Release) -> Iterator[str]:
-    """Lines about a release: its licence, and for each file where it is, its size and what was not checked."""
+def terms(name: str, release: Release) -> Iterator[str]:
+    """Lines about a release: its licence, and the address of every file, its size and what was not checked."""
     yield f"{name}: {release.licence}"
     for source in release.sources:
         size = f"{source.size / 1e6:.1f} MB" if source.size else "size not stated"
@@ -78,68 +82,44 @@ def is_complete(release: Release, directory: Path) -> bool:
 
 
 def fetch(release: Release, directory: Path, progress: bool = False) -> None:
-    """Download what is missing, check it and unpack it; what is there stays as it is.
+    """Download what is missing, check it and unpack it; files that exist are kept.
 
-    UserError: the publisher's answer, a broken connection (the same call resumes), a wrong size or checksum, a full
-    disk, an archive whose members would leave the directory, a different file in the place of one.
+    UserError: the server's answer, a broken connection (the same call resumes), a wrong size or checksum, a full disk,
+    an archive with members outside the directory, another file in the place of one that is not an archive.
     """
-    directory = directory.expanduser().absolute()
     directory.mkdir(parents=True, exist_ok=True)
     with httpx.Client(follow_redirects=True, timeout=60, headers={"Accept-Encoding": "identity"}) as client:
         for source in release.sources:
             if _is_present(source, directory):
                 continue
-            if not source.unpack and (directory / source.file).exists():
-                raise UserError(f"{directory / source.file}: differs from {source.url}; move it away or use another folder")
-            part = _part(source, directory)
-            with _bar([source], directory, source.file, progress) as bar:
-                _download(client, source, part, bar)
-            if source.unpack:
-                _unpack(part, source, directory)
-            else:
-                part.replace(directory / source.file)
-        pointers = _pointers(release, directory)
-        with _bar(pointers, directory, "clips", progress) as bar:
-            for source in pointers:
-                _download(client, source, _part(source, directory), bar)
-                _part(source, directory).replace(directory / source.file)
-
-
-def _bar(sources: list[Source], directory: Path, label: str, progress: bool) -> tqdm:
-    here = sum(_size(_part(source, directory)) for source in sources)
-    return tqdm(total=sum(source.size for source in sources) or None, initial=here, desc=label, unit="B",
-                unit_scale=True, disable=not (progress and sources))
-
-
-def _part(source: Source, directory: Path) -> Path:
-    """Where an unfinished download lies, until it is checked."""
-    return directory / f"{source.file}.part"
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+            if not source.members and (directory / source.file).exists():
+                raise UserError(f"{directory / source.file}: is not the file at {source.url}; move it elsewhere")
+            for part in _downloads(client, [source], directory, progress):
+                if source.members:
+                    _unpack(part, source, directory)
+                else:
+                    part.rename(directory / source.file)
+        for part in _downloads(client, _pointers(release, directory), directory, progress):
+            part.replace(part.with_suffix(""))
 
 
 def _is_present(source: Source, directory: Path) -> bool:
-    if not source.unpack:
+    if not source.members:
         return (directory / source.file).is_file() and not _mismatch(directory / source.file, source)
-    members = _unpacked(directory).get(source.url)
-    return bool(members) and all((directory / name).is_file() for name in members)
-
-
-def _unpacked(directory: Path) -> dict[str, list[str]]:
-    try:
-        return json.loads((directory / UNPACKED).read_text())
-    except (OSError, ValueError):
-        return {}
+    names = [path.relative_to(directory).as_posix() for path in directory.glob("*/*")]
+    return sum(bool(re.fullmatch(source.members, name)) for name in names) >= source.count
 
 
 def _pointers(release: Release, directory: Path) -> list[Source]:
     """The files of which only a git-lfs pointer is in the directory."""
-    names = [name for source in release.sources for name in _unpacked(directory).get(source.url, []) if release.lfs]
-    small = [name for name in names if _size(directory / name) < 1024]
-    matches = [(name, _POINTER.match((directory / name).read_bytes())) for name in small if _size(directory / name)]
-    return [Source(f"{release.lfs}/{name}", name, int(match[2]), match[1].decode()) for name, match in matches if match]
+    small = [path for path in sorted(directory.glob("*/*.wav")) if release.lfs and path.stat().st_size < 1024]
+    matches = [(path.relative_to(directory), _POINTER.match(path.read_bytes())) for path in small]
+    return [Source(f"{release.lfs}/{name.as_posix()}", str(name), int(match[2]), match[1].decode())
+            for name, match in matches if match]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _mismatch(path: Path, source: Source) -> str:
@@ -154,22 +134,27 @@ def _mismatch(path: Path, source: Source) -> str:
     return "" if actual == expected else f"{algorithm} {actual}, not {expected}"
 
 
-def _download(client: httpx.Client, source: Source, part: Path, bar: tqdm) -> None:
-    """Fill `part` and check it. A broken connection is resumed as long as every attempt brings bytes."""
-    while not source.size or _size(part) < source.size:
-        before = _size(part)
-        try:
-            _append(client, source, part, bar)
-            break
-        except httpx.TransportError as error:
-            if _size(part) <= before:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise UserError(f"{source.url}: no connection after {before} bytes ({reason}); "
-                                "the same command resumes") from None
-    if mismatch := _mismatch(part, source):
-        part.unlink()
-        raise UserError(f"{source.url}: the download has {mismatch}, and was deleted; run the command again, and if "
-                        f"this repeats, compare with the publisher's page")
+def _downloads(client: httpx.Client, sources: list[Source], directory: Path, progress: bool) -> Iterator[Path]:
+    """Every file, checked, as FILE.part. A broken connection is resumed as long as every attempt brings bytes."""
+    parts = [directory / f"{source.file}.part" for source in sources]
+    with tqdm(total=sum(source.size for source in sources) or None, initial=sum(map(_size, parts)), unit="B",
+              unit_scale=True, desc=directory.name, disable=not (progress and sources)) as bar:
+        for source, part in zip(sources, parts, strict=True):
+            while not source.size or _size(part) < source.size:
+                before = _size(part)
+                try:
+                    _append(client, source, part, bar)
+                    break
+                except httpx.TransportError as error:
+                    if _size(part) <= before:
+                        reason = " ".join(str(error).split()) or type(error).__name__
+                        raise UserError(f"{source.url}: no connection ({reason}); {before} bytes are kept and the same "
+                                        "command resumes") from None
+            if mismatch := _mismatch(part, source):
+                part.unlink(missing_ok=True)
+                raise UserError(f"{source.url}: the download has {mismatch}, and was deleted; run the command again; "
+                                "if that fails too, compare the publisher's page")
+            yield part
 
 
 def _append(client: httpx.Client, source: Source, part: Path, bar: tqdm) -> None:
@@ -198,38 +183,37 @@ def _check_space(directory: Path, needed: int) -> None:
 
 
 def _unpack(archive: Path, source: Source, directory: Path) -> None:
-    """Unpack the members that the source names, note them in DIR and delete the archive."""
+    """Unpack the members that the source names and delete the archive. Nothing is written outside the directory."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _members(opened, source, directory)
             _check_space(directory, sum(member.file_size for member in members.values()))
             for name, member in members.items():
-                part = directory / f"{name}.part"
-                part.parent.mkdir(parents=True, exist_ok=True)
-                with opened.open(member) as packed, part.open("wb") as file:
-                    shutil.copyfileobj(packed, file)
-                part.replace(directory / name)
+                path, part = directory / name, directory / f"{name}.part"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():  # or it is a clip that has already replaced its git-lfs pointer
+                    with opened.open(member) as packed, part.open("wb") as file:
+                        shutil.copyfileobj(packed, file)
+                    part.rename(path)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         archive.unlink()
-        raise UserError(f"{source.url}: the archive cannot be read ({error}) and was deleted; run the command again") from None
-    (directory / UNPACKED).write_text(json.dumps(_unpacked(directory) | {source.url: sorted(members)}, indent=0))
+        raise UserError(f"{source.url}: a broken archive ({error}), now deleted; run the command again") from None
     archive.unlink()
 
 
 def _members(opened: zipfile.ZipFile, source: Source, directory: Path) -> dict[str, zipfile.ZipInfo]:
-    """The members to unpack, by their path in DIR. UserError: one that would leave DIR, or none at all."""
+    """The members to unpack, by their path in the directory. UserError: one that would leave it, or too few."""
     members = {}
     for member in opened.infolist():
         path = PurePosixPath(member.filename)
-        match = re.fullmatch(source.unpack, member.filename, re.ASCII)
-        leaves = path.is_absolute() or ".." in path.parts
+        match = re.fullmatch(f"(?:.*/)?({source.members})", member.filename)
+        place = (directory / match[1]).parent if match else directory
+        if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16) or not (
+                place.resolve().is_relative_to(directory.resolve())):
+            raise UserError(f"{source.url}: its member {member.filename!r} is a link or lies outside {directory}; "
+                            "nothing was unpacked; do not use this archive")
         if match:
-            leaves |= stat.S_ISLNK(member.external_attr >> 16)
-            leaves |= not (directory / match[1]).parent.resolve().is_relative_to(directory.resolve())
             members[match[1]] = member
-        if leaves:
-            raise UserError(f"{source.url}: member {member.filename!r} would be written outside {directory}; nothing "
-                            "was unpacked; do not use this archive")
-    if not members:
-        raise UserError(f"{source.url}: the archive holds none of the corpus's files; get them by hand")
+    if len(members) < source.count:
+        raise UserError(f"{source.url}: the archive holds {len(members)} of {source.count} clips; get it by hand")
     return members
