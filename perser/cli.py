@@ -99,6 +99,34 @@ def synth(directory: Path, seed: int, layout: str, clips: int) -> None:
     click.echo(f"{directory}: synthetic speech and simulated listeners, seed {seed}, layout {layout}")
 
 
+@main.command(epilog="Example: perser fetch ravdess data/ravdess")
+@click.argument("corpus", type=click.Choice(["ravdess", "cremad", "emodb"]))
+@click.argument("directory", type=DIRECTORY)
+@click.option("--yes", is_flag=True, help="Accept the licence without being asked.")
+def fetch(corpus: str, directory: Path, yes: bool) -> None:
+    """Download a corpus from its publisher, check it and unpack it into DIRECTORY.
+
+    A download that broke off resumes with the same command; what is complete is not downloaded again.
+    """
+    from perser.corpora import fetch as fetching
+
+    release = fetching.RELEASES[corpus]
+    if not fetching.is_complete(release, directory):
+        click.echo("\n".join(fetching.terms(corpus, release)))
+        if not yes and not accepted():
+            raise UserError("nothing was downloaded; answer y, or give --yes, to accept the licence")
+        fetching.fetch(release, directory, terminal())
+    click.echo(f"{directory}: complete; try perser show {corpus} --root {directory}")
+
+
+def accepted() -> bool:
+    """Ask whether the user accepts a licence; without a terminal or an answer, no."""
+    try:
+        return click.confirm("Do you accept the licence?")
+    except click.Abort:
+        return False
+
+
 @main.command(epilog="Example: perser show iemocap --root /path/to/IEMOCAP_full_release")
 @click.argument("corpus")
 @ROOT
@@ -135,7 +163,7 @@ def experiment_file(name: str) -> Path:
 @main.command(epilog="Example: perser run main --corpus synthetic --root data/synthetic --upstream logmel "
                      "--out out/synthetic/logmel/main --set draws=10")
 @click.argument("experiment")
-@click.option("--corpus", required=True, help="iemocap, cremad, msp_podcast, ravdess, table or synthetic.")
+@click.option("--corpus", required=True, help="iemocap, cremad, emodb, msp_podcast, ravdess, table or synthetic.")
 @ROOT
 @OPTION
 @click.option("--upstream", default="logmel", show_default=True, help="A name, a hub id or a local folder.")

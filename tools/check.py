@@ -21,10 +21,10 @@ HUB_MODELS = {
 # Name: (an entry of its root, where to get it)
 CORPORA = {
     "iemocap": ("Session1", "free licence on request: https://sail.usc.edu/iemocap/"),
-    "cremad": ("finishedResponses.csv", "open: https://github.com/CheyneyComputerScience/CREMA-D"),
+    "cremad": ("finishedResponses.csv", "open: perser fetch cremad DIR"),
+    "emodb": ("wav", "open: perser fetch emodb DIR"),
     "msp_podcast": ("Labels", "licence on request: https://www.lab-msp.com/MSP/MSP-Podcast.html"),
-    "ravdess": ("Actor_01", "open, non-commercial: https://zenodo.org/records/1188976 "
-                            "(Audio_Speech_Actors_01-24.zip)"),
+    "ravdess": ("Actor_01", "open, non-commercial: perser fetch ravdess DIR"),
 }
 
 

@@ -9,7 +9,7 @@ from perser.corpora.base import Corpus, nearest
 from perser.corpora.describe import describe
 from perser.errors import UserError
 
-NAMES = ("iemocap", "cremad", "msp_podcast", "ravdess", "table", "synthetic")
+NAMES = ("iemocap", "cremad", "emodb", "msp_podcast", "ravdess", "table", "synthetic")
 
 __all__ = ["NAMES", "Corpus", "describe", "load"]
 

@@ -1,4 +1,4 @@
-"""How listeners agree: their votes, traits of a listener, and Cohen's kappa of every pair.
+"""How listeners agree: their votes, traits of a listener, Cohen's kappa of every pair, the noise ceiling.
 
 A rating that ticks m classes votes 1/m for each of them. A rating without a class has no vote and is left out.
 """
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from perser.corpora.base import Corpus
 
 LEAST_COMMON = 20  # clips that two listeners must share for a kappa
 
@@ -115,3 +117,30 @@ def pair_kappas(cast: Votes, listeners: Iterable[int] | None = None) -> Iterator
             a, b = (np.array([given[code][clip] for clip in common]) for code in (left, right))  # (clips, C)
             observed, chance = (a * b).sum(axis=1).mean(), a.mean(axis=0) @ b.mean(axis=0)
             yield left, right, float((observed - chance) / (1 - chance)) if chance < 1 - 1e-12 else np.nan
+
+
+def noise_ceiling(corpus: Corpus) -> dict:
+    """How well listeners agree with themselves on the clips that they rated more than once (`corpus.repeats`).
+
+    - listeners; pairs: two ratings of one clip by one listener.
+    - same: share of pairs with the same labels. overlap: mean overlap (1 - total variation distance) of their votes;
+      two ratings without a class overlap fully. Equal to `same` where every rating has one label.
+    - others: share of these ratings' votes on the plurality of the clip's other listeners, for comparison; a tied
+      plurality counts by its share, ratings without a class are left out.
+    """
+    names, keys, repeats = list(corpus.classes), ["clip", "listener"], corpus.repeats
+    ticked = repeats[names].to_numpy(dtype=bool)
+    labels = np.column_stack([ticked, ~ticked.any(axis=1)])  # "without a class" is a label too
+    weights = labels / labels.sum(axis=1, keepdims=True)
+    pairs = [pair for rows in repeats.groupby(keys).indices.values() for pair in combinations(rows, 2)]
+    first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
+    rated = corpus.ratings[corpus.ratings[names].any(axis=1)]
+    _, plurality, shared = others(votes(rated, corpus.classes))
+    rows = pd.MultiIndex.from_frame(rated[keys]).get_indexer(pd.MultiIndex.from_frame(repeats[keys]))
+    judged = (rows >= 0) & shared[rows] & ticked.any(axis=1)
+    plural = plurality[rows[judged]]
+    hits = (weights[judged, :-1] * plural).sum(axis=1) / plural.sum(axis=1)
+    overlap = np.minimum(weights[first], weights[second]).sum(axis=1)
+    shares = {"same": (labels[first] == labels[second]).all(axis=1), "overlap": overlap, "others": hits}
+    return {"listeners": int(repeats["listener"].nunique()), "pairs": len(pairs)} | {
+        name: round(float(values.mean()), 4) if len(values) else None for name, values in shares.items()}

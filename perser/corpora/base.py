@@ -26,7 +26,8 @@ class Corpus:
     clips: index "clip" (str); columns path (absolute), speaker, session (int), seconds, and corpus-specific ones.
     ratings: one row per rating, with clip, listener and one bool column per class; a rating that ticks none of the
     classes (IEMOCAP's Other) is a row of False. synthetic: "" for a real corpus, otherwise the synthetic parts; all
-    results computed from it carry this stamp. options: the options it was loaded with.
+    results computed from it carry this stamp. options: the options it was loaded with. repeats: where listeners rated
+    clips more than once, those single ratings, in the form of `ratings`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Corpus:
     ratings: pd.DataFrame
     synthetic: str = ""
     options: dict = field(default_factory=dict)
+    repeats: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         clips, listeners = self.clips, self.ratings["listener"]
