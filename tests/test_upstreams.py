@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from perser.errors import UserError
 from perser.features import upstreams
 
-FORMS = [(family, norm) for family in ("Wav2Vec2", "Hubert", "WavLM") for norm in ("group", "layer")]
+FORMS = [(family, norm) for family in ("Wav2Vec2", "Hubert", "WavLM", "UniSpeechSat") for norm in ("group", "layer")]
 
 
 def build(family, norm, seed=0):
@@ -213,7 +213,7 @@ def test_each_broken_model_folder_has_its_line(tmp_path, fault, words):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("wavlm-bse", "did you mean wavlm-base"), ("mfcc", "known: logmel, egemaps, wav2vec2-base"),
+    ("wavlm-bse", "did you mean wavlm-base"), ("mfcc", "known: logmel, egemaps, whisper-tiny.en, wav2vec2-base"),
     ("./not/here", "config.json")])
 def test_an_unknown_name_is_answered_with_the_known_ones(name, words):
     with pytest.raises(UserError, match=words):

@@ -118,7 +118,7 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> U
 def _unknown(name: str) -> UserError:
     known = ["logmel", "egemaps", *PACKAGED, *HUB]
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}."
     return UserError(f"unknown upstream {name!r}; {hint} A hub id (org/model) or a model's folder works too")
 
 
