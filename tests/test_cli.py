@@ -65,7 +65,8 @@ def wavs(root, session):
     return [p for p in sorted(root.glob(f"Session{session}/sentences/wav/*/*.wav")) if not p.name.startswith("._")]
 
 
-@pytest.mark.parametrize("command", ["synth", "show", "run", "report", "adapt", "predict", "claims", "phase2"])
+@pytest.mark.parametrize("command", ["synth", "show", "models", "run", "report",
+                                     "adapt", "predict", "claims", "phase2"])
 def test_every_command_has_help_with_an_example(perser, command):
     code, out, _ = perser(command, "--help")
     assert code == 0 and "Example" in out and f"perser {command}" in out
@@ -73,7 +74,7 @@ def test_every_command_has_help_with_an_example(perser, command):
 
 def test_help_lists_the_commands(perser):
     code, out, _ = perser("--help")
-    assert code == 0 and all(name in out for name in ("synth", "show", "run", "adapt", "predict", "claims"))
+    assert code == 0 and all(name in out for name in ("synth", "show", "models", "run", "adapt", "predict", "claims"))
 
 
 def test_no_command_shows_the_help_as_it_is(perser):

@@ -110,6 +110,8 @@ def test_a_half_finished_or_damaged_conversion_is_not_taken_for_a_model(toy):
     with pytest.raises(UserError, match="toy: not installed; run: perser models get toy"):
         packaged.identity(NAME)
     assert load_file(packaged.get(NAME) / "model.safetensors")["x"] == 3
+    (place / "model.safetensors").unlink()
+    assert not packaged.installed(NAME)
     (place / "model.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="the weights differ from those converted; delete the folder and run"):
         packaged.identity(NAME)

