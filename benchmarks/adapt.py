@@ -52,6 +52,7 @@ def by_learn2learn(problem: Problem, listeners: int) -> list[list[Tensor]]:
     model, personal = reference.Downstream(problem.head), []
     support, _, targets, _ = problem.gather()
     for clips, wanted in zip(support[:listeners], targets):
-        module = reference.lslr(model, problem.inner_lr, problem.data.features[clips], wanted, problem.class_weights, True)
+        features, class_weights = problem.data.features[clips], problem.class_weights
+        module = reference.lslr(model, problem.inner_lr, features, wanted, class_weights, first_order=True)
         personal.append([tensor.detach() for tensor in module.parameters()])
     return personal

@@ -74,7 +74,8 @@ def torch_func(problem: Problem) -> Step:
 
     def step() -> tuple[float, list[Tensor]]:
         support, query, *targets = problem.gather()
-        mixed = [heads.mixed(head, problem.data.features[clips]) for clips in (support, query)]
+        share = head.mix.softmax(0).unsqueeze(-1)
+        mixed = [(share * problem.data.features[clips]).sum(-2) for clips in (support, query)]
         loss = vmap(episode)(*mixed, *targets).mean()
         return float(loss.detach()), list(torch.autograd.grad(loss, (*head, inner_lr)))
 
@@ -100,8 +101,8 @@ def jax(problem: Problem) -> Step:
         return loss_of(maps, query_x, query_targets)
 
     def outer_loss(head, inner_lr, features, support, query, *targets):
-        share = jx.nn.softmax(head[0])
-        mixed = [jnp.einsum("l,eqld->eqd", share, features[clips]) for clips in (support, query)]
+        share = jx.nn.softmax(head[0])[:, None]
+        mixed = [(share * features[clips]).sum(-2) for clips in (support, query)]
         return jx.vmap(episode, (None, None, 0, 0, 0, 0))(head[1:], inner_lr, *mixed, *targets).mean()
 
     compiled = jx.jit(jx.value_and_grad(outer_loss, argnums=(0, 1)))

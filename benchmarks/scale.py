@@ -56,7 +56,7 @@ def scale(device: torch.device, turns: Turns, listeners: tuple[int, ...] = LISTE
 
 
 def _step_memory(timed: Timed, device: torch.device, rounds: int) -> int:
-    """Bytes. A page of a file that a step is the first to touch would count, but is the system's cache: read all first."""
+    """Bytes. All files are read first, because pages that a step is the first to touch would count as its memory."""
     timed.read()
     with measure.peak(device) as risen:
         for _ in range(rounds):

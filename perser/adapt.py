@@ -96,10 +96,10 @@ def _loss_gradient(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _descend(products: InnerProducts, a: Tensor, inner_lr: Tensor, second_order: bool,
              every_step: bool) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Descent on the support loss in coefficients of the basis: (d, b, A, a) after the last step, or before and after all.
+    """Descent on the support loss in coefficients of the basis. Returns (d, b, A, a) of all steps or of the last alone.
 
-    d (E, K, C + K), b (E, 1, C + K), A (E, C, C + K) as in SpanHeads; a (E, 1, C). The gradient of h is error @ A, so
-    gram meets the C columns of error, never the C + K of h.
+    d (E, K, C + K), b (E, 1, C + K), A (E, C, C + K) as in SpanHeads; a (E, 1, C). The loss has gradient `error` by the
+    logits and error @ A by h. Products with error come first: it has C columns where h has C + K.
     """
     inner, mass, unwanted = products.inner, products.mass, -products.wanted
     episodes, shots, classes = unwanted.shape
@@ -111,7 +111,7 @@ def _descend(products: InnerProducts, a: Tensor, inner_lr: Tensor, second_order:
     states = [(d, b, A, a)]
     for _, lr_P, lr_b, lr_A, lr_a in inner_lr:
         z = torch.baddbmm(a, h, torch.bmm(inner, A.mT))
-        error = torch.addcmul(unwanted, z.softmax(-1), mass)  # (E, K, C), gradient of the loss by the logits
+        error = torch.addcmul(unwanted, z.softmax(-1), mass)  # (E, K, C)
         A_now, h_now = A, h
         if not second_order:
             error, A_now, h_now = error.detach(), A.detach(), h.detach()

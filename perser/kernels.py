@@ -112,12 +112,12 @@ class _Projected(Function):
         shots, block, second_order = context.rest
         to_x, to_h = torch.zeros_like(x), torch.zeros_like(h)
         for to, pairs, clips in (to_x, gram, gathered[::2]), (to_h, hidden_gram, gathered[1::2]):
-            if second_order:  # the gradient of a pair reaches both of its clips
-                to_support = pairs
-                pairs = functional.pad(to_support, (0, rows.shape[1] - shots))
-                pairs[:, :shots] += to_support.mT
-            for i, grams, gathered_clips in zip(rows.split(block), pairs.split(block), clips, strict=True):
-                to.index_add_(0, i.flatten(), (grams @ gathered_clips[:, :grams.shape[2]]).flatten(0, 1))
+            for i, grams, both in zip(rows.split(block), pairs.split(block), clips, strict=True):
+                to.index_add_(0, i[:, shots:].flatten(), (grams[:, shots:] @ both[:, :shots]).flatten(0, 1))
+                if second_order:  # the gradient of a pair reaches both of its clips
+                    to_support = grams.mT.clone()
+                    to_support[..., :shots] += grams[:, :shots]
+                    to.index_add_(0, i[:, :shots].flatten(), (to_support @ both).flatten(0, 1))
         to_z = _put(classes, rows, len(x))
         to_A = to_z.T @ h
         to_h.addmm_(to_z if second_order else _put(classes[:, shots:], rows[:, shots:], len(x)), A)

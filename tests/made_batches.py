@@ -78,7 +78,7 @@ def meta_gradient(loss, head: Head, inner_lr: Tensor | None = None) -> tuple[Ten
 
 
 def assert_same(one: tuple[Tensor, list[Tensor]], other: tuple[Tensor, list[Tensor]], tolerance: float) -> None:
-    """Equal losses and gradients; the tolerance of a gradient is relative to its largest element, if that is above 1."""
+    """Equal losses and gradients; a gradient's tolerance is relative to its largest element where that is above 1."""
     assert abs(one[0] - other[0]) <= tolerance
     for gradient, expected in zip(one[1], other[1], strict=True):
         assert (gradient - expected).abs().max() <= tolerance * max(1, float(expected.abs().max()))

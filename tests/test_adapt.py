@@ -109,7 +109,8 @@ def test_second_order_equals_finite_differences(answers, mix, steps):
                 moved[j] += sign * step
                 nudged = [moved.view(tensor.shape) if k == i else other for k, other in enumerate(tensors)]
                 values.append(loss(Head(*nudged[:5]), nudged[5]))
-            assert float(gradients[i].flatten()[j]) == pytest.approx(float(values[0] - values[1]) / (2 * step), abs=1e-6)
+            expected = float(values[0] - values[1]) / (2 * step)
+            assert float(gradients[i].flatten()[j]) == pytest.approx(expected, abs=1e-6)
 
 
 def by_episode(adapted, made, second_order):
