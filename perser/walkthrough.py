@@ -51,7 +51,7 @@ def begin(corpus: str, root: Path, upstream: str, experiment: Path, out: Path, f
     torch.set_num_threads(1)
     loaded, model, out = load_corpus(corpus, root), upstreams.load(upstream), Path(out)
     matrix = features.extract(loaded, model, out / corpus / upstream.replace("/", "--") / "features")
-    plan = Plan(experiments.load(Path(experiment)), loaded, model, matrix, "corpus", out / "notebooks" / "run")
+    plan = Plan(experiments.load(Path(experiment)), loaded, model, matrix, model.normalise, out / "notebooks" / "run")
     task, settings = plan.task((fold, group, seed)), plan.experiment
     draws = draws_by_listener(task.data, task.split.unseen, settings.shots, settings.draws, settings.min_queries, seed,
                               "test draws")

@@ -81,7 +81,7 @@ def wavs(root, session):
     return [p for p in sorted(root.glob(f"Session{session}/sentences/wav/*/*.wav")) if not p.name.startswith("._")]
 
 
-@pytest.mark.parametrize("command", ["synth", "fetch", "show", "run", "search", "report", "adapt", "predict",
+@pytest.mark.parametrize("command", ["synth", "fetch", "show", "models", "run", "search", "report", "adapt", "predict",
                                      "claims", "bench", "phase2"])
 def test_every_command_has_help_with_an_example(perser, command):
     code, out, _ = perser(command, "--help")
@@ -90,7 +90,7 @@ def test_every_command_has_help_with_an_example(perser, command):
 
 def test_help_lists_the_commands(perser):
     code, out, _ = perser("--help")
-    assert code == 0 and all(name in out for name in ("synth", "show", "run", "adapt", "predict", "claims"))
+    assert code == 0 and all(name in out for name in ("synth", "show", "models", "run", "adapt", "predict", "claims"))
 
 
 def test_no_command_shows_the_help_as_it_is(perser):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -200,6 +201,26 @@ def test_a_bad_clip_is_named_and_the_batches_before_it_stay(clips, store, log, t
         features.extract(SimpleNamespace(clips=pd.DataFrame({"path": [str(bad)]})), counting(log), store)
     features.extract(corpus_of(tmp_path / "bad"), counting(log), store, "none")
     assert computed(log) == [32, 32, 32, 4]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused_and_not_stored(few, store, value):
+    def embed(waves):
+        matrices = torch.ones(len(waves), 2, 3)
+        matrices[[len(wave) == longest for wave in waves], 1, 2] = value
+        return matrices
+    longest = max(map(len, waves_of(corpus_of(few))))
+    upstream = upstreams.Upstream("broken", "broken-1", 2, 3, True, True, embed)
+    for _ in range(2):  # nothing was stored that the second call could give back
+        with pytest.raises(UserError, match=r"\.wav: the upstream gives NaN or infinite features; check the file"):
+            features.extract(corpus_of(few), upstream, store, "none")
+
+
+def test_the_upstream_says_how_waveforms_are_normalised_unless_the_caller_does(few, store, log):
+    corpus, raw = corpus_of(few), replace(counting(log), normalise="none")
+    assert torch.equal(features.extract(corpus, raw, store), features.extract(corpus, raw, store, "none"))
+    assert torch.equal(features.extract(corpus, raw, store, "corpus"), features.extract(corpus, counting(log), store))
+    assert computed(log) == [5, 5]
 
 
 def test_killed_at_work_it_goes_on_and_ends_the_same(clips, store, log, tmp_path):

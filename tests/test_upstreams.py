@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from perser.errors import UserError
 from perser.features import upstreams
 
-FORMS = [(family, norm) for family in ("Wav2Vec2", "Hubert", "WavLM") for norm in ("group", "layer")]
+FORMS = [(family, norm) for family in ("Wav2Vec2", "Hubert", "WavLM", "UniSpeechSat") for norm in ("group", "layer")]
 
 
 def build(family, norm, seed=0):
@@ -213,7 +213,7 @@ def test_each_broken_model_folder_has_its_line(tmp_path, fault, words):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("wavlm-bse", "did you mean wavlm-base"), ("mfcc", "known: logmel, egemaps, wav2vec2-base"),
+    ("wavlm-bse", "did you mean wavlm-base"), ("mfcc", "known: logmel, egemaps, whisper-tiny.en, wav2vec2-base"),
     ("./not/here", "config.json")])
 def test_an_unknown_name_is_answered_with_the_known_ones(name, words):
     with pytest.raises(UserError, match=words):
@@ -245,13 +245,17 @@ def put_into_hub_cache(home, repo, revision, commit, model):
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
-    """What loading by name prints where the hub is out of reach and three models are in its cache."""
+    """What loading by name prints where the hub is out of reach and four models are in its cache."""
     home = tmp_path_factory.mktemp("hub")
     hubert = build("Hubert", "layer")
     put_into_hub_cache(home, "microsoft/wavlm-base-plus", "refs/pr/1", PLUS, build("WavLM", "group"))
     put_into_hub_cache(home, "facebook/hubert-large-ll60k", "refs/pr/1", "1" * 40, hubert)
     put_into_hub_cache(home, "some/model", "main", "2" * 40, hubert)
-    names = [*upstreams.HUB, "some/model", "some/model@v2"]
+    whisper = transformers.WhisperModel(transformers.WhisperConfig(
+        d_model=32, encoder_layers=3, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
+        vocab_size=60, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1))
+    put_into_hub_cache(home, "openai/whisper-tiny.en", "main", "3" * 40, whisper)
+    names = [*upstreams.HUB, "some/model", "some/model@v2", "openai/whisper-tiny.en"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
     environment.pop("HF_HUB_CACHE", None)
     done = subprocess.run([sys.executable, "-W", "error", "-c", OFFLINE, *names], env=environment, text=True,
@@ -274,6 +278,8 @@ def test_without_the_hub_one_line_says_what_to_download_and_where_to_put_it(offl
 def test_hub_models_are_pinned_and_their_identity_is_the_resolved_commit(offline):
     assert offline["wavlm-base-plus"] == f"wavlm-base-plus microsoft/wavlm-base-plus@{PLUS} 4 32"
     assert offline["some/model"] == f"some/model some/model@{'2' * 40} 4 32"
+    # The hub's copy of a packaged model has its name; the identity tells them apart.
+    assert offline["openai/whisper-tiny.en"] == f"whisper-tiny.en openai/whisper-tiny.en@{'3' * 40} 4 32"
     assert offline["hubert-large"].startswith(
         f"ERROR hubert-large: facebook/hubert-large-ll60k at refs/pr/1 is commit {'1' * 40}, expected d95b1")
 

@@ -35,16 +35,18 @@ Clip = tuple[str, str]  # path, digest of the file's content
 log = logging.getLogger(__name__)
 
 
-def extract(corpus, upstream: Upstream, store: str | os.PathLike, normalise: str | tuple[float, float] = "corpus",
-            progress: bool = False) -> torch.Tensor:
+def extract(corpus, upstream: Upstream, store: str | os.PathLike,
+            normalise: str | tuple[float, float] | None = None, progress: bool = False) -> torch.Tensor:
     """Features of a corpus's clips: float32 (clips, layers, width), in the order of corpus.clips.index.
 
     Computes what the folder `store` lacks, in batches of clips of similar length, and reads the rest. `normalise` is
     applied to waveforms before the upstream: "corpus" uses one mean and sd over all samples of all clips, "clip" the
-    upstream's own recipe, "none" nothing, and a pair (mean, sd) is used as given, e.g. that of the corpus a model was
-    trained on. EMO-SUPERB uses the mean and sd of the training split; that of the corpus serves all folds.
-    UserError: bad audio, a damaged or foreign store, another format, a full disk.
+    upstream's own recipe, "none" nothing, a pair (mean, sd) is used as given, e.g. that of the corpus a model was
+    trained on, and None is what the upstream asks for. EMO-SUPERB uses the mean and sd of the training split; that of
+    the corpus serves all folds. UserError: bad audio, features that are NaN or infinite, a damaged or foreign store,
+    another format, a full disk.
     """
+    normalise = upstream.normalise if normalise is None else normalise
     clips = _contents(corpus)
     with _opened(Path(store)) as environment:
         if normalise == "corpus":
@@ -114,7 +116,11 @@ def _complete(environment: lmdb.Environment, wanted: dict[bytes, Clip],
             with environment.begin() as reading:
                 missing = [key for key in batch if reading.get(key) is None]
             if missing:
-                values = compute([_read(*wanted[key]) for key in missing])
+                values = [*compute([_read(*wanted[key]) for key in missing])]
+                for key, value in zip(missing, values, strict=True):
+                    if not np.isfinite(value).all():
+                        raise UserError(f"{wanted[key][0]}: the upstream gives NaN or infinite features; check the "
+                                        "file and the model's weights")
                 _write(environment, zip(missing, values, strict=True))
                 log.debug("stored %d of clips %d to %d", len(missing), start, start + len(batch))
             bar.update(len(batch))

@@ -24,7 +24,7 @@ from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI
 
 from perser import personal
 from perser.errors import UserError
-from perser.features import audio
+from perser.features import audio, packaged
 from perser.phase2.listeners import examples
 from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load
@@ -230,7 +230,7 @@ class Cascade(Provider):
         if not waves:
             return []
         inputs = self.processor(waves, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
-        with torch.inference_mode():
+        with torch.inference_mode(), packaged.quiet():  # Whisper's generation warns of settings that it passes itself
             tokens = self.asr.generate(**inputs.to(self.device, dtype=self.asr.dtype), do_sample=False)
         return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
