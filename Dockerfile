@@ -1,8 +1,8 @@
-# The base is an argument, so that the same file builds on any image with apt and Python 3.11 or 3.12.
+# The base is an argument, so that this file builds on any image with apt and Python 3.11 or 3.12.
 ARG BASE=nvidia/cuda:13.0.2-base-ubuntu24.04@sha256:2ab6381d970b211fb93853796dc6707eb8a72575a375c422b17cf4d8b2641701
 FROM ${BASE}
 
-# gcc and the headers are for learn2learn, the reference that the tests check against.
+# gcc and the headers build learn2learn, the reference implementation of the tests.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates gcc git libc6-dev python3 python3-dev python3-venv \
@@ -13,7 +13,7 @@ RUN apt-get update \
 USER perser
 WORKDIR /home/perser/artifact
 COPY --chown=perser . .
-# Everything that requirements.lock names and the reference, as on any other machine.
+# Install the packages of requirements.lock and the reference implementation, as on any other machine.
 RUN PIP_NO_CACHE_DIR=1 python3 tools/setup_env.py
 
 ENTRYPOINT ["./reproduce.sh"]

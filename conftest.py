@@ -1,4 +1,4 @@
-"""What all tests share: the reference checks are counted as skipped where learn2learn could not be built."""
+"""What all tests share: checks against learn2learn are skipped, and counted as skipped, where it is not built."""
 
 import gc
 import importlib.util
@@ -9,17 +9,15 @@ import pytest
 
 @pytest.fixture
 def collected() -> Iterator[None]:
-    """Have what a test leaves to the garbage collector met inside that test, not in a later one."""
+    """Collect a test's garbage before the next one, so that a warning on collection fails the test that caused it."""
     yield
     gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `reference` where there is no learn2learn; the set-up has said why."""
+    """Skip tests marked `reference` where learn2learn is not installed; the set-up prints the reason."""
     if importlib.util.find_spec("learn2learn"):
         return
     for item in items:
         if item.get_closest_marker("reference"):
-            item.add_marker(
-                pytest.mark.skip(reason="learn2learn is not built (./reproduce.sh check says why)")
-            )
+            item.add_marker(pytest.mark.skip(reason="learn2learn is not built (./reproduce.sh check says why)"))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up and rebuilds the results. `./reproduce.sh help` lists the commands.
+# Set up the environment and reproduce the results. `./reproduce.sh help` lists the commands.
 set -euo pipefail
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -14,7 +14,7 @@ usage: ./reproduce.sh [COMMAND]
   (none)    set up, make the embedded corpus, run the main experiment on it,
             render its tables, figures and notebooks into out/   about 10 minutes
   check [CORPUS=DIR ...]
-            what is present, what can run, where to get the rest       seconds
+            report what is present, what can run, where to get the rest   seconds
   report    tables, figures and notebooks from the committed records   2 minutes
   full --corpus NAME --root DIR [--upstream NAME ...]
             the main experiment on a corpus of your own    minutes to hours
@@ -23,19 +23,19 @@ usage: ./reproduce.sh [COMMAND]
             copy a finished run into the committed results/            seconds
   help      this text
 
-The first command that needs it also makes .venv: 4 minutes, 8 GB of disk.
-PERSER_PYTHON names the Python (3.11 or 3.12) to make it from.
+The first command that needs .venv creates it: 4 minutes, 8 GB of disk.
+PERSER_PYTHON names the Python (3.11 or 3.12) to create it with.
 examples: ./reproduce.sh
           ./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release --upstream wavlm-base-plus
 TEXT
 }
 
-wrong_use() {
+usage_error() {
     printf 'reproduce.sh: %s (./reproduce.sh help lists the commands)\n' "$1" >&2
     exit 2
 }
 
-# What the caller's shell has set must not reach a result.
+# Settings of the caller's shell must not affect a result.
 clean_environment() {
     local name
     for name in $(compgen -e); do
@@ -46,11 +46,11 @@ clean_environment() {
     done
     jobs=$(nproc)
     export PYTHONHASHSEED=0 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1 PIP_USER=0 LC_ALL=C.UTF-8 TZ=UTC
-    export OMP_NUM_THREADS=1 # one process per core, so a sum is added in one order everywhere
+    export OMP_NUM_THREADS=1 # one process per core; sums are added in the same order everywhere
     export JUPYTER_PREFER_ENV_PATH=1 IPYTHONDIR=$PWD/.venv/ipython
-    export SOURCE_DATE_EPOCH=315532800 # the earliest date that every file format can hold
-    # glibc returns freed blocks of a few MiB to the system at once, and the next outer step would fault the same
-    # pages in again: thousands of faults a step, a tenth of its time.
+    export SOURCE_DATE_EPOCH=315532800 # the earliest date that all file formats can store
+    # Without these, glibc returns freed blocks of a few MiB to the system, and the next outer step faults the same
+    # pages in again: thousands of faults, a tenth of its time.
     export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483647
     export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 }
@@ -59,7 +59,7 @@ supported() {
     "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null
 }
 
-# The Python that made .venv goes first: a new one on the PATH is no reason to install everything again.
+# Prefer the Python that made .venv, so that a new one on the PATH does not cause a reinstallation.
 find_python() {
     local candidate made_with=""
     [[ -f .venv/pyvenv.cfg ]] && made_with=$(sed -n 's/^executable = //p' .venv/pyvenv.cfg)
@@ -74,25 +74,25 @@ find_python() {
     return 1
 }
 
-# One run at a time in a folder: what a killed run left behind may still be writing.
+# Allow one run at a time in a folder: processes of a killed run may still be writing.
 only_one() {
     mkdir -p out
     exec 9>out/.lock
     if ! flock -n 9; then
-        printf 'another run is at work in this folder: waiting for it to end\n'
+        printf 'another run is active in this folder: waiting for it to finish\n'
         flock 9
     fi
 }
 
-# Commands end when this script is killed, so that a new start never meets an old writer.
-together=()
-command -v setpriv >/dev/null && together=(setpriv --pdeathsig KILL)
+# Commands are killed with this script, so that a restart never meets an old writer.
+die_with_script=()
+command -v setpriv >/dev/null && die_with_script=(setpriv --pdeathsig KILL)
 
 passed=0 failed=0 skipped=0
 timed=out/log/stages.csv # what `perser bench e2e` reads
 
-# began: a new list of stages; timed_stage NAME SECONDS OUTCOME: one more.
-began() {
+# Start a new list of stages; `timed_stage NAME SECONDS OUTCOME` appends one.
+start_timing() {
     mkdir -p out/log
     printf 'stage,seconds,outcome\n' >"$timed"
 }
@@ -101,7 +101,7 @@ timed_stage() {
     [[ ! -f $timed ]] || printf '%s,%d,%s\n' "$@" >>"$timed"
 }
 
-# stage NAME COMMAND...: run it, its output in out/log/NAME.log, one line with its seconds on the screen.
+# stage NAME COMMAND...: run a command, its output in out/log/NAME.log, and print one line with its seconds.
 stage() {
     local name=$1 start=$SECONDS status=0 log=out/log/${1// /-}.log
     shift
@@ -111,11 +111,11 @@ stage() {
         return
     fi
     mkdir -p out/log
-    # A terminal sees the progress bars; a log file sees the errors too.
+    # Progress bars go to a terminal. Without one, errors go to the log.
     if [[ -t 2 ]]; then
-        "${together[@]}" "$@" >"$log" || status=$?
+        "${die_with_script[@]}" "$@" >"$log" || status=$?
     else
-        "${together[@]}" "$@" >"$log" 2>&1 || status=$?
+        "${die_with_script[@]}" "$@" >"$log" 2>&1 || status=$?
     fi
     if ((status)); then
         printf '%-20s FAILED after %d s, log: %s\n' "$name" $((SECONDS - start)) "$log"
@@ -131,7 +131,7 @@ stage() {
 
 set_up() {
     local python start=$SECONDS
-    if python=$(find_python) && "${together[@]}" "$python" tools/setup_env.py <&9; then
+    if python=$(find_python) && "${die_with_script[@]}" "$python" tools/setup_env.py <&9; then
         export PATH=$PWD/.venv/bin:$PATH
         timed_stage set-up $((SECONDS - start)) passed
     else
@@ -140,7 +140,7 @@ set_up() {
     fi
 }
 
-# What could not be set up counts as skipped, whatever else happens.
+# Count what could not be set up as skipped.
 count_skips() {
     if [[ -f .venv/skipped ]]; then
         printf '%-20s SKIPPED: the checks against learn2learn: %s\n' "reference" "$(<.venv/skipped)"
@@ -157,10 +157,10 @@ corpus() {
     stage "embedded corpus" perser synth "$CORPUS"
 }
 
-# The pages of one run; the others show the committed study, whatever was run.
+# The notebooks that show one run. The others always show the committed results.
 pages=(00 01 02 03 04)
 
-# notebooks FOLDER [-p NAME=VALUE]...: the pages executed with the parameters, as .ipynb and .html.
+# notebooks FOLDER [-p NAME=VALUE]...: execute the pages with the parameters, as .ipynb and .html.
 notebooks() {
     stage "notebooks" python tools/notebooks.py execute "${pages[@]}" --out "$@"
 }
@@ -174,7 +174,7 @@ Everything from nothing on the embedded corpus (synthetic speech, simulated list
   tables, notebooks    1 min, only what changed           the same folder
 TEXT
     only_one
-    began
+    start_timing
     if set_up; then
         corpus
         stage "main experiment" perser run main --corpus synthetic --root "$CORPUS" --upstream logmel \
@@ -208,25 +208,25 @@ committed_report() {
 full() {
     local name="" root="" upstreams=() upstream run runs=()
     while (($#)); do
-        [[ $# -ge 2 ]] || wrong_use "$1 needs a value"
+        [[ $# -ge 2 ]] || usage_error "$1 needs a value"
         case $1 in
         --corpus) name=$2 ;;
         --root) root=$2 ;;
         --upstream) upstreams+=("$2") ;;
-        *) wrong_use "full does not know $1" ;;
+        *) usage_error "full does not know $1" ;;
         esac
         shift 2
     done
-    [[ -n $name && -n $root ]] || wrong_use "full needs --corpus NAME and --root DIR"
+    [[ -n $name && -n $root ]] || usage_error "full needs --corpus NAME and --root DIR"
     [[ $root == /* ]] || root=$(realpath --relative-to=. -- "$caller/$root")
-    [[ -d $root ]] || wrong_use "--root $root is not a folder"
+    [[ -d $root ]] || usage_error "--root $root is not a folder"
     ((${#upstreams[@]})) || upstreams=(logmel)
-    for upstream in "${!upstreams[@]}"; do # a folder is meant from where the command was typed
+    for upstream in "${!upstreams[@]}"; do # folders are relative to the caller's directory
         [[ ${upstreams[upstream]} == /* || ! -d $caller/${upstreams[upstream]} ]] \
             || upstreams[upstream]=$(realpath -- "$caller/${upstreams[upstream]}")
     done
     printf 'The main experiment on %s at %s with: %s\n' "$name" "$root" "${upstreams[*]}"
-    printf '  set-up 4 min once; features: minutes (logmel) to hours (large models without a GPU), kept; '
+    printf '  set-up 4 min once; features: minutes (logmel) to hours (large models without a GPU), stored; '
     printf 'then about 6 min per 1,000 clips and upstream on two cores\n'
     unset HF_HUB_OFFLINE
     only_one
@@ -253,8 +253,8 @@ run_tests() {
     local unit=0 pages=0
     if set_up; then
         corpus
-        "${together[@]}" python -m pytest --junitxml=out/log/unit.xml || unit=$?
-        "${together[@]}" python -m pytest -o addopts= --nbval --nbval-kernel-startup-timeout=300 notebooks --junitxml=out/log/notebooks.xml || pages=$?
+        "${die_with_script[@]}" python -m pytest --junitxml=out/log/unit.xml || unit=$?
+        "${die_with_script[@]}" python -m pytest -o addopts= --nbval --nbval-kernel-startup-timeout=300 notebooks --junitxml=out/log/notebooks.xml || pages=$?
         python tools/tally.py --failed "$failed" --ended "$unit" --ended "$pages" out/log/unit.xml out/log/notebooks.xml
     else
         summary
@@ -266,7 +266,7 @@ command=${1:-default}
 (($#)) && shift
 case $command in
 check | full | promote) ;;
-*) (($# == 0)) || wrong_use "$command takes no arguments" ;;
+*) (($# == 0)) || usage_error "$command takes no arguments" ;;
 esac
 case $command in
 default) default_job ;;
@@ -275,5 +275,5 @@ report) committed_report ;;
 full) full "$@" ;;
 test) run_tests ;;
 help | -h | --help) usage ;;
-*) wrong_use "unknown command $command" ;;
+*) usage_error "unknown command $command" ;;
 esac

@@ -1,17 +1,17 @@
 # %% [markdown]
 # # Start here
 #
-# Two people who hear the same voice do not hear the same emotion. This artifact rebuilds **Meta-PerSER**
-# (arXiv 2505.16220): a speech emotion recogniser that hears like *one* listener after that listener has
-# labelled 5 to 20 clips. It is for whoever wants to check that result, use the method, or compare a method
-# of their own.
+# Two people who hear the same voice do not hear the same emotion. This artifact is an independent implementation of
+# **Meta-PerSER** (arXiv 2505.16220), a speech emotion recogniser that adapts to *one* listener from 5 to 20 clips that
+# this listener has labelled. It is for readers who want to check the result, use the method, or compare their own
+# method with it.
 #
-# - **SSL-E** is one model for everybody: what listeners say on average.
-# - **Fine-tuning** moves SSL-E to the new listener with K labelled clips ("shots").
-# - **MAML** trains the starting point so that this move works well.
-# - **Meta-PerSER** adds combined-set training, derivative annealing and a learnt rate per layer and step.
+# - **SSL-E** is one model for everybody: it predicts what listeners say on average.
+# - **Fine-tuning** adapts SSL-E to a new listener with K labelled clips ("shots").
+# - **MAML** trains the initialisation so that this adaptation works well.
+# - **Meta-PerSER** adds combined-set meta-training, derivative annealing, and a learned rate for every layer and step.
 #
-# Every number below is computed from the records of a finished run while this page is made; none is typed.
+# All results below are computed from the records of a finished run when the page is executed. None is typed.
 
 # %% tags=["parameters"]
 results = "../results/synthetic/logmel/main"
@@ -19,55 +19,49 @@ results = "../results/synthetic/logmel/main"
 # %% [markdown]
 # ## What was run
 #
-# The records say themselves which data they come from. Data that is made up is stamped *synthetic* here, in
-# every caption and in every figure.
+# The records state which data they come from. Synthetic data is marked *synthetic* here, in every caption and in every
+# figure.
 
 # %%
-from pathlib import Path
-
+import perser
 from IPython.display import Image, Markdown, display
 
-from perser import records
-from perser.analysis import captions, figures, tables
-
-frame, manifest = records.read(Path(results)), records.manifest(Path(results))
-print(captions.source(frame))
-print("made up:", captions.labels(frame)["synthetic"] or "nothing")
-print("records:", len(frame))
+run = perser.records.load(results)
+print(perser.wording.source(run))
+print("synthetic:", run.manifest.synthetic or "nothing")
+print("records:", len(run.records))
 
 # %% [markdown]
 # ## The main figure
 #
-# Macro F1 on clips of one listener who was never trained on, against the number of clips that this listener
-# has labelled. *Seen*: other listeners' ratings of the same clips were trained on. *Unseen*: new clips of
-# new speakers.
+# Macro F1 on the clips of one held-out listener, against the number of clips that this listener has labelled. *Seen*:
+# other listeners' ratings of the same clips were in the training set. *Unseen*: new clips by new speakers.
 
 # %% tags=["nbval-ignore-output"]
-pdf, png = figures.save(figures.shots(frame), Path("../out/notebooks/figures/start"))
+pdf, png = perser.figures.save(perser.experiments.shots.score_lines(run), "../out/notebooks/figures/start")
 display(Image(png, width=560))
 
 # %% [markdown]
 # ## The main table
 #
-# Look at the gains first: they are paired by listener, so that easy and hard listeners cancel out. A gain
-# whose interval includes zero is no gain.
+# Look at the gains first. They are paired by listener, so differences between easy and hard listeners cancel. If an
+# interval includes zero, a gain has not been shown.
 
 # %%
-table = tables.main_table(frame)
-display(Markdown(tables.markdown(table, tables.main_caption(frame, manifest))))
+display(Markdown(perser.tables.markdown(perser.tables.score_table(run), perser.tables.score_caption(run))))
 
 # %% [markdown]
-# ## What it costs
+# ## What it takes
 #
-# | | two cores, no GPU |
+# | command | two cores, no GPU |
 # |---|---|
 # | `./reproduce.sh`: set-up, corpus, this run, tables, notebooks | about 10 minutes the first time |
-# | `./reproduce.sh report`: tables, figures and notebooks from committed records | 2 minutes |
+# | `./reproduce.sh report`: tables, figures and notebooks from the committed records | a few minutes |
 # | `./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release` | minutes to hours |
 #
-# ## Where to go on
+# ## Where to go next
 #
 # 1. `01_corpus_and_listeners`: who rates what, and how much listeners differ
-# 2. `02_upstream_features`: what the model reads of a clip
-# 3. `03_one_listener_step_by_step`: the method, made visible
-# 4. `04_main_results`: the result in full, with its claims
+# 2. `02_upstream_features`: what the model reads from a clip
+# 3. `03_one_listener_step_by_step`: the method on a single listener
+# 4. `04_main_results`: the full result with its claims

@@ -1,23 +1,24 @@
 # %% [markdown]
 # # How far one gets without meta-learning
 #
-# Before meta-learning is worth its trouble it has to beat what is simple. Every method below gets the same K
-# ratings of a listener who was never trained on, and every one has its settings chosen on other, dev
-# listeners:
+# Meta-learning has to beat simpler methods before it is worth its cost. All methods below get the same K ratings of a
+# held-out listener, and their settings are chosen on other listeners, the dev listeners.
 #
-# - **SSL-E**: one model for everybody; it ignores the K ratings.
-# - **Prior shift**: SSL-E with one log-bias per class, so that its mean answer moves to that of the K ratings.
-# - **Last layer**, **Fine-tuning**: gradient steps from SSL-E; fine-tuning chooses between all weights, the last
-#   layer, the biases and the output bias on the dev listeners, with its rate and steps.
-# - **From scratch**: the same head with nothing but the K ratings.
-# - **Prototypes**: the nearest class mean in SSL-E's hidden layer, moved from everybody's towards the K clips'.
-# - **Nearest listener**: the models of the known listeners who answer the K clips most alike.
-# - **Listener embedding**: a vector per listener trained along with SSL-E; a new listener's is fitted to the K.
-# - **All data**: tuned on every other rating of the listener, cross-validated. Nobody has these ratings at the
-#   start; it shows what more of them could bring.
+# - **SSL-E**: one model for everybody. It ignores the K ratings.
+# - **Prior shift**: SSL-E with one log-bias per class, which moves its mean prediction towards the K ratings.
+# - **Last layer**, **Fine-tuning**: gradient steps from SSL-E. Fine-tuning chooses on the dev listeners between all
+#   weights, the last layer, the biases and the output bias, together with learning rate and number of steps.
+# - **From scratch**: the same head trained on the K ratings alone.
+# - **Prototypes**: the nearest class mean in SSL-E's hidden layer, moved from the mean of all listeners towards that of
+#   the K clips.
+# - **Nearest listener**: the models of the training listeners whose predictions fit the K ratings best.
+# - **Listener embedding**: a vector per listener, trained jointly with SSL-E. A new listener's is fitted to the K
+#   ratings.
+# - **All data**: tuned on all other ratings of the listener, cross-validated. Nobody has these ratings at the start.
+#   It shows what more ratings would bring.
 #
-# Two corpora: RAVDESS, real speech with **synthetic** listeners, and the embedded corpus, with **synthetic**
-# speech and listeners. No number here is the paper's.
+# Two corpora: RAVDESS, real speech with **synthetic** listeners, and the embedded corpus with **synthetic** speech and
+# listeners. No number here is the paper's.
 
 # %% tags=["parameters"]
 first = "../results/ravdess/logmel"
@@ -25,119 +26,123 @@ second = "../results/synthetic/logmel"
 search = "../results/search"
 
 # %%
+import json
 from pathlib import Path
 
 import pandas as pd
+import perser
 from IPython.display import Image, Markdown, display
 
-from perser import records
-from perser.analysis import captions, figures, intervals, study, tables
-from perser.scores import SETTINGS, per_seed
-
-runs = [Path(place) / "methods" for place in (first, second)]
-frames = [records.read(run) for run in runs]
-for frame in frames:
-    print(captions.source(frame))
-    print("made up:", captions.labels(frame)["synthetic"] or "nothing")
+runs = [perser.records.load(f"{folder}/methods") for folder in (first, second)]
+for run in runs:
+    print(perser.wording.source(run))
+    print("synthetic:", run.manifest.synthetic or "nothing")
 
 # %% [markdown]
 # ## The tables
 #
-# Read the gains: they are paired by listener and seed, so that easy and hard listeners cancel out. Notice
-# which of these methods lose to SSL-E, which does nothing at all.
+# Read the gains. They are paired by listener and seed, so differences between easy and hard listeners cancel. Notice
+# which methods lose to SSL-E, which does not adapt at all.
 
 # %%
-simple = [frame[frame["method"].map(captions.group) != captions.GROUPS[1]] for frame in frames]
-for run, frame in zip(runs, simple):
-    caption = tables.methods_caption(frame, records.manifest(run))
-    display(Markdown(tables.markdown(tables.methods_table(frame), caption)))
+simple = [run._replace(records=run.records[run.records["method"].map(run.group) != perser.wording.META])
+          for run in runs]
+for run in simple:
+    table, caption = perser.experiments.methods.table(run), perser.experiments.methods.caption(run)
+    display(Markdown(perser.tables.markdown(table, caption)))
 
 # %% [markdown]
-# ## The same as a picture, at the largest K
+# ## The same as a figure, at the largest K
 
 # %% tags=["nbval-ignore-output"]
-for number, frame in enumerate(simple):
-    pdf, png = figures.save(figures.forest(frame), Path(f"../out/notebooks/figures/baselines-{number}"))
+for run in simple:
+    figure = perser.experiments.methods.forest(run)
+    pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/baselines-{run.manifest.corpus}")
     display(Image(png, width=560))
 
 # %% [markdown]
 # ## Accuracy at the largest K
 #
-# The share of clips whose most probable class the listener had ticked. It asks for one class where macro F1 asks
-# for the whole set, and the order of the methods need not be the same.
+# The share of clips whose most probable class the listener ticked. Accuracy needs one class where macro F1 needs the
+# whole set, so the order of the methods may differ.
 
 # %%
-for run, frame in zip(runs, simple):
-    most = frame[frame["shots"].isin([0, frame["shots"].max()])]
-    caption = tables.methods_caption(most, records.manifest(run), score="accuracy")
-    display(Markdown(tables.markdown(tables.methods_table(most, score="accuracy"), caption)))
+for run in map(perser.tables.at_most_shots, simple):
+    table = perser.experiments.methods.table(run, score="accuracy")
+    display(Markdown(perser.tables.markdown(table, perser.experiments.methods.caption(run, score="accuracy"))))
 
 # %% [markdown]
-# ## The one to beat
+# ## The method to beat
 #
-# Per corpus, setting and K the method with the highest mean. It is picked on the test listeners, which
-# favours it; others may lie within its interval. Beside it what all of a listener's data would bring. Gains over
+# The method with the highest mean for each corpus, setting and K. It is picked on the test listeners, which favours it,
+# and others may lie within its interval. The last column is what all of a listener's ratings would bring. Gains over
 # SSL-E with their 95 % intervals.
 
 # %%
-best = []
-for frame in simple:
-    scores = per_seed(frame)
-    for setting in SETTINGS:
-        bound = intervals.interval(100 * intervals.paired(scores, captions.UPPER, captions.BASELINE, setting, 0), 0)
-        for shots in sorted(set(scores["shots"]) - {0}):
-            name = study.best_baseline(scores, setting, shots)
-            gain = intervals.interval(100 * intervals.paired(scores, name, captions.BASELINE, setting, shots), 0)
-            row = [captions.labels(frame)["corpus"], setting, shots, captions.title(name)]
-            best.append([*row, tables.text(*gain[:3], "+"), tables.text(*bound[:3], "+")])
-names = ["corpus", "clips", "K", "best method", "gain", "gain of all data"]
-print(pd.DataFrame(best, columns=names).to_string(index=False))
+rows = []
+for run in simple:
+    scores, baseline = perser.scores.per_seed(run.records), perser.wording.baseline(run)
+    [bound] = perser.wording.methods(run, perser.wording.BOUND)
+    for setting in perser.scores.SETTINGS:
+        for shots in perser.statistics.shot_numbers(scores, setting):
+            best = perser.experiments.methods.best_rival(run, scores, setting, shots)
+            differences = (100 * perser.statistics.paired_difference(scores, method, baseline, setting, shots)
+                           for method in (best, bound))
+            intervals = (perser.statistics.bootstrap_interval(difference, seed=0) for difference in differences)
+            texts = (perser.tables.interval_text(*interval[:3], "+") for interval in intervals)
+            rows.append([run.manifest.corpus, setting, shots, run.title(best), *texts])
+columns = ["corpus", "clips", "K", "best method", "gain", "gain of all data"]
+print(pd.DataFrame(rows, columns=columns).to_string(index=False))
 
 # %% [markdown]
-# ## How much of it is mere bias
+# ## How much of the gain is bias
 #
-# Prior shift knows nothing of what a listener hears in a voice; it only counts how often each class was
-# ticked. What fine-tuning adds to that is all that the K clips themselves have taught.
+# Prior shift knows nothing about what a listener hears in a voice. It only uses how often the K ratings tick each
+# class. The difference to fine-tuning is what the sound of the K clips adds.
 
 # %%
-for frame in simple:
-    scores, corpus = per_seed(frame), captions.labels(frame)["corpus"]
-    found = intervals.compare(
-        scores,
-        [("fine-tuning", "prior-shift", setting, study.most_shots(scores, setting)) for setting in SETTINGS],
-        seed=0,
-    )
-    print(corpus)
-    print(tables.comparisons_table(found).cells.to_string(index=False))
+for run in simple:
+    rows = perser.statistics.compare_with(perser.scores.per_seed(run.records), ["fine-tuning"], "prior-shift")
+    print(run.manifest.corpus)
+    print(perser.tables.comparison_table(run, rows).cells.to_string(index=False))
 
 # %% [markdown]
 # ## How the settings were chosen
 #
-# Rates, steps, masses: from a grid in the experiment, in every split on its own dev listeners. What shapes a
-# method's own training (meta-learning rates, sizes, epochs) was looked for once, by `perser search`, on
-# corpora of other simulated listeners and, for the embedded corpus, other speech; the settings stay as they
-# were unless a trial is clearly ahead there. *first*: points of the settings as they were, *points*: of those
-# kept, a mean over corpora, settings and K. A test holds the experiments to this table.
+# Settings that an experiment lists in a grid (learning rates, steps, masses) are chosen in each split on its dev
+# listeners. The settings of a method's training (learning rates of meta-learning, sizes, epochs) were searched once
+# with `perser search`, on corpora with other simulated listeners and, for the embedded corpus, other speech. A method
+# keeps its initial settings unless a trial beats them by more than the margin.
 #
-# Whatever is looked for longer has had more chances, so every method has 66 trials, or every combination where its
-# settings are lists, with one exception. Meta-PerSER-X has had 78, ten over twelve settings and 68 before them that
-# shaped its space and are not kept. The table says what those chances are worth: from six trials to 66 Meta-PerSER, the
-# listener embedding, ANIL and MAML++ found better settings, MAML, FOMAML and Reptile none; from three to 66 Meta-SGD
-# did too. The embedding's best is its 23rd of 66, Meta-SGD's its 56th.
-# SSL-E, last layer, fine-tuning, scratch, prior shift and prototypes have nothing but their grids. All data took the
-# most steps that were tried, so that it may not be the bound it is called.
+# A longer search gives a method more chances, so all methods have the same number of trials, or all combinations where
+# their settings are lists. Meta-PerSER-X is the exception: its trials are preceded by the earlier ones that
+# `experiments/search.toml` describes. SSL-E, last layer, from scratch, fine-tuning, prior shift and prototypes have
+# only their grids.
+#
+# *initial*: points of the initial settings. *first six*: of the best settings among the first six trials. *points*: of
+# the settings that were kept, with the number of their trial. Points are means over corpora, settings and K. A test
+# checks that the experiments use these settings.
 
 # %%
-manifest = records.manifest(search)
-found = study.found(pd.read_csv(Path(search) / "trials.csv"), manifest["search"]["margin"])
-found = found.assign(method=found["method"].map(captions.title), settings=found["settings"].str.strip("{}"))
-print(f"kept unless a trial is ahead by more than {manifest['search']['margin']} points")
-found["commit"] = found["commit"].str[:10]
-found = found[["method", "trials", "first", "points", "settings", "commit"]]
-display(Markdown(found.to_markdown(index=False, floatfmt=".2f")))
+settings = json.loads((Path(search) / "manifest.json").read_text())["search"]
+trials = pd.read_csv(Path(search) / "trials.csv")
+best = perser.statistics.best_trials(trials, settings["margin"])
+early = perser.statistics.best_trials(trials[trials["trial"] < 6], settings["margin"])
+print(f"margin: {settings['margin']} points")
+table = pd.DataFrame({
+    "method": best["method"].map(runs[0].title), "trials": best["trials"], "initial": best["first"],
+    "first six": best["method"].map(early.set_index("method")["points"]), "points": best["points"],
+    "trial": best["trial"] + 1, "settings": best["settings"].str.strip("{}"), "commit": best["commit"].str[:10]})
+display(Markdown(table.to_markdown(index=False, floatfmt=".2f")))
+
+# %%
+kept = json.loads(best.set_index("method").loc["all-data", "settings"])["inner_steps"]
+most = max(settings["methods"]["all-data"]["space"]["inner_steps"]["choices"])
+print(f"All data keeps {kept} inner steps of at most {most}", "in the search:",
+      "more might be better, so the upper bound may be too low" if kept == most else "more would not help")
 
 # %% [markdown]
 # ## What this does not show
 #
-# Simulated listeners have biases and cues that their model gave them. How much of a real listener is bias
-# decides how strong prior shift is, and only a corpus with listener ids can say it.
+# Simulated listeners have the biases and cues of their model. How much of a real listener is bias decides how well
+# prior shift does, and only a corpus that identifies its listeners can tell.

@@ -1,108 +1,98 @@
 # %% [markdown]
 # # How many ratings, how many steps
 #
-# Two knobs that a user has. How many clips must a new listener rate before it pays, and does it hurt to take
-# more inner steps than the model was trained with?
+# Two choices of a user. How many clips must a new listener rate before adaptation pays, and does it hurt to take more
+# inner steps than in training?
 #
-# On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus, **synthetic** speech and
-# listeners. Every method has the settings of the main result (notebooks 04 and 05).
+# On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus with **synthetic** speech and
+# listeners. All methods have the settings of the main result (notebooks 04 and 05).
 
 # %% tags=["parameters"]
 first = "../results/ravdess/logmel"
 second = "../results/synthetic/logmel"
 
 # %%
-from pathlib import Path
-
+import perser
 from IPython.display import Image, Markdown, display
 
-from perser import records
-from perser.analysis import captions, figures, study, tables
-from perser.scores import per_seed
-
-shots, steps = ([Path(place) / name for place in (first, second)] for name in ("shots", "steps"))
+shots, steps = ([perser.records.load(f"{place}/{name}") for place in (first, second)] for name in ("shots", "steps"))
 for run in [*shots, *steps]:
-    frame = records.read(run)
-    print(f"{captions.labels(frame)['experiment']}: {captions.source(frame)}")
-    print("made up:", captions.labels(frame)["synthetic"] or "nothing")
+    print(f"{run.manifest.experiment}: {perser.wording.source(run)}")
+    print("synthetic:", run.manifest.synthetic or "nothing")
 
 # %% [markdown]
 # ## Shots
 #
-# First the scores themselves: their bars are wide because listeners differ.
+# First the scores. Their bars are wide because listeners differ.
 
 # %% tags=["nbval-ignore-output"]
-for number, run in enumerate(shots):
-    pdf, png = figures.save(figures.shots(records.read(run)), Path(f"../out/notebooks/figures/all-shots-{number}"))
+for run in shots:
+    figure = perser.experiments.shots.score_lines(run)
+    pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/all-shots-{run.manifest.corpus}")
     display(Image(png, width=560))
 
 # %% [markdown]
-# Then the gain over SSL-E, paired by listener and seed, in which that difference drops out.
+# Then the gain over SSL-E, paired by listener and seed, where differences between listeners cancel.
 
 # %% tags=["nbval-ignore-output"]
-for number, run in enumerate(shots):
-    drawn = figures.shots_gained(records.read(run))
-    pdf, png = figures.save(drawn, Path(f"../out/notebooks/figures/shots-gained-{number}"))
+for run in shots:
+    figure = perser.experiments.shots.gain_lines(run)
+    pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/shots-gained-{run.manifest.corpus}")
     display(Image(png, width=560))
 
 # %% [markdown]
-# ## From how many ratings on it pays
+# ## From how many ratings adaptation pays
 #
-# For each method the gain over SSL-E at every K, and the smallest K from which on its interval stays above zero.
+# The gain of each method over SSL-E at every K, and the smallest K from which on its interval stays above zero.
 
 # %%
 for run in shots:
-    frame = records.read(run)
-    caption = tables.gains_caption(frame, records.manifest(run))
-    display(Markdown(tables.markdown(tables.gains_table(study.gains(per_seed(frame))), caption)))
+    gains = perser.statistics.gains(perser.scores.per_seed(run.records), perser.wording.baseline(run))
+    display(Markdown(perser.tables.markdown(*perser.experiments.shots.gains_table(run, gains))))
 
 # %% [markdown]
-# ## Against fine-tuning and its like
+# ## Against methods without meta-learning
 #
-# A gain over SSL-E is not yet a reason for meta-learning. For each K: the difference between each meta-learning
-# method and the best one without it, picked on these very listeners.
-#
-# Notice the left end: with a single rating MAML and the recipe as published are behind the best simple method on both
-# corpora; Meta-PerSER-X, whose rates grow with K, is not.
+# A gain over SSL-E does not yet justify meta-learning. For each K, this is the difference between a meta-learning
+# method and the best method without it, picked on the same listeners. Notice the smallest K, where a method whose inner
+# learning rates do not depend on K can be behind the best simple method.
 
 # %%
 for run in shots:
-    frame = records.read(run)
-    found = study.ladder(per_seed(frame))
-    mine = found[found["method"].map(captions.group) == captions.GROUPS[1]]
-    about = f"{tables.BEST} The correction counts the rows of methods without meta-learning against SSL-E too."
-    caption = tables.comparisons_caption(frame, records.manifest(run), about)
-    display(Markdown(tables.markdown(tables.comparisons_table(mine), caption)))
+    rows = perser.experiments.methods.ladder(run)
+    rows = rows[rows["method"].map(run.group) == perser.wording.META]
+    caption = perser.tables.comparison_caption(
+        run, perser.experiments.methods.AGAINST_BEST,
+        "The correction also counts the rows of methods without meta-learning against SSL-E.")
+    display(Markdown(perser.tables.markdown(perser.tables.comparison_table(run, rows), caption)))
 
 # %% [markdown]
 # ## Inner steps
 #
-# The ring marks the number of steps that the method was trained with. Left of it the model is stopped
-# early; right of it the last step's rates are used again.
+# The ring marks the number of steps in training. To its left the adaptation is stopped early. To its right the rates of
+# the last step are reused.
 
 # %% tags=["nbval-ignore-output"]
-for number, run in enumerate(steps):
-    drawn = figures.inner_steps(records.read(run), records.manifest(run))
-    pdf, png = figures.save(drawn, Path(f"../out/notebooks/figures/steps-{number}"))
+for run in steps:
+    figure = perser.experiments.steps.gains_by_step(run)
+    pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/steps-{run.manifest.corpus}")
     display(Image(png, width=560))
 
 # %%
 for run in steps:
-    frame, manifest = records.read(run), records.manifest(run)
-    display(Markdown(tables.markdown(tables.steps_table(frame, manifest), tables.steps_caption(frame, manifest))))
+    table, caption = perser.experiments.steps.table(run), perser.experiments.steps.caption(run)
+    display(Markdown(perser.tables.markdown(table, caption)))
 
 # %% [markdown]
-# ## Is the trained number the best?
+# ## Is the number of steps in training the best?
 #
-# For each method trained with a number of steps: the number tried that does best beside it, as a paired difference
-# to the trained one with its interval and its p under random signs, Holm-corrected over every number tried. The best
-# is picked on the test listeners, so that it flatters itself; a small difference says that nothing is lost by keeping
-# to what was trained.
+# For each method, the best other number of steps, as a paired difference to the number in training. The p-value under
+# random signs is Holm-corrected over all numbers tried. The best number is picked on the test listeners, which favours
+# it. A small difference says that nothing is lost by staying with the number in training.
 
 # %%
 for run in steps:
-    frame, manifest = records.read(run), records.manifest(run)
-    found = study.against_trained(frame, manifest)
-    best = found.loc[found.groupby(["method", "setting"], sort=False)["mean"].idxmax()]
-    print(captions.labels(frame)["corpus"])
-    print(tables.trained_table(best).cells.to_string(index=False))
+    rows = perser.experiments.steps.against_trained(run)
+    best = rows.loc[rows.groupby(["method", "setting"], sort=False)["mean"].idxmax()]
+    print(run.manifest.corpus)
+    print(perser.experiments.steps.trained_table(run, best).cells.to_string(index=False))

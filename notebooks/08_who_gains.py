@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Who gains
 #
-# A mean gain hides who has it. A personal model should help the listener whom everybody's model serves
-# badly: one who hears unlike the others, and does so consistently. This page looks at how much listeners
-# agree, who gains, and what the method has learnt in order to serve them.
+# A mean gain does not show who has it. A personal model should help listeners whom the general model serves badly:
+# those who hear unlike the others, and do so consistently. This page shows how much listeners agree, who gains, and
+# what the method has learned in order to serve them.
 #
-# On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus, **synthetic** speech and
-# listeners. Simulated listeners vary as their model lets them: what is found here is a test of the method, not
-# a finding about people.
+# On RAVDESS, real speech with **synthetic** listeners, and on the embedded corpus with **synthetic** speech and
+# listeners. Simulated listeners vary as their model lets them. The results test the method and say nothing about
+# people.
 
 # %% tags=["parameters"]
 first = "../results/ravdess/logmel"
@@ -16,125 +16,104 @@ corpus = "synthetic"
 root = "../data/synthetic"
 
 # %%
-from pathlib import Path
-
-import numpy as np
+import perser
 from IPython.display import Image, Markdown, display
 
-from perser import corpora, records
-from perser.analysis import captions, figures, study, tables
-from perser.scores import per_seed
-from perser.corpora.agreement import agreement, traits
-
-runs = [Path(place) / "methods" for place in (first, second)]
-frames = [records.read(run) for run in runs]
-for frame in frames:
-    print(captions.source(frame))
-    print("made up:", captions.labels(frame)["synthetic"] or "nothing")
+runs = [perser.records.load(f"{folder}/methods") for folder in (first, second)]
+for run in runs:
+    print(perser.wording.source(run))
+    print("synthetic:", run.manifest.synthetic or "nothing")
 
 # %% [markdown]
 # ## How much listeners agree
 #
-# Cohen's kappa of every two listeners over the clips that both rated: 1 is always the same answer, 0 is what
-# chance gives.
+# Cohen's kappa of two listeners over the clips that both rated: 1 means identical ratings, 0 agreement at chance.
 
 # %%
-loaded = corpora.load(corpus, root)
-kappas = agreement(loaded.ratings, loaded.classes)
-print(f"{loaded.name} ({captions.made_up(loaded.synthetic) or 'real listeners'}): {len(kappas)} listeners,")
-print(f"kappa of two: mean {np.nanmean(kappas):.2f}, from {np.nanmin(kappas):.2f} to {np.nanmax(kappas):.2f}")
+loaded = perser.load_corpus(corpus, root)
+stamp = perser.wording.synthetic_stamp(loaded.synthetic)
+kappas = perser.agreement.kappa_table(loaded.ratings, loaded.classes)
+values = kappas.stack()
+print(f"{loaded.name} ({stamp or 'real listeners'}): {len(kappas)} listeners")
+print(f"kappa of two listeners: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}")
 
 # %% tags=["nbval-ignore-output"]
-drawn = figures.agreement(kappas, captions.made_up(loaded.synthetic))
-pdf, png = figures.save(drawn, Path("../out/notebooks/figures/agreement"))
+figure = perser.experiments.listeners.agreement(kappas, stamp)
+pdf, png = perser.figures.save(figure, "../out/notebooks/figures/agreement")
 display(Image(png, width=560))
 
 # %% [markdown]
 # ## Two traits of a listener
 #
-# *Distance*: how far a listener's ratings lie from those of the others of the same clips (total variation, 0
-# to 1). *Consistency*: how much two ratings of one listener overlap on clips that the others hear alike. A
-# listener may be far from the others and perfectly consistent: that is the one whom K ratings can teach.
+# *Distance*: how far a listener's ratings are from those of the other listeners of the same clips (total variation, 0
+# to 1). *Consistency*: how much two ratings of one listener overlap on clips that the others rate alike. A listener can
+# be far from the others and perfectly consistent. This is the listener whom K ratings can describe.
 
 # %%
-print(traits(loaded.ratings, loaded.classes).head(12).round(2).to_string(index=False))
+print(perser.agreement.listener_traits(loaded.ratings, loaded.classes).head(12).round(2).to_string(index=False))
 
 # %% [markdown]
 # ## Gain against the traits
 #
-# One dot per listener. A correlation whose interval includes zero has not been shown. The two traits run against each
-# other: who is far from the rest is as a rule less consistent. So each is also held against the gain among
-# listeners who are alike in the other.
+# One dot per listener. If the interval of a correlation includes zero, a correlation has not been shown. The two traits
+# are related: listeners far from the rest tend to be less consistent. The table therefore also has partial
+# correlations, at equal ranks of the other trait.
 #
-# On RAVDESS the listeners who are far from the others gain more, and do so at equal consistency too. That the
-# consistent ones gain most, as the top of this page would have it, is not borne out: they gain less, and at equal
-# distance nothing is left of that either. Of the six listeners of the embedded corpus the consistent ones gain least,
-# at equal distance as well; six are too few to take that p-value, or an interval without width, at its word.
+# On RAVDESS, listeners far from the others gain more, also at equal consistency. It is not confirmed that consistent
+# listeners gain most: they tend to gain less, and at equal distance no clear relation remains. On the embedded corpus
+# consistent listeners gain least, but its six listeners are too few to rely on p-values and intervals.
 
 # %%
-for run, frame in zip(runs, frames):
-    scores = per_seed(frame)
-    for method in study.ours(scores):
-        found = study.correlations(study.gains_and_traits(scores, study.beside(run, "listeners"), method))
-        caption = tables.traits_caption(frame, records.manifest(run), method)
-        display(Markdown(tables.markdown(tables.traits_table(found), caption)))
+for run in runs:
+    for method in perser.wording.ours(run):
+        display(Markdown(perser.tables.markdown(*perser.experiments.listeners.traits_table(run, method))))
 
 # %% tags=["nbval-ignore-output"]
-for run, frame in zip(runs, frames):
-    scores, name = per_seed(frame), captions.labels(frame)["corpus"]
-    for method in study.ours(scores):
-        found = study.gains_and_traits(scores, study.beside(run, "listeners"), method)
-        drawn = figures.who(found, method, captions.stamp(frame))
-        pdf, png = figures.save(drawn, Path(f"../out/notebooks/figures/who-{method}-{name}"))
+for run in runs:
+    for method in perser.wording.ours(run):
+        figure = perser.experiments.listeners.who(run, method)
+        pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/who-{method}-{run.manifest.corpus}")
         display(Image(png, width=560))
 
 # %% [markdown]
 # ## Who loses
 #
-# The listeners for whom SSL-E alone would have been better. Where their number is large, a personal model
-# should be offered, not imposed.
+# The listeners for whom SSL-E alone is better. Where there are many of them, a personal model should be optional.
 
 # %%
-for run, frame in zip(runs, frames):
-    scores = per_seed(frame)
-    for method in study.ours(scores):
-        found = study.gains_and_traits(scores, study.beside(run, "listeners"), method)
-        for setting, mine in found.groupby("setting", sort=False):
-            print(
-                f"{captions.labels(frame)['corpus']:10} {setting:7} {captions.title(method):15}",
-                f"lose {int((mine['gain'] < 0).sum())} of {len(mine)}, gain: median {mine['gain'].median():+.1f},",
-                f"least {mine['gain'].min():+.1f}, most {mine['gain'].max():+.1f}",
-            )
+for run in runs:
+    for method in perser.wording.ours(run):
+        gains = perser.experiments.listeners.gains_and_traits(run, method)
+        for setting, gain in gains.groupby("setting", sort=False)["gain"]:
+            print(f"{run.manifest.corpus:10} {setting:7} {run.title(method):15}",
+                  f"{int((gain < 0).sum())} of {len(gain)} lose, gain: median {gain.median():+.1f},",
+                  f"lowest {gain.min():+.1f}, highest {gain.max():+.1f}")
 
 # %% [markdown]
-# ## What the inner loop has learnt
+# ## What the inner loop has learned
 #
-# The learnt rates say which part of the head is personal: what has a large rate belongs to the listener, what
-# has none to everybody. The head is two linear maps, z = A(Px + b) + a. Notice the two biases *b* and *a*
-# beside the two maps *P* and *A*. A rate below zero moves its tensor against the listener's own gradient.
+# The learned rates show which part of the head is personal: tensors with a large rate change with the listener, those
+# with a rate near zero are shared. The head is two linear maps, z = A(Px + b) + a. Compare the biases *b* and *a* with
+# the maps *P* and *A*. A negative rate moves its tensor against the gradient step of the listener's loss.
 #
-# Shown is the largest K. Meta-PerSER-X learns besides by which power of K its rates grow: the inner loss is a mean, so
-# that a step takes twenty ratings no more seriously than five. Notice that the power is above zero: more ratings earn
-# longer steps.
+# The largest K is shown. Meta-PerSER-X also learns by which power of K its rates grow. The inner loss is a mean, so
+# without this a step on twenty ratings would be no longer than a step on five. A power above zero means that more
+# ratings get longer steps.
 
 # %%
-for run, frame in zip(runs, frames):
-    for method, table in study.rates_that_differ(study.beside(run, "learnt")).items():
-        first_step = table.iloc[:, 0]
-        print(
-            f"{captions.labels(frame)['corpus']:10} {captions.title(method):15} first step:",
-            ", ".join(f"{tensor} {rate:.3f}" for tensor, rate in first_step.items()),
-        )
-    for row in study.rates_by_shots(study.beside(run, "learnt")).itertuples():
-        print(f"{captions.labels(frame)['corpus']:10} {captions.title(row.method):15}",
-              f"power of K: {row.mean:.2f}, sd {row.std:.2f} over models")
+for run in runs:
+    for method, rates in perser.experiments.steps.learned_rates(run.learnt).items():
+        print(f"{run.manifest.corpus:10} {run.title(method):15} first step:",
+              ", ".join(f"{tensor} {rate:.3f}" for tensor, rate in rates.iloc[:, 0].items()))
+    for row in perser.experiments.steps.rates_by_shots(run.learnt).itertuples():
+        print(f"{run.manifest.corpus:10} {run.title(row.method):15}",
+              f"power of K: {row.mean:.2f}, standard deviation {row.std:.2f} over models")
 
 # %% tags=["nbval-ignore-output"]
-for run, frame in zip(runs, frames):
-    name = captions.labels(frame)["corpus"]
-    drawn = figures.rates(study.beside(run, "learnt"), captions.stamp(frame))
-    pdf, png = figures.save(drawn, Path(f"../out/notebooks/figures/rates-{name}"))
+for run in runs:
+    figure = perser.experiments.steps.rates(run)
+    pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/rates-{run.manifest.corpus}")
     display(Image(png, width=560))
 
 # %% [markdown]
-# Which layers of an upstream are read is on page 12, beside the comparison of upstreams.
+# Notebook 12 compares upstreams and shows which of their layers are read.

@@ -1,14 +1,13 @@
 # %% [markdown]
 # # What it costs, and how fast it is
 #
-# Meta-learning has a name for being slow: the gradient of a gradient, episode by episode. With frozen
-# features and a two-layer head all episodes of an outer step fit into a few matrix products and the
-# meta-gradient stays exact (`perser/adapt.py`, explained in notebook 03); what is left of an episode is so small that
-# its loop is C on a CPU (`perser/descend.c`), and torch elsewhere. This page shows what the study took, and the
-# benchmarks of `perser bench` as they were committed, with the machine that they were taken on.
+# Meta-learning is known to be slow: it takes gradients of gradients, episode by episode. With frozen features and a
+# two-layer head, all episodes of an outer step reduce to a few matrix products, and the meta-gradient stays exact
+# (`perser/adapt.py`, explained in notebook 03). This page shows what the experiments took, and the committed results of
+# `perser bench` with the machine that they were measured on.
 #
-# The study's corpora are **synthetic** in part; the benchmarks' numbers are random: nothing there is learnt,
-# only timed and compared.
+# The experiments' corpora are **synthetic** in part. The benchmarks use random numbers: they measure time and compare
+# results, and learn nothing.
 
 # %% tags=["parameters"]
 first = "../results/ravdess/logmel"
@@ -20,48 +19,42 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import perser
 from IPython.display import Image, Markdown, display
-
-from perser import records
-from perser.analysis import captions, figures
-from perser.bench import meta
+from perser.cli import checkout_benchmarks
 
 # %% [markdown]
 # ## Minutes of each experiment
 #
-# As the manifests say. Experiments with the same settings share what they have computed, and a run that was
-# stopped goes on: the minutes are those of the last start, for the units that were still missing in it.
-# *Commits*: of the code that computed the parts, or of the run that they were taken over from, where the manifest
-# says it of each: a later run takes over what it repeats, count for count by the same machine and inner loop and but
-# for one count by others (`perser run --reuse`).
+# From the manifests. Experiments with the same settings share computed parts, and a stopped run resumes, so the minutes
+# are those of the last start, for the units that were missing then. *Commits*: the code that computed the parts.
 
 # %%
 rows = []
-for run in sorted(path.parent for place in (first, second) for path in Path(place).glob("*/manifest.json")):
-    manifest, frame = records.manifest(run), records.read(run)
-    units = f"{manifest['units_computed_last']} of {manifest['units']}"
-    row = [manifest["corpus"], captions.stamp(frame), manifest["experiment"], frame["method"].nunique(), units]
-    commits = " ".join((part["commit"] or "-")[:7] for part in manifest.get("parts", [manifest]))
-    rows.append([*row, manifest["minutes_last"], manifest["jobs"], manifest["machine"]["cpu"], commits])
-names = ["corpus", "made up", "experiment", "methods", "units", "minutes", "processes", "processor", "commits"]
-display(Markdown(pd.DataFrame(rows, columns=names).to_markdown(index=False, floatfmt=".1f")))
+for path in sorted(path.parent for place in (first, second) for path in Path(place).glob("*/manifest.json")):
+    run = perser.records.load(path)
+    manifest = run.manifest
+    rows.append({
+        "corpus": manifest.corpus, "data": perser.wording.stamp(run) or "real", "experiment": manifest.experiment,
+        "methods": run.records["method"].nunique(), "units": f"{manifest.units_computed} of {manifest.units}",
+        "minutes": manifest.minutes, "processes": manifest.jobs, "processor": manifest.machine["cpu"],
+        "commits": " ".join(dict.fromkeys((origin.commit or "-")[:7] for origin in manifest.origins))})
+display(Markdown(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1f")))
 
 # %% [markdown]
 # ## The benchmarks
 #
-# Every row of every committed file, but those of `cost`, which are below. Times are medians of calls that took
-# turns in one process; `cpu` is processor time over all threads. A benchmark on a busy machine says so in its
-# load.
+# All rows of the committed files, except those of `cost`, which follow below. Times are medians of calls timed
+# round-robin in one process. `cpu` is processor time summed over threads. `load` is the machine's load before the
+# benchmark: above the number of threads, other work was running.
 
 # %%
-found = {path: json.loads(path.read_text()) for path in sorted(Path(benchmarks).glob("*.json"))}
-for path, result in found.items():
+results = {path: json.loads(path.read_text()) for path in sorted(Path(benchmarks).glob("*.json"))}
+for path, result in results.items():
     where = result["conditions"]
     print(f"{path.name}: {result['about']}")
-    print(
-        f"{where['device']}, {where['cpu']}, {where['threads']} threads, load {where['load_before']},",
-        f"torch {where['packages']['torch']}, inner loop by {where.get('inner_loop', 'torch')}",
-    )
+    print(f"{where['device']}, {where['cpu']}, {where['threads']} threads, load {where['load_before']},",
+          f"torch {where['packages']['torch']}, commit {(where['commit'] or '-')[:7]}")
     if result["benchmark"] != "cost":
         print(pd.DataFrame(result["rows"]).T.to_string(header=False, float_format="{:.4g}".format))
     print()
@@ -69,61 +62,57 @@ for path, result in found.items():
 # %% [markdown]
 # ## What each method costs
 #
-# Learnt by the functions of the experiments from random ratings of one fold: time does not depend on what is
-# said. *Numbers learnt*: what training has set. *Numbers per listener*: what is kept for one listener beside
-# them. *Seconds to learn*: beyond those of SSL-E, where all but "From scratch" begin, choosing rates and steps
-# on the dev listeners included. *Memory*: the highest rise while it learns. *Milliseconds per listener*: from
-# the largest K of the study to the answer to one clip, on the processor, with as many steps as the method may
-# choose; the upper bound takes all of a listener's ratings, cross-validated.
+# The functions of the experiments train each method on random ratings of one fold. Time does not depend on the content
+# of the ratings. *Trained numbers*: what training sets. *Numbers per listener*: what is stored for one listener in
+# addition. *Seconds to train*: in addition to SSL-E, where all but *From scratch* start, with the choice of learning
+# rate and steps on the dev listeners. *Memory*: the highest increase during training. *Milliseconds per listener*: from
+# the largest K to the prediction for one clip, on the processor, with as many steps as the method can choose. The upper
+# bound uses all ratings of a listener, cross-validated.
 
 # %%
-heads = {
-    "method": "Method",
-    "learnt_numbers": "Numbers learnt",
-    "listener_numbers": "Numbers per listener",
-    "learn_seconds": "Seconds to learn",
-    "learn_memory_mib": "Memory (MiB)",
-    "personalise_ms": "Milliseconds per listener",
-}
-for path, result in found.items():
+titles = perser.records.load(f"{first}/methods").title
+headings = {"method": "Method", "learnt_numbers": "Trained numbers", "listener_numbers": "Numbers per listener",
+            "learn_seconds": "Seconds to train", "learn_memory_mib": "Memory (MiB)",
+            "personalise_ms": "Milliseconds per listener"}
+for path, result in results.items():
     if result["benchmark"] == "cost":
-        shape = {key: value for key, value in result["settings"].items() if key not in ("rounds", "size")}
-        print(path.name, "random ratings:", ", ".join(f"{key} {value}" for key, value in shape.items()))
-        rows = pd.DataFrame(result["rows"])[list(heads)].rename(columns=heads)
-        rows["Method"] = rows["Method"].map(captions.title)
+        sizes = {name: value for name, value in result["settings"].items() if name not in ("rounds", "size")}
+        print(f"{path.name}, random ratings:", ", ".join(f"{name} {value}" for name, value in sizes.items()))
+        rows = pd.DataFrame(result["rows"])[list(headings)]
+        rows = rows.assign(method=rows["method"].map(titles)).rename(columns=headings)
         display(Markdown(rows.to_markdown(index=False, floatfmt=("", "d", "d", ".1f", ".0f", ".1f"))))
 
 # %% [markdown]
-# ## One outer step against learn2learn
+# ## One outer step against other implementations
 #
-# Both compute the same loss and the same second-order gradients; the differences are in the rows above. The
-# floors are what this machine's best matrix product and best memory read would take for the same work: what
-# is left between them and the circle is all that could still be won. The targets were set before the engine was
-# written; one that is missed says so.
+# All implementations compute the same loss and the same second-order gradients. The rows above show the differences.
+# The floors are the time that this machine's fastest matrix product and fastest memory read would take for the same
+# work: no implementation can be faster. The targets are those of `benchmarks/meta.py`. Missed targets are marked.
 
 # %%
-for path, result in found.items():
-    if result["benchmark"] == "meta":
-        print(path.name)
-        for row in result["rows"]:
-            shape = meta.Shape(row["episodes"], row["shots"], row["query"])
-            drawn = shape.episodes * (shape.shots + shape.query)
-            clips = "every clip different" if row["unique_clips"] == drawn else f"{row['unique_clips']} clips shared"
-            times, floors = row.get("engine_times_faster"), row["times_arithmetic_floor"]
-            reached = times is not None and times >= meta.TARGETS[shape]
-            print(
-                f"  {shape.episodes:3} x ({shape.shots:2} + {shape.query:2}), {clips:20}",
-                f"{times or float('nan'):5.1f} times learn2learn, target {meta.TARGETS[shape]}:",
-                f"{'met' if reached else 'MISSED'};",
-                f"{floors:.2f} times the floor, target {meta.FLOORS}: {'met' if floors <= meta.FLOORS else 'MISSED'}",
-            )
+meta = checkout_benchmarks().meta
+others = {"learn2learn": "engine_times_faster", "torch_func": "engine_times_faster_than_torch_func",
+          "jax": "engine_times_faster_than_jax"}
+for path, result in results.items():
+    for row in result["rows"] if result["benchmark"] == "meta" else ():
+        shape = meta.Shape(row["episodes"], row["shots"], row["query"])
+        distinct = row["unique_clips"] == shape.episodes * (shape.shots + shape.query)
+        print(f"{path.name}: {shape.episodes} x ({shape.shots} + {shape.query}),",
+              "all clips different" if distinct else f"{row['unique_clips']} clips shared")
+        for name, column in others.items():
+            target = meta.TARGETS[name][shape]
+            if column in row:
+                print(f"    {row[column]:6.1f} times faster than {name}, target {target}:",
+                      "met" if row[column] >= target else "MISSED")
+        print(f"    {row['engine_ms'] / row['arithmetic_floor_ms']:6.2f} times the arithmetic floor, target at most",
+              f"{meta.FLOORS}:", "met" if row["engine_ms"] <= meta.FLOORS * row["arithmetic_floor_ms"] else "MISSED")
 
 # %% tags=["nbval-ignore-output"]
-for path, result in found.items():
+for path, result in results.items():
     if result["benchmark"] == "meta":
-        frame = pd.DataFrame(result["rows"])
-        shared = frame[frame["unique_clips"] < frame["episodes"] * (frame["shots"] + frame["query"])]
+        rows = pd.DataFrame(result["rows"])
+        rows = rows[rows["unique_clips"] < rows["episodes"] * (rows["shots"] + rows["query"])]
         where = result["conditions"]
-        words = f"{where['device']}: {where['cpu']}, {where['threads']} threads"
-        pdf, png = figures.save(figures.speed(shared, words), Path(f"../out/notebooks/figures/{path.stem}"))
+        conditions = f"{where['device']}: {where['cpu']}, {where['threads']} threads"
+        pdf, png = perser.figures.save(perser.figures.speed(rows, conditions), f"../out/notebooks/figures/{path.stem}")
         display(Image(png, width=560))

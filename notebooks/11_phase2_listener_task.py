@@ -1,41 +1,41 @@
 # %% [markdown]
 # # Phase-2: the listener task
 #
-# No task of the benchmark asks what *one* listener hears. `ListenerEmotionRecognition` does: its instruction
-# carries K clips with the labels that one listener gave them, and asks what the same listener would call the
-# last clip. The questions are queries of the main table's episodes, so a model that reads examples in its
-# context and a model that adapts to them by gradient are asked the same.
+# No task of the benchmark asks what *one* listener hears. `ListenerEmotionRecognition` does. Its instruction contains K
+# clips with the labels that one listener gave them, and asks for the label that the same listener would give the last
+# clip. The questions are queries of the main experiment's episodes, so a model that reads the examples in its context
+# and a model that adapts to them by gradient steps answer the same questions.
 #
-# By default this page shows the **embedded corpus**: synthetic speech, synthetic listeners.
+# By default this page shows the **embedded corpus**: synthetic speech and synthetic listeners.
 
 # %% tags=["parameters"]
 listener = "../results/phase2/listener"
 
 # %%
-from perser.phase2 import aggregate, report
-from perser.phase2.listeners import wordings
+import perser
 
+aggregate, report = perser.phase2.aggregate, perser.phase2.report
 records = aggregate.read(listener)
-made = ", ".join(sorted(set(records["synthetic"]) - {""}))
-print(f"synthetic {made}" if made else "real speech, real listeners")
+synthetic = ", ".join(sorted(set(records["synthetic"]) - {""}))
+print(perser.wording.synthetic_stamp(synthetic) or "real speech, real listeners")
 print(records["sample"].nunique(), "questions to", records["model"].nunique(), "models")
 
 # %% [markdown]
 # ## The question
 #
-# The wordings, one drawn per question. The examples stand where `{examples}` is, one "Clip i: labels." each; their
-# audio comes before the text.
+# Each question has one of these wordings, drawn at random. `{examples}` stands for the examples, "Clip i: labels."
+# each. Their audio comes before the text.
 
 # %%
-for wording in wordings():
+for wording in perser.phase2.listeners.wordings():
     print(wording)
 
 # %% [markdown]
 # ## The scores
 #
-# A listener may tick several emotions, so the answer is a set: accuracy asks for exactly that set, F1 counts
-# the shared labels, macro-F1 gives every emotion the same weight. Notice what `majority` earns by each: the commonest
-# set of labels is often exactly right, and macro-F1 is what shows that it hears nothing.
+# A listener may tick several emotions, so the answer is a set. Accuracy requires exactly that set, F1 counts the shared
+# labels, and macro-F1 gives all emotions the same weight. Compare `majority` on the three metrics: the most frequent
+# set of labels is often exactly right, and only macro-F1 shows that it ignores the audio.
 
 # %%
 table = aggregate.tasks(records)
@@ -48,9 +48,9 @@ for metric in ("accuracy", "F1", "macro-F1"):
 # %% [markdown]
 # ## Where the two classifiers differ
 #
-# `ssl-e` is the general classifier, trained on what listeners say on average; it ignores the examples.
-# `meta-perser` was meta-trained from it, and takes its gradient steps on the examples of each question. Notice on
-# how many questions they differ, and who is right on those.
+# `ssl-e` is the general classifier, trained on what listeners say on average. It ignores the examples. `meta-perser`
+# was meta-trained from it and takes gradient steps on the examples of each question. Below: on how many questions they
+# differ, and their scores on those.
 
 # %%
 answers = records.pivot(index="sample", columns="model", values="answer_read").filter(like="perser/")

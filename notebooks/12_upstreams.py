@@ -1,15 +1,15 @@
 # %% [markdown]
 # # The same methods on other upstreams
 #
-# What a personal model can learn is bounded by what its upstream hears. This page runs SSL-E, fine-tuning and
-# Meta-PerSER, with the settings of the main experiment, on several upstreams and asks three things: how much the
-# upstream changes the result, which of its layers are read, and whether it helps when the weights of the layers adapt
-# to the listener as well, which the paper leaves open.
+# A personal model cannot learn what its upstream does not represent. This page runs SSL-E, fine-tuning and Meta-PerSER,
+# with the settings of the main experiment, on several upstreams. It asks how much the upstream changes the result,
+# which of its layers are read, and whether it helps to adapt the layer weights to the listener too, which the paper
+# leaves open.
 #
-# **No trained speech model is part of this page.** Beside `logmel` it shows models of the three families with
-# *random weights*: they have the form of wav2vec 2.0, HuBERT and WavLM, made small, and have learnt nothing
-# (`tools/random_upstreams.py`). They go through the same code as the trained ones, and they are what a result
-# has to beat before it owes anything to training. Speech and listeners are **synthetic**.
+# **No trained speech model is part of this page.** Besides `logmel` it shows models of three families with *random
+# weights*: small versions of wav2vec 2.0, HuBERT and WavLM that have learned nothing (`tools/random_upstreams.py`).
+# They run through the same code as trained models, and they are the baseline that a result must beat before it owes
+# anything to training. Speech and listeners are **synthetic**.
 
 # %% tags=["parameters"]
 results = "../results/synthetic"
@@ -17,108 +17,109 @@ results = "../results/synthetic"
 # %%
 from pathlib import Path
 
+import perser
 from IPython.display import Image, Markdown, display
 
-from perser import records
-from perser.analysis import captions, figures, study, tables
-from perser.scores import per_seed
-
-found = study.real_first({path: records.read(path) for path in Path(results).glob("*/upstreams")})
-paths, frames = list(found), list(found.values())
-for frame in frames:
-    print(captions.upstream(frame))
-    print("  ", captions.source(frame))
-    print("   made up:", captions.labels(frame)["synthetic"] or "nothing")
+runs = perser.experiments.upstreams.in_order(list(map(perser.records.load, Path(results).glob("*/upstreams"))))
+for run in runs:
+    print(perser.wording.upstream(run))
+    print("  ", perser.wording.source(run))
+    print("   synthetic:", run.manifest.synthetic or "nothing")
 
 # %% [markdown]
 # ## The table
 #
-# Compare the columns *Seen* and *Unseen* between upstreams, and the gains within one. A gain on random weights
-# owes nothing to training: the K ratings alone tell how often a listener ticks each class. Where the features say
-# so little, no method reaches what ticking every class does, and Meta-PerSER is not ahead of fine-tuning: level with
-# it on one random upstream, one and two points behind on the others.
+# Compare *Seen* and *Unseen* between upstreams, and the gains within an upstream. A gain on random weights owes nothing
+# to training: the K ratings alone show how often a listener ticks each class. Where the features carry so little
+# information, no method reaches the score of ticking every class.
 
 # %%
-caption = tables.upstreams_caption(frames, [records.manifest(path) for path in paths])
-display(Markdown(tables.markdown(tables.upstreams_table(frames), caption)))
+display(Markdown(perser.tables.markdown(*perser.experiments.upstreams.table(runs))))
+
+# %% [markdown]
+# Meta-PerSER against fine-tuning at the largest K, on each upstream:
+
+# %%
+for run in runs:
+    scores = perser.scores.per_seed(run.records)
+    rows = perser.statistics.compare_with(scores, perser.wording.ours(run), "fine-tuning")
+    print(perser.wording.upstream(run))
+    print(perser.tables.comparison_table(run, rows).cells.to_string(index=False))
 
 # %% [markdown]
 # ## The figure
 #
-# Ticking every class of every clip (dotted) is what a result has to be right of to be worth anything.
+# The dotted line is the score of ticking every class of every clip. A useful result is to its right.
 
 # %% tags=["nbval-ignore-output"]
-pdf, png = figures.save(figures.upstreams(frames), Path("../out/notebooks/figures/upstreams"))
+figure = perser.experiments.upstreams.figure(runs)
+pdf, png = perser.figures.save(figure, "../out/notebooks/figures/upstreams")
 display(Image(png, width=560))
 
 # %% [markdown]
-# ## Why random weights gain so much
+# ## Why gains are large on random weights
 #
-# Macro F1 counts every class alike, and a model that never predicts a class has nothing of it. Printed: the
-# classes that a method predicts for less than one clip in a hundred. SSL-E on features that say little keeps to
-# the commonest classes; descent on the K ratings brings the others back, right or wrong.
+# Macro F1 gives all classes the same weight, and a class that is never predicted scores zero. Listed are the classes
+# that a method predicts for less than one clip in a hundred. On features with little information, SSL-E predicts only
+# the most frequent classes. Gradient steps on the K ratings bring the others back, right or wrong.
 
 # %%
-for frame in frames:
-    print(captions.upstream(frame))
-    for method in dict.fromkeys(frame["method"]):
-        mine = frame[frame["method"] == method]
-        mine = mine[mine["shots"] == mine["shots"].max()]
-        shares = {name: (mine[f"tp_{name}"] + mine[f"fp_{name}"]).sum() / mine["queries"].sum()
-                  for name in records.classes(frame)}
-        rare = [name for name, share in shares.items() if share < 0.01]
-        print(f"   {captions.title(method):12} leaves out {len(rare)} of {len(shares)}:", ", ".join(rare) or "none")
+for run in runs:
+    print(perser.wording.upstream(run))
+    classes = perser.records.classes(run.records)
+    for method in perser.wording.methods(run):
+        rows = run.records[run.records["method"] == method]
+        rows = rows[rows["shots"] == rows["shots"].max()]
+        predicted = {name: (rows[f"tp_{name}"] + rows[f"fp_{name}"]).sum() / rows["queries"].sum() for name in classes}
+        rare = [name for name, share in predicted.items() if share < 0.01]
+        print(f"   {run.title(method):12} leaves out {len(rare)} of {len(classes)}:", ", ".join(rare) or "none")
 
 # %% [markdown]
 # ## Which layers are read
 #
-# The head reads a weighted sum of an upstream's layers; the weights are positive, add up to one and are learnt.
-# Layer 0 is what enters the transformer. `logmel` has a single layer, and so nothing to weigh. No random layer
-# was made better than another: how far the weights stray from the dashed line here is how far they stray by
-# themselves, and what trained layers have to exceed before a preference means anything. Mean and standard
-# deviation over folds, groups and seeds.
+# The head reads a weighted sum of an upstream's layers. The weights are learned, positive and sum to one. Layer 0 is
+# the input of the transformer. `logmel` has a single layer and no weights. No random layer is better than another, so
+# the deviation from the dashed line (equal weights) is what chance produces, and trained layers have to exceed it
+# before a preference means anything. Mean and standard deviation over folds, groups and seeds.
 
 # %%
-learnt = {captions.upstream(frame): study.beside(path, "learnt") for path, frame in found.items()}
-for name, rows in learnt.items():
-    print(f"{name}: {captions.count(study.layers(rows), 'layer')}")
-    if study.layers(rows) > 1:
-        for method in study.WEIGHED:
-            weights = study.layer_weights(rows, method)
-            if len(weights):
-                shown = (f"{mean:.3f} +- {spread:.3f}" for mean, spread in weights.to_numpy())
-                print(f"   {captions.title(method):12}", *shown, sep="  ")
+for run in runs:
+    layers = perser.experiments.upstreams.number_of_layers(run.learnt)
+    print(f"{perser.wording.upstream(run)}: {perser.wording.count(layers, 'layer')}")
+    for method, weights in perser.experiments.upstreams.layer_weights(run.learnt).items() if layers > 1 else ():
+        texts = (f"{mean:.3f} +- {deviation:.3f}" for mean, deviation in weights.to_numpy())
+        print(f"   {run.title(method):12}", *texts, sep="  ")
 
 # %% tags=["nbval-ignore-output"]
-layered = {name: rows for name, rows in learnt.items() if study.layers(rows) > 1}
-made = captions.stamp(captions.together(frames))
-if layered:
-    pdf, png = figures.save(figures.layers(layered, made), Path("../out/notebooks/figures/layers"))
+if figure := perser.experiments.upstreams.layers(runs):
+    pdf, png = perser.figures.save(figure, "../out/notebooks/figures/layers")
     display(Image(png, width=560))
 
 # %% [markdown]
 # ## Should the layer weights adapt too?
 #
-# *Meta-PerSER, layers too* is the recipe with a fifth tensor in its inner loop, the layer weights, at learnt rates of
-# their own. Against the recipe, whose layer weights are the same for every listener, at the largest K. Printed
-# below: its mean learnt rates, *mix* those of the layer weights. On these layers it changes nothing, whatever the
-# rates: no random layer knows what another does not. Only trained layers could answer the question.
+# *Meta-PerSER, layers too* adapts a fifth tensor in the inner loop, the layer weights, with learned rates. It is
+# compared with Meta-PerSER, whose layer weights are the same for all listeners, at the largest K. Below the table are
+# its mean learned rates, where *mix* is the layer weights. On random layers no effect is expected, since no layer knows
+# what another does not. Only trained layers can answer the question.
 
 # %%
 for path in sorted(Path(results).glob("*/layers")):
-    frame = records.read(path)
-    pair = per_seed(frame[frame["method"].isin(["meta-perser", "meta-perser-layers"])])
-    caption = tables.comparisons_caption(frame, records.manifest(path))
-    display(Markdown(tables.markdown(tables.comparisons_table(study.against(pair, "meta-perser")), caption)))
-    print(study.learnt_rates(study.beside(path, "learnt"), "meta-perser-layers").round(3).to_string())
+    run = perser.records.load(path)
+    rows = perser.statistics.compare_with(perser.scores.per_seed(run.records), ["meta-perser-layers"], "meta-perser")
+    table, caption = perser.tables.comparison_table(run, rows), perser.tables.comparison_caption(run)
+    display(Markdown(perser.tables.markdown(table, caption)))
+    rates = perser.experiments.steps.learned_rates(run.learnt)["meta-perser-layers"]
+    print(rates.round(3).to_string())
 
 # %% [markdown]
 # ## With trained models
 #
-# One run per upstream, then this page on the folder that holds them:
+# Run one experiment per upstream, then this page on the folder that contains them:
 #
 # ```bash
 # perser run upstreams --corpus iemocap --root /path/to/IEMOCAP_full_release --upstream wavlm-base-plus \
 #     --out out/iemocap/wavlm-base-plus/upstreams
 # perser report out/iemocap/*/upstreams --out out
+# python tools/notebooks.py execute 12 -p results=out/iemocap
 # ```

@@ -23,7 +23,7 @@ COLUMNS = {
     "synthetic": "what of the data is synthetic; empty for real speech, real listeners and a trained upstream",
     "experiment": "name of the experiment",
     "method": "name of the method in the experiment",
-    "setting": "seen or unseen: whether other listeners' ratings of the clips were trained on",
+    "setting": "seen or unseen: whether other listeners' ratings of the clips were in the training set",
     "fold": "fold of sessions, from 1",
     "seed": "seed of every random stream",
     "listener": "the held-out listener",

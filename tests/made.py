@@ -1,4 +1,4 @@
-"""A corpus in memory with random features, in which listeners differ, and small settings: what tests of learning use."""
+"""What tests of learning use: a corpus in memory with random features and listeners who differ, small settings."""
 
 from types import SimpleNamespace
 

@@ -101,7 +101,8 @@ def test_the_weights_of_every_kind_answer_as_the_model_does(fitted, batch):
     heads = model.weights(batch, setting)
     assert all(len(tensor) == len(batch.support) for tensor in heads)
     torch.testing.assert_close(softmax_by_weights(heads, batch), expected, rtol=1e-4, atol=1e-5)
-    general = softmax_by_weights(Head(*(tensor.expand(len(batch.support), *tensor.shape) for tensor in model.head)), batch)
+    copies = Head(*(tensor.expand(len(batch.support), *tensor.shape) for tensor in model.head))
+    general = softmax_by_weights(copies, batch)
     assert (kind == "ssl-e") == torch.allclose(general, expected, atol=1e-6), "only SSL-E does not adapt"
 
 

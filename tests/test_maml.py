@@ -92,7 +92,8 @@ def test_the_kept_epoch_is_the_best_by_its_criterion(task, learn, share):
 
 @pytest.mark.parametrize("settings", [
     {"per_weight_lr": True, "lslr": True}, {"per_weight_lr": True, "msl": 0.5}, {"per_weight_lr": True, "dropout": 0.5},
-    {"rule": "reptile", "soft_f1": 0.5}, {"rule": "reptile", "lslr": True}, {"rule": "reptile", "adapts": ("mix", "a")}])
+    {"rule": "reptile", "soft_f1": 0.5}, {"rule": "reptile", "lslr": True},
+    {"rule": "reptile", "adapts": ("mix", "a")}])
 def test_options_that_exclude_each_other_are_refused(settings):
     with pytest.raises(ValueError, match="excludes"):
         Maml(**settings)
@@ -113,7 +114,7 @@ def test_training_that_diverges_keeps_the_best_epoch_before(learn, change):
 
 
 def test_learning_rates_by_shots_are_a_learnt_power_of_their_number(learn):
-    """Around the geometric mean of the numbers trained: 3 and 5 shots are equally far from it, one above, one below."""
+    """Around the geometric mean of the numbers trained: 3 and 5 shots are equally far from it, on either side."""
     one, equal_history = learn(lslr=True, lslr_lr=0.1)
     assert torch.equal(one.settings[3], one.settings[5])
     model, history = learn(lslr=True, lr_by_shots=True, lslr_lr=0.1)
@@ -234,7 +235,7 @@ def test_the_multi_step_loss_weighs_the_loss_after_every_step(task, tilted, epis
 
 
 def test_weights_of_the_steps_are_annealed_to_the_last_one():
-    """As in MAML++: equal at first, no weight below 0.03 over the number of steps while the loss lasts, then the last."""
+    """As in MAML++: equal at first, none below 0.03 over the number of steps while the loss lasts, then the last."""
     assert step_weights(0, 10, 1.0, 5) == pytest.approx([0.2] * 5)
     assert step_weights(9, 10, 1.0, 5) == pytest.approx([0.02] * 4 + [0.92])
     assert step_weights(99, 100, 1.0, 5) == pytest.approx([0.006] * 4 + [0.976])

@@ -1,4 +1,4 @@
-"""Notebooks: pairs in sync, parameters that papermill finds, pages that say what is synthetic."""
+"""Notebooks: pairs are in sync, papermill finds the parameters, pages say what is synthetic."""
 
 import ast
 import os
@@ -30,11 +30,11 @@ PARAMETERS = {
     "11_phase2_listener_task": {"listener"},
     "12_upstreams": {"results"},
 }
-SEEN_BY_EYE = "nbval-ignore-output"
+NOT_COMPARED = "nbval-ignore-output"
 
 
 def code(source):
-    return [cell for cell in tool.built(source).cells if cell.cell_type == "code"]
+    return [cell for cell in tool.build(source).cells if cell.cell_type == "code"]
 
 
 def committed(source):
@@ -75,27 +75,36 @@ def test_defaults_are_paths_from_the_notebooks_own_folder(source):
 def test_cells_define_no_functions_and_end_in_no_value(source):
     for cell in code(source):
         tree = ast.parse(cell.source)
-        assert not [
-            node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda))
-        ]
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
         last = tree.body[-1]
         if isinstance(last, ast.Expr):
-            assert isinstance(last.value, ast.Call) and last.value.func.id in ("print", "display"), (
-                cell.source
-            )
+            assert isinstance(last.value, ast.Call) and last.value.func.id in ("print", "display"), cell.source
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_cells_use_the_library_through_import_perser(source):
+    for cell in code(source):
+        imported = re.findall(r"^(?:from|import) (perser\S*)", cell.source, re.MULTILINE)
+        assert set(imported) <= {"perser", "perser.cli"}  # the benchmarks of the checkout are the command line's
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_names_say_what_things_are(source):
+    nodes = [node for cell in code(source) for node in ast.walk(ast.parse(cell.source))]
+    assert not {node.id for node in nodes if isinstance(node, ast.Name)} & {"found", "each", "said", "way", "beside"}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_pictures_and_sound_are_not_compared(source):
     for cell in code(source):
         drawn = re.search(r"\b(Image|Audio)\(", cell.source)
-        trained = source.stem.startswith("03") and re.search(r"\b(learner|trail)\b", cell.source)
-        assert bool(drawn or trained) == (SEEN_BY_EYE in cell.metadata.get("tags", []))
+        trained = source.stem.startswith("03") and re.search(r"\b(meta_train|model|trail)\b", cell.source)
+        assert bool(drawn or trained) == (NOT_COMPARED in cell.metadata.get("tags", []))
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_every_idea_is_introduced_in_prose(source):
-    cells = tool.built(source).cells
+def test_ideas_are_introduced_in_prose(source):
+    cells = tool.build(source).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert sum(cell.cell_type == "markdown" for cell in cells) >= 4
 
@@ -123,17 +132,17 @@ EXECUTE = """
 import sys
 from pathlib import Path
 import notebooks
-notebooks.FOLDER, here = Path(sys.argv[1]), Path.cwd()
+notebooks.FOLDER, folder = Path(sys.argv[1]), Path.cwd()
 try:
-    notebooks.execute([], Path(sys.argv[2]), {"word": "said"})
+    notebooks.execute([], Path(sys.argv[2]), {"word": "given"})
 except notebooks.PapermillExecutionError as error:
     print("failed:", error.evalue)
-assert Path.cwd() == here
+assert Path.cwd() == folder
 """
 
 
-def test_pages_run_in_their_own_folder_whatever_runs_beside_them(tmp_path):
-    """Three pages, one of them slow; then one fails, and what was there is kept."""
+def test_pages_run_in_their_folder_also_in_parallel(tmp_path):
+    """Three pages run, one of them slowly. Then one fails, and the others are kept."""
     folder, out = tmp_path / "notebooks", tmp_path / "out"
     folder.mkdir()
     names = ["00_one", "01_two", "02_three"]
@@ -151,8 +160,8 @@ def test_pages_run_in_their_own_folder_whatever_runs_beside_them(tmp_path):
 
     assert execute() == [f"{name}: executed" for name in names]
     for name in names:
-        assert f"said {folder}" in printed(nbformat.read(out / f"{name}.ipynb", as_version=4))
-        assert f"said {folder}" in (out / f"{name}.html").read_text()
-    (folder / "01_two.py").write_text("# %%\nraise ValueError('told')\n")
-    assert execute() == ["00_one: unchanged", "failed: told"]
+        assert f"given {folder}" in printed(nbformat.read(out / f"{name}.ipynb", as_version=4))
+        assert f"given {folder}" in (out / f"{name}.html").read_text()
+    (folder / "01_two.py").write_text("# %%\nraise ValueError('failed')\n")
+    assert execute() == ["00_one: unchanged", "failed: failed"]
     assert not (out / "01_two.digest").exists() and not list(out.glob(".*"))

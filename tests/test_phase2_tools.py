@@ -57,12 +57,12 @@ def test_ravdess_has_the_shape_of_superber_ravdess(ravdess, tmp_path):
 
 
 def test_ravdess_clips_are_balanced_over_actors_and_drawn_from_the_seed(ravdess):
-    clips = ravdess_phase2.chosen(ravdess, 0)
+    clips = ravdess_phase2.choose_clips(ravdess, 0)
     for emotion in ravdess_phase2.EMOTIONS:
         names = [path.stem for path, label in clips if label == emotion]
         counts = Counter(name[-2:] for name in names)
         assert len(set(names)) == 30 and len(counts) == 24 and max(counts.values()) == 2
-    assert ravdess_phase2.chosen(ravdess, 0) == clips != ravdess_phase2.chosen(ravdess, 1)
+    assert ravdess_phase2.choose_clips(ravdess, 0) == clips != ravdess_phase2.choose_clips(ravdess, 1)
     assert all(path.stem.startswith("03-01") for path, _ in clips)
 
 

@@ -9,6 +9,7 @@ import pytest
 from made import SMALL, plan
 
 from perser import experiment, search, workers
+from perser.analysis.statistics import best_trials
 from perser.errors import UserError
 from perser.scores import macro_f1
 
@@ -84,10 +85,10 @@ def test_trials_of_one_method_replace_those_of_before_and_name_their_commit(sear
 def test_the_best_trial_stands_beside_the_first_which_is_kept_unless_it_is_beaten_by_the_margin():
     frame = pd.DataFrame({"method": ["a", "a", "a", "b"], "trial": [0, 1, 2, 0], "points": [1.0, 3.0, 3.0, 2.0],
                           "settings": list("wxyz")})
-    best = search.best(frame)
+    best = best_trials(frame)
     assert best["settings"].tolist() == ["x", "z"]
-    assert search.best(frame, margin=1.9)["settings"].tolist() == ["x", "z"]
-    assert search.best(frame, margin=2.1)["settings"].tolist() == ["w", "z"]
+    assert best_trials(frame, margin=1.9)["settings"].tolist() == ["x", "z"]
+    assert best_trials(frame, margin=2.1)["settings"].tolist() == ["w", "z"]
     assert best["first"].tolist() == [1.0, 2.0] and best["trials"].tolist() == [3, 1]
 
 
@@ -168,7 +169,7 @@ def test_the_tuned_settings_are_those_of_the_committed_trials():
 def test_experiments_hold_the_outcome_of_the_committed_search(name):
     """In the ablation every row that is trained has the outcome for the complete recipe."""
     margin = search.read(ROOT / "experiments" / "search.toml")[0].margin
-    best = search.best(pd.read_csv(TRIALS), margin).set_index("method")["settings"].map(json.loads)
+    best = best_trials(pd.read_csv(TRIALS), margin).set_index("method")["settings"].map(json.loads)
     methods = experiment.load(ROOT / "experiments" / f"{name}.toml").methods
     if name == "ablation":
         best = {row: best["meta-perser"] for row, method in methods.items() if method.kind == "maml" and method.epochs}

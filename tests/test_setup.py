@@ -1,4 +1,4 @@
-"""Set-up: one lock for every way to install, and a script that says what it cannot do."""
+"""Set-up: one lock for all kinds of installation, and a script that reports what it cannot do."""
 
 import os
 import re
@@ -64,7 +64,7 @@ def test_conda_environment_has_the_versions_of_the_lock(lock):
     assert "python=3.12" in conda["dependencies"]
 
 
-def test_what_is_installed_beside_the_lock_is_told_to_users_of_conda(monkeypatch):
+def test_conda_environment_names_what_is_installed_in_addition_to_the_lock(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
     from setup_env import MISTRAL
 
@@ -93,7 +93,7 @@ def test_scripts_parse_and_are_executable(script):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["help"], 0, "usage: ./reproduce.sh"),
         (["--help"], 0, "usage: ./reproduce.sh"),
@@ -103,14 +103,14 @@ def test_scripts_parse_and_are_executable(script):
         (["full", "--corpus"], 2, "--corpus needs a value"),
         (["full", "--corpus", "iemocap", "--root", "/no/such/folder"], 2, "/no/such/folder is not a folder"),
         (["promote"], 2, "promote needs one finished run"),
-        (["promote", "out/a/b/c"], 1, "out/a/b/c/DONE is not there"),
+        (["promote", "out/a/b/c"], 1, "out/a/b/c/DONE is missing"),
         (["check", "timit=/data"], 2, "no corpus 'timit'"),
     ],
 )
-def test_exit_codes_and_messages(arguments, status, said):
+def test_exit_codes_and_messages(arguments, status, message):
     done = run("bash", "reproduce.sh", *arguments)
     assert done.returncode == status
-    assert said in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -132,7 +132,7 @@ STARTER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WRITE
 
 
 @pytest.mark.parametrize("command", [WRITER, STARTER])
-def test_no_new_set_up_starts_beside_what_a_killed_one_left_at_work(tmp_path, command):
+def test_no_set_up_starts_while_processes_of_a_killed_one_run(tmp_path, command):
     if command == WRITER and not shutil.which("setpriv"):
         pytest.skip("no setpriv (util-linux) on this machine: what is left holds the lock, as the other case shows")
     assert "tools/setup_env.py <&9" in (ROOT / "reproduce.sh").read_text()
@@ -140,14 +140,14 @@ def test_no_new_set_up_starts_beside_what_a_killed_one_left_at_work(tmp_path, co
     script = f'exec 9>"{lock}"; flock 9; exec "$@" <&9'
     killed = subprocess.Popen(["bash", "-c", script, "bash", sys.executable, "-c", SET_UP, log, command], cwd=ROOT)
     deadline = time.monotonic() + 60
-    while not (log.exists() and (said := re.search(r"^(\d+)\n", log.read_text(), re.MULTILINE))):
+    while not (log.exists() and (writer := re.search(r"^(\d+)\n", log.read_text(), re.MULTILINE))):
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.02)
     killed.kill()
     killed.wait()
     if command == STARTER:  # only its own child could be taken with it
         assert run("flock", "--nonblock", lock, "true").returncode == 1
-        os.kill(int(said.group(1)), signal.SIGKILL)
+        os.kill(int(writer.group(1)), signal.SIGKILL)
     assert run("flock", "--timeout", "20", lock, "true").returncode == 0
 
 
@@ -164,7 +164,7 @@ def test_check_names_the_models_that_are_loaded():
 
 @pytest.fixture
 def setting_up(tmp_path, monkeypatch):
-    """tools/setup_env.py as a module that works on another folder."""
+    """tools/setup_env.py as a module that works in another folder."""
     monkeypatch.syspath_prepend(ROOT / "tools")
     import setup_env
 
@@ -174,25 +174,24 @@ def setting_up(tmp_path, monkeypatch):
     return setup_env
 
 
-def test_without_a_compiler_the_set_up_says_so_goes_on_and_the_skip_is_counted(setting_up, tmp_path, monkeypatch,
+def test_without_a_compiler_the_set_up_continues_and_counts_the_skip(setting_up, tmp_path, monkeypatch,
                                                                               capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     setting_up.reference("key")
-    said = capsys.readouterr().out
-    assert "learn2learn SKIPPED, its reference checks will be too: no C compiler" in said
+    assert "learn2learn SKIPPED, and its reference checks with it: no C compiler" in capsys.readouterr().out
     assert "apt install gcc" in (tmp_path / "skipped").read_text()
     assert "skipped" in (ROOT / "reproduce.sh").read_text() and not (tmp_path / "learn2learn.stamp").exists()
 
 
-def test_a_step_of_the_set_up_is_made_once_and_again_when_it_changes(setting_up, tmp_path, capsys):
+def test_a_step_of_the_set_up_runs_once_and_again_when_its_key_changes(setting_up, tmp_path, capsys):
     made = []
     for key in ("one", "one", "two"):
         setting_up.step("toy", "seconds", lambda key=key: made.append(key), key)
     assert made == ["one", "two"]
     (tmp_path / "toy.stamp").unlink()  # as after a kill
     setting_up.step("toy", "seconds", lambda: made.append("again"), "two")
-    assert made == ["one", "two", "again"] and capsys.readouterr().out.count("made in") == 3
+    assert made == ["one", "two", "again"] and capsys.readouterr().out.count(" took ") == 3
 
 
 def test_check_points_at_a_root_one_level_off(tmp_path):

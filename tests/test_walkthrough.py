@@ -110,7 +110,7 @@ def test_learnt_inner_learning_rates_are_a_row_per_step(walk, adapting):
 
 
 def test_meta_training_of_a_walk_is_that_of_the_experiment(tmp_path):
-    """The same head and inner learning rates as the method's fit; the history has a row for every epoch and the start."""
+    """The head and inner learning rates of the method's fit; the history has a row for the start and every epoch."""
     task, settings = made.task(), made.SMALL.model_copy(update={"shots": (5,)})
     walk = walkthrough.Walk(None, made.plan(tmp_path, settings), task, Start(train(task, 0), dict),
                             made.dev_draws(task, (5,)), "E1", made.draws(task, task.split.unseen)[0, 5], 0, 5)

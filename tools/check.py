@@ -1,6 +1,6 @@
-"""Say what this machine has and what can run on it; for each missing thing, what it is and where to get it.
+"""Report what this machine has and what can run on it, and where to get each missing thing.
 
-Runs on any Python 3.9 or newer, before anything is installed. Exit 0 when the default job can run.
+Runs on any Python 3.9 or newer, before anything is installed. Exit code 0 if the default job can run.
 """
 
 import os
@@ -13,127 +13,94 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB_MODELS = {
-    "wav2vec2-base": "facebook/wav2vec2-base",
-    "hubert-base": "facebook/hubert-base-ls960",
-    "wavlm-base": "microsoft/wavlm-base",
-    "wavlm-base-plus": "microsoft/wavlm-base-plus",
-    "wav2vec2-large": "facebook/wav2vec2-large-lv60",
-    "hubert-large": "facebook/hubert-large-ll60k",
+    "wav2vec2-base": "facebook/wav2vec2-base", "hubert-base": "facebook/hubert-base-ls960",
+    "wavlm-base": "microsoft/wavlm-base", "wavlm-base-plus": "microsoft/wavlm-base-plus",
+    "wav2vec2-large": "facebook/wav2vec2-large-lv60", "hubert-large": "facebook/hubert-large-ll60k",
     "wavlm-large": "microsoft/wavlm-large",
 }
-# Name: (what its root holds, where to get it)
+# Name: (an entry of its root, where to get it)
 CORPORA = {
     "iemocap": ("Session1", "free licence on request: https://sail.usc.edu/iemocap/"),
     "cremad": ("finishedResponses.csv", "open: https://github.com/CheyneyComputerScience/CREMA-D"),
     "msp_podcast": ("Labels", "licence on request: https://www.lab-msp.com/MSP/MSP-Podcast.html"),
-    "ravdess": (
-        "Actor_01",
-        "open, not for trade: https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip)",
-    ),
+    "ravdess": ("Actor_01", "open, non-commercial: https://zenodo.org/records/1188976 "
+                            "(Audio_Speech_Actors_01-24.zip)"),
 }
 
 
-def line(present: bool, name: str, detail: str, needed: bool = False) -> bool:
-    """Print one finding and hand back whether the thing is there."""
+def show(present: bool, name: str, detail: str, needed: bool = False) -> bool:
+    """Print a line on one thing and return whether it is present."""
     print(f"  {'have' if present else 'NEED' if needed else '-   '}  {name:<16} {detail}")
     return present
 
 
-def tool(*command: str) -> str:
-    """First line that a command prints; empty when it is missing or fails."""
+def first_line(*command: str) -> str:
+    """First line that a command prints; empty if the command is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip().partition("\n")[0] if done.returncode == 0 else ""
+    return process.stdout.strip().partition("\n")[0] if process.returncode == 0 else ""
 
 
 def machine() -> bool:
-    """What everything needs: platform, memory, disk."""
+    """Check platform and disk, which everything needs."""
     fits = platform.system() == "Linux" and platform.machine() == "x86_64"
-    line(
-        fits,
-        "Linux x86-64",
-        f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-        + ("" if fits else "; the lock is for Linux x86-64: use the Dockerfile"),
-        needed=True,
-    )
-    free, installed = shutil.disk_usage(ROOT).free / 1e9, (ROOT / ".venv/packages.stamp").is_file()
-    needed = 2 if installed else 8
-    room = line(free >= needed, "disk", f"{free:.0f} GB free, {needed} needed", needed=True)
-    return fits and room
+    detail = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    show(fits, "Linux x86-64", detail + ("" if fits else "; the lock is for Linux x86-64: use the Dockerfile"), True)
+    free, needed = shutil.disk_usage(ROOT).free / 1e9, 2 if (ROOT / ".venv/packages.stamp").is_file() else 8
+    return show(free >= needed, "disk", f"{free:.0f} GB free, {needed} needed", True) and fits
 
 
 def environment() -> None:
-    """The Python packages and the reference library."""
-    line(True, "Python", f"{platform.python_version()} at {sys.executable}")
+    """Report the Python packages, the reference library and the GPU."""
+    show(True, "Python", f"{platform.python_version()} at {sys.executable}")
     installed = (ROOT / ".venv/perser.stamp").is_file()
-    line(
-        installed,
-        ".venv",
-        "made from requirements.lock"
-        if installed
-        else "not made yet: any command but check and help makes it (4 minutes, package index needed)",
-    )
+    show(installed, ".venv", "made from requirements.lock" if installed else
+         "not made yet: any command but check and help makes it (4 minutes, package index needed)")
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
-    headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
-    line(
-        bool(compiler) and headers,
-        "C compiler",
-        compiler
-        if compiler and headers
-        else "gcc and this Python's headers (Debian, Ubuntu: apt install gcc python3-dev); "
-        "without them the checks against learn2learn are skipped",
-    )
+    builds = bool(compiler) and Path(sysconfig.get_path("include"), "Python.h").is_file()
+    show(builds, "C compiler", compiler if builds else
+         "gcc and this Python's headers (Debian, Ubuntu: apt install gcc python3-dev); without them the checks "
+         "against learn2learn are skipped")
     note = ROOT / ".venv/skipped"
     if note.is_file():
-        line(False, "learn2learn", note.read_text())
-    gpu = tool("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    line(
-        bool(gpu),
-        "GPU",
-        gpu or "none seen (NVIDIA, driver 580 or newer); not needed, large models are slow without",
-    )
+        show(False, "learn2learn", note.read_text())
+    gpu = first_line("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    show(bool(gpu), "GPU", gpu or "none (NVIDIA, driver 580 or newer); optional, large models are slow without one")
 
 
 def corpora(roots: dict[str, str]) -> bool:
-    """The embedded corpus, and the others: at the roots given, or where they come from."""
+    """Report the embedded corpus and the others; False if a given root does not hold its corpus."""
     embedded = (ROOT / "data/synthetic/SYNTHETIC.json").is_file()
-    line(embedded, "embedded corpus", "data/synthetic" if embedded else "made by ./reproduce.sh in 1 minute")
-    good = True
+    show(embedded, "embedded corpus", "data/synthetic" if embedded else "made by ./reproduce.sh in 1 minute")
+    valid = True
     for name, (entry, source) in CORPORA.items():
-        root = roots.get(name)
-        if root is None:
-            line(False, name, source)
+        if name in roots:
+            present = Path(roots[name], entry).exists()
+            valid &= show(present, name, roots[name] if present else
+                          f"{roots[name]} has no {entry}: is it one level off?", True)
         else:
-            there = Path(root, entry).exists()
-            good &= line(
-                there, name, root if there else f"{root} has no {entry}: is it one level off?", needed=True
-            )
-    return good
+            show(False, name, source)
+    return valid
 
 
 def models() -> None:
-    """The speech models in the hub cache."""
+    """Report the speech models in the hub cache."""
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    line(True, "logmel", "needs no download")
+    show(True, "logmel", "needs no download")
     for name, identity in HUB_MODELS.items():
         folder = cache / f"models--{identity.replace('/', '--')}"
-        line(
-            folder.is_dir(),
-            name,
-            str(folder) if folder.is_dir() else f"full --upstream {name} gets it: huggingface.co/{identity}",
-        )
+        cached = folder.is_dir()
+        show(cached, name, str(folder) if cached else f"full --upstream {name} downloads it: huggingface.co/{identity}")
 
 
 def main() -> int:
-    """Print all findings and what can run; arguments NAME=DIR say where corpora are."""
+    """Print everything and what can run. Arguments NAME=DIR give the roots of corpora."""
     roots = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
     if unknown := sorted(set(roots) - set(CORPORA)):
-        print(
-            f"check: no corpus {unknown[0]!r}; say NAME=DIR with one of {', '.join(CORPORA)}", file=sys.stderr
-        )
+        print(f"check: no corpus {unknown[0]!r}; give NAME=DIR with one of {', '.join(CORPORA)}", file=sys.stderr)
         return 2
     print("machine and environment")
     ready = machine()
@@ -142,14 +109,8 @@ def main() -> int:
     ready &= corpora(roots)
     print("upstreams")
     models()
-    print(
-        "can run: "
-        + (
-            "the default job, report, test, full, promote"
-            if ready
-            else "nothing until each NEED above is met"
-        )
-    )
+    print("can run: " + ("the default job, report, test, full, promote" if ready else
+                         "nothing until each NEED above is met"))
     return 0 if ready else 1
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the Dockerfile without a Docker engine, on a base made by debootstrap, and runs reproduce.sh inside it.
+# Build the Dockerfile without a Docker engine, on a base made by debootstrap, and run reproduce.sh inside the image.
 #
-#   sudo tools/check_image.sh [COMMAND ...]    commands of reproduce.sh; none named: check, test and the default job
+#   sudo tools/check_image.sh [COMMAND ...]    commands of reproduce.sh; by default check, test and the default job
 #   sudo tools/check_image.sh build            only build
 #
-# Needs root, buildah, debootstrap, 30 GB (in IMAGE_DIR, /var/tmp/perser-image, removed at the end) and a network.
-# The base takes the Debian mirror, the package index and the certificates that this machine is set up to use.
+# Needs root, buildah, debootstrap, 30 GB (in IMAGE_DIR, default /var/tmp/perser-image, removed at the end) and a
+# network. The base uses the Debian mirror, the package index and the certificates of this machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -38,7 +38,7 @@ size() {
     du --summarize --block-size=1M "$1" | awk '{printf "%.1f GB\n", $1 / 1024}'
 }
 
-# The value that pip uses here for a setting, if it means something inside the image too.
+# The value that pip uses here for a setting, if it is valid inside the image too.
 pip_setting() {
     local variable=PIP_${1^^} value
     variable=${variable//-/_}

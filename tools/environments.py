@@ -1,6 +1,6 @@
-"""Write environment.yml from requirements.lock; with --lock, first resolve the lock anew from pyproject.toml.
+"""Write environment.yml from requirements.lock; with --lock, first resolve the lock from pyproject.toml.
 
-The lock holds for Linux x86-64 on Python 3.11 and 3.12: resolved for 3.11.0, it serves 3.12 too.
+The lock is for Linux x86-64 and Python 3.11 and 3.12: it is resolved for 3.11.0 and also serves 3.12.
 """
 
 import argparse
@@ -15,21 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 CONDA = ROOT / "environment.yml"
 EXTRAS = ("notebooks", "test", "reference")
-RESOLVE = [
-    *(
-        "uv",
-        "pip",
-        "compile",
-        "pyproject.toml",
-        "--quiet",
-        "--no-header",
-        "--no-annotate",
-        "--generate-hashes",
-    ),
-    *(option for extra in EXTRAS for option in ("--extra", extra)),
-    *("--python-version", "3.11.0", "--python-platform", "x86_64-manylinux_2_28"),
-    *("--output-file", str(LOCK)),
-]
+RESOLVE = ["uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header", "--no-annotate", "--generate-hashes",
+           *(option for extra in EXTRAS for option in ("--extra", extra)),
+           "--python-version", "3.11.0", "--python-platform", "x86_64-manylinux_2_28", "--output-file", str(LOCK)]
 
 
 def pins(lock: str) -> list[str]:
@@ -46,7 +34,7 @@ def environment(lock: str) -> str:
     head = [
         "# Written by tools/environments.py from requirements.lock. To use perser from it:",
         "# conda env create -f environment.yml && conda activate perser && pip install --no-deps -e .",
-        "# Voxtral also needs what cannot stand beside the lock's numpy as far as pip knows:",
+        "# Voxtral also needs these packages. Their metadata asks for an older numpy than the lock's, which works too:",
         f"# pip install --no-deps {' '.join(pins(MISTRAL))}",
         "name: perser",
         "channels: [conda-forge]",
@@ -59,9 +47,9 @@ def environment(lock: str) -> str:
 
 
 def main() -> int:
-    """Write the files; uv must be on the PATH for --lock."""
+    """Write the files. --lock needs uv on the PATH."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lock", action="store_true", help="resolve again, keeping what need not change")
+    parser.add_argument("--lock", action="store_true", help="resolve again, changing no more than necessary")
     parser.add_argument("--upgrade", action="store_true", help="with --lock: take the newest versions")
     arguments = parser.parse_args()
     if arguments.lock:

@@ -1,6 +1,6 @@
-"""Copy a finished run into the committed results/: the only way in.
+"""Copy a finished run into the committed results/. Results enter in no other manner.
 
-A run is out/CORPUS/UPSTREAM/EXPERIMENT; it becomes results/CORPUS/UPSTREAM/EXPERIMENT. A search becomes results/search.
+The run out/CORPUS/UPSTREAM/EXPERIMENT becomes results/CORPUS/UPSTREAM/EXPERIMENT. A search becomes results/search.
 """
 
 import json
@@ -9,35 +9,32 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("records.parquet", "manifest.json", "config.json")
-BESIDE = ("learnt.parquet", "listeners.parquet")  # not every version of the run wrote them
+REQUIRED = ("records.parquet", "manifest.json", "config.json")
+OPTIONAL = ("learnt.parquet", "listeners.parquet", "tuned.toml")  # the last one is a search's
 TABLES = (".md", ".tex", ".csv")  # and the trials of a search
 
 
 def main() -> int:
-    """Promote the run that is named; 0 done, 1 with one line when it is not finished, 2 wrong use."""
+    """Promote the named run. Exit code 0: done; 1: the run is not finished; 2: wrong use."""
     if len(sys.argv) != 2:
         print("promote needs one finished run, such as out/synthetic/logmel/main", file=sys.stderr)
         return 2
     run = Path(sys.argv[1])
-    searched = (run / "trials.csv").is_file()
-    missing = [name for name in (() if searched else ("DONE", *NEEDED)) if not (run / name).is_file()]
+    is_search = (run / "trials.csv").is_file()
+    missing = [name for name in (() if is_search else ("DONE", *REQUIRED)) if not (run / name).is_file()]
     if missing:
-        print(f"{run / missing[0]} is not there: only a finished run is promoted", file=sys.stderr)
+        print(f"{run / missing[0]} is missing: only finished runs can be promoted", file=sys.stderr)
         return 1
-    target = ROOT.joinpath("results", *(("search",) if searched else run.resolve().parts[-3:]))
+    target = ROOT.joinpath("results", *(("search",) if is_search else run.resolve().parts[-3:]))
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
     for path in sorted(run.iterdir()):
-        if path.name in NEEDED + BESIDE or path.suffix in TABLES:
+        if path.name in REQUIRED + OPTIONAL or path.suffix in TABLES:
             shutil.copy(path, target)
     print(f"promoted {run} to {target.relative_to(ROOT)}")
     if json.loads((target / "manifest.json").read_text()).get("dirty"):
-        print(
-            "its manifest says that the code had uncommitted changes: run it again from a commit",
-            file=sys.stderr,
-        )
+        print("its manifest reports uncommitted changes of the code: run it again from a commit", file=sys.stderr)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Small checkpoints of the real families with random weights: what runs where no trained one can be had.
+"""Write small checkpoints of the real model families with random weights, for machines without trained ones.
 
-They go through the same code as the trained models and have learnt nothing. Their config.json says so, and from
-there every record, caption and figure.
+They run through the same code as trained models and have learned nothing. Their config.json says so, and therefore all
+records, captions and figures do.
 """
 
 import argparse
@@ -11,20 +11,13 @@ import torch
 import transformers
 
 FAMILIES = ("Wav2Vec2", "Hubert", "WavLM")
-# The base models' form: group norm over time, 20 ms frames, a seven-layer encoder of the waveform.
-SIZE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 256,
-    "conv_dim": [64] * 7,
-    "num_conv_pos_embeddings": 32,
-    "num_conv_pos_embedding_groups": 4,
-}
+# The architecture of the base models: group norm over time, 20 ms frames, a seven-layer encoder of the waveform.
+SIZE = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256,
+        "conv_dim": [64] * 7, "num_conv_pos_embeddings": 32, "num_conv_pos_embedding_groups": 4}
 
 
 def write(family: str, folder: Path, seed: int) -> Path:
-    """One family's checkpoint at FOLDER/family-random, in the format of the hub; returns its path."""
+    """Write a family's checkpoint to FOLDER/FAMILY-random in the hub's format; returns its path."""
     config = getattr(transformers, f"{family}Config")(**SIZE, random_weights=True)
     place = folder / f"{family.lower()}-random"
     with torch.random.fork_rng(devices=[]):
@@ -35,7 +28,7 @@ def write(family: str, folder: Path, seed: int) -> Path:
 
 
 def main() -> None:
-    """Write all families under one folder and print where."""
+    """Write all families into one folder and print their paths."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="such as out/upstreams")
     parser.add_argument("--seed", type=int, default=0)

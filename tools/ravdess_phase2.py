@@ -1,7 +1,7 @@
-"""RAVDESS in the shape of SuperbER_RAVDESS: 240 rows, 8 options, one instruction per row.
+"""Export RAVDESS as the Phase-2 task SuperbER_RAVDESS: 240 rows, 8 options, one instruction per row.
 
-Upstream's own choice of clips is not published; here each of the eight emotions gives 30 clips, drawn from the
-speech files with actors as even as the counts allow.
+The clips of the published task are not known. Here each of the eight emotions has 30 clips, drawn from the speech files
+and balanced over actors as far as the counts allow.
 """
 
 import re
@@ -12,8 +12,8 @@ import click
 import numpy as np
 import soundfile as sf
 
-from perser.features import audio
 from perser.errors import UserError
+from perser.features import audio
 from perser.phase2.export import review, write_task
 from perser.phase2.suite import LEADS
 from perser.seeds import rng
@@ -21,26 +21,26 @@ from perser.seeds import rng
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 QUESTIONS = ("What is the emotion of the speaker?", "Which emotion does the voice convey?",
              "Name the emotion you hear.")
-EACH = 30
+CLIPS = 30  # of an emotion
 NAME = re.compile(r"03-01-(\d\d)-\d\d-\d\d-\d\d-(\d\d)")
 
 
-def chosen(root: Path, seed: int) -> list[tuple[Path, str]]:
-    """240 files with their emotions: per emotion the actors in a drawn order, one clip each until 30 are there."""
+def choose_clips(root: Path, seed: int) -> list[tuple[Path, str]]:
+    """240 files with their emotions: for an emotion, one clip per actor in random order, repeated up to 30 clips."""
     clips: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(root.rglob("03-01-*")):
         if match := NAME.fullmatch(path.stem):
             clips.setdefault(EMOTIONS[int(match[1]) - 1], {}).setdefault(match[2], []).append(path)
-    found = []
+    chosen = []
     for emotion in EMOTIONS:
         draw, actors = rng(seed, "superb er ravdess", emotion), clips.get(emotion, {})
         queues = {actor: list(draw.permutation(np.array(files, dtype=object))) for actor, files in actors.items()}
         order = list(draw.permutation(sorted(queues)))
-        taken = [queues[actor].pop() for _ in range(EACH) for actor in order if queues[actor]][:EACH]
-        if len(taken) < EACH:
-            raise UserError(f"{root}: {len(taken)} clips of {emotion}; {EACH} are needed: unpack all 24 actors")
-        found += [(path, emotion) for path in taken]
-    return [found[i] for i in rng(seed, "superb er ravdess").permutation(len(found))]
+        taken = [queues[actor].pop() for _ in range(CLIPS) for actor in order if queues[actor]][:CLIPS]
+        if len(taken) < CLIPS:
+            raise UserError(f"{root}: {len(taken)} clips of {emotion}; {CLIPS} are needed: unpack all 24 actors")
+        chosen += [(path, emotion) for path in taken]
+    return [chosen[i] for i in rng(seed, "superb er ravdess").permutation(len(chosen))]
 
 
 @click.command(epilog="Example: python tools/ravdess_phase2.py --root /path/to/ravdess --out out/tasks")
@@ -48,10 +48,10 @@ def chosen(root: Path, seed: int) -> list[tuple[Path, str]]:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seed", default=0, show_default=True)
 def main(root: Path, out: Path, seed: int) -> None:
-    """Write the task under OUT; exit code 1 when it breaks an upstream rule."""
+    """Write the task into OUT. The exit code is 1 if it breaks a rule of the benchmark."""
     folder = out / "SuperbER" / "SuperbER_RAVDESS" / "data"
     try:
-        clips = chosen(root, seed)
+        clips = choose_clips(root, seed)
         folder.mkdir(parents=True, exist_ok=True)
         forms = [f"{lead} {question} The answer could be {', '.join(EMOTIONS[:-1])}, or {EMOTIONS[-1]}."
                  for question in QUESTIONS for lead in LEADS]
@@ -66,9 +66,9 @@ def main(root: Path, out: Path, seed: int) -> None:
                             license="CC BY-NC-SA 4.0")
     except UserError as error:
         raise click.ClickException(str(error)) from error
-    broken = review(folder)
-    click.echo("\n".join([str(folder), *broken]))
-    sys.exit(bool(broken))
+    problems = review(folder)
+    click.echo("\n".join([str(folder), *problems]))
+    sys.exit(bool(problems))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Put committed runs' tables, and the claims against the best simple method, between their markers in the README."""
+"""Fill the marked blocks of README.md: tables of committed runs, and claims against the best simple method."""
 
 import re
 from pathlib import Path
@@ -9,27 +9,27 @@ from perser.analysis import claims, tables
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def table(run: Path) -> str:
-    """A run's main table as Markdown."""
-    frame = records.read(run)
-    return tables.markdown(tables.main_table(frame), tables.main_caption(frame, records.manifest(run)))
+def table_block(run_dir: Path) -> str:
+    """A run's score table as Markdown."""
+    run = records.load(run_dir)
+    return tables.markdown(tables.score_table(run), tables.score_caption(run))
 
 
-def claimed(*runs: Path) -> str:
-    """What each run says of ours against the best method without meta-learning, whichever way it came out."""
-    found = [claim for run in runs for claim in claims.of_run(records.read(run), run) if claim["bar"]]
-    return "\n".join(["```", *claims.lines(found), "```", ""])
+def claims_block(*run_dirs: Path) -> str:
+    """The claims of runs against the best method without meta-learning, whether they hold or fail."""
+    judged = [claim for run_dir in run_dirs for claim in claims.of_run(records.load(run_dir), run_dir)]
+    return "\n".join(["```", *claims.lines([claim for claim in judged if claim["bar"]]), "```", ""])
 
 
-def filled(text: str) -> str:
-    """The README with every block between markers written anew."""
-    for name, write in (("table", table), ("claims", claimed)):
+def fill(text: str) -> str:
+    """The README with all blocks between markers rewritten."""
+    for name, write in (("table", table_block), ("claims", claims_block)):
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
-                      lambda found, write=write: found[1] + write(*map(ROOT.joinpath, found[2].split())) + found[3],
+                      lambda match, write=write: match[1] + write(*map(ROOT.joinpath, match[2].split())) + match[3],
                       text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    readme.write_text(fill(readme.read_text()))

@@ -1,7 +1,7 @@
-"""Make .venv match requirements.lock, build learn2learn, install the project; do nothing when all is done.
+"""Make .venv match requirements.lock, build learn2learn and install the project. Does nothing when all is done.
 
-Runs on a bare Python 3.11 or 3.12. Every step leaves a stamp with the digest of what it was made from; a step
-without a matching stamp, as after a kill, is made again from nothing.
+Runs on a bare Python 3.11 or 3.12. A finished step leaves a stamp with the digest of its inputs. A step without a
+matching stamp, as after a kill, starts again from scratch.
 """
 
 import hashlib
@@ -19,13 +19,12 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "setup.log"
 DISK_GB = 8
-# A killed set-up takes its commands with it. What they have started holds reproduce.sh's lock, its standard input.
-TOGETHER = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+# When the set-up is killed, its commands are too. Processes that they started keep reproduce.sh's lock, which is their
+# standard input.
+DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
-LEARN2LEARN = (
-    "learn2learn==0.2.0 --hash=sha256:69f1d7cb0d0a6be7a2c6ad8e83e2ebbe70fb05e51d61e45e63078b40c75ea419\n"
-)
-# What Voxtral's processor needs. Its own limits ask for a numpy below the lock's, which it does not need.
+LEARN2LEARN = "learn2learn==0.2.0 --hash=sha256:69f1d7cb0d0a6be7a2c6ad8e83e2ebbe70fb05e51d61e45e63078b40c75ea419\n"
+# Voxtral's processor needs these. Their metadata asks for a numpy older than the lock's, but the newer one works.
 MISTRAL = (
     "mistral-common==1.13.1 --hash=sha256:98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af\n"
     "pycountry==26.2.16 --hash=sha256:115c4baf7cceaa30f59a4694d79483c9167dbce7a9de4d3d571c5f3ea77c305a\n"
@@ -35,7 +34,7 @@ BUILD_TOOLS = ["Cython==3.3.1", "setuptools==81.0.0", "wheel==0.46.3", "packagin
 
 
 class SetupError(Exception):
-    """A step that could not be made; the text is one line for a person."""
+    """A step failed. The message is one line."""
 
 
 def digest(*parts: str | bytes) -> str:
@@ -48,57 +47,57 @@ def digest(*parts: str | bytes) -> str:
 
 
 def call(command: list[str | Path], where: Path = ROOT) -> None:
-    """Run a command with its output in the set-up's log; SetupError with the last line when it fails."""
+    """Run a command with its output in the log. Raises SetupError with the last error line if it fails."""
     with LOG.open("a") as log:
         log.write(f"$ {' '.join(map(str, command))}\n")
         log.flush()
-        status = subprocess.run([*TOGETHER, *command], cwd=where, stdout=log, stderr=log).returncode
+        status = subprocess.run([*DIE_WITH_PARENT, *command], cwd=where, stdout=log, stderr=log).returncode
     if status:
         lines = [line for line in LOG.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines
-        raise SetupError(f"{errors[-1].strip()} (all of it: {LOG.relative_to(ROOT)})")
+        raise SetupError(f"{errors[-1].strip()} (full log: {LOG.relative_to(ROOT)})")
 
 
 def make_venv(folder: Path) -> None:
-    """A fresh environment in the folder."""
+    """Create a fresh environment in the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([*TOGETHER, sys.executable, "-m", "venv", folder], check=True)
+    subprocess.run([*DIE_WITH_PARENT, sys.executable, "-m", "venv", folder], check=True)
 
 
 def pip(*arguments: str | Path, python: Path = PYTHON, where: Path = ROOT) -> None:
-    """Run pip of the given environment, quietly and without asking."""
+    """Run pip of the given environment without prompts."""
     call([python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments], where)
 
 
 def install_packages() -> None:
-    """A fresh .venv with exactly the lock, every file checked against its hash."""
+    """Create .venv with exactly the packages of the lock, checked against their hashes."""
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < DISK_GB:
-        raise SetupError(f"{free:.1f} GB free under {ROOT}, {DISK_GB} needed: make room and start again")
+        raise SetupError(f"{free:.1f} GB free under {ROOT}, {DISK_GB} needed: free some space and start again")
     make_venv(VENV)
     pip("install", "--no-deps", "--no-compile", "--require-hashes", "-r", ROOT / "requirements.lock")
     pip("check")
 
 
 def install_mistral() -> None:
-    """What no lock can hold beside the others; its files checked against their hashes like theirs."""
-    wanted = VENV / "mistral.txt"
-    wanted.write_text(MISTRAL)
-    pip("install", "--no-deps", "--no-compile", "--require-hashes", "-r", wanted)
+    """Install the packages that cannot be in the lock with the others, checked against their hashes."""
+    requirements = VENV / "mistral.txt"
+    requirements.write_text(MISTRAL)
+    pip("install", "--no-deps", "--no-compile", "--require-hashes", "-r", requirements)
 
 
 def compiler() -> str:
-    """Path of a C compiler that can build a Python extension; SetupError saying what is missing."""
-    found = next(filter(None, map(shutil.which, [os.environ.get("CC", "cc"), "gcc", "clang"])), None)
-    if not found:
+    """Path of a C compiler that can build a Python extension. Raises SetupError naming what is missing."""
+    path = next(filter(None, map(shutil.which, [os.environ.get("CC", "cc"), "gcc", "clang"])), None)
+    if not path:
         raise SetupError("no C compiler (Debian, Ubuntu: apt install gcc)")
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         raise SetupError("no Python headers (Debian, Ubuntu: apt install python3-dev)")
-    return found
+    return path
 
 
 def build_learn2learn() -> None:
-    """Build and install the reference library, whose shipped C files are too old for Python 3.11."""
+    """Build and install the reference library. Its shipped C files are too old for Python 3.11."""
     compiler()
     work = VENV / "build"
     shutil.rmtree(work, ignore_errors=True)
@@ -118,12 +117,12 @@ def build_learn2learn() -> None:
 
 
 def install_project() -> None:
-    """The package itself, editable, and its `perser` command."""
+    """Install the package in editable mode, with its `perser` command."""
     pip("install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
 
 
 def step(name: str, expected: str, make: Callable[[], None], key: str) -> bool:
-    """Make one step unless its stamp says it is made; True when it was made now."""
+    """Run one step unless its stamp has the key; True if it ran."""
     stamp = VENV / f"{name}.stamp"
     if stamp.is_file() and stamp.read_text() == key and PYTHON.exists():
         return False
@@ -131,23 +130,23 @@ def step(name: str, expected: str, make: Callable[[], None], key: str) -> bool:
     start = time.monotonic()
     make()
     stamp.write_text(key)
-    print(f"set-up: {name} made in {time.monotonic() - start:.0f} s", flush=True)
+    print(f"set-up: {name} took {time.monotonic() - start:.0f} s", flush=True)
     return True
 
 
 def reference(key: str) -> None:
-    """Build learn2learn if this machine can; otherwise note why its checks will be skipped and go on."""
+    """Build learn2learn if this machine can; otherwise record why its checks will be skipped and continue."""
     note = VENV / "skipped"
     note.unlink(missing_ok=True)
     try:
         step("learn2learn", "half a minute", build_learn2learn, key)
     except SetupError as error:
         note.write_text(str(error))
-        print(f"set-up: learn2learn SKIPPED, its reference checks will be too: {error}", flush=True)
+        print(f"set-up: learn2learn SKIPPED, and its reference checks with it: {error}", flush=True)
 
 
 def main() -> int:
-    """Bring .venv up to date; 0 when the main job can run, 1 with one line when not."""
+    """Bring .venv up to date. Exit code 0 if the main job can run; otherwise 1, with one line."""
     python = f"{sys.version_info[0]}.{sys.version_info[1]} {ROOT}"
     packages = digest(python, (ROOT / "requirements.lock").read_bytes())
     try:

@@ -1,4 +1,4 @@
-"""Add up JUnit reports into the one closing line `N passed, N failed, N skipped`; exit 1 on any failure."""
+"""Add up JUnit reports into one closing line, `N passed, N failed, N skipped`; exit 1 on any failure."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def tally(report: Path) -> tuple[int, int, int]:
-    """(passed, failed, skipped) of one JUnit report; one that is missing, cut off or empty is one failure."""
+    """(passed, failed, skipped) of one JUnit report. A missing, truncated or empty report counts as one failure."""
     try:
         suites = list(ElementTree.parse(report).iter("testsuite"))
     except (OSError, ElementTree.ParseError):
@@ -19,16 +19,16 @@ def tally(report: Path) -> tuple[int, int, int]:
 
 
 def main() -> int:
-    """Print the closing line of the given reports and of the stages that failed before them."""
+    """Print the closing line for the given reports and the stages that failed before them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("reports", nargs="+", type=Path)
     parser.add_argument("--failed", type=int, default=0, help="stages outside pytest that failed")
     parser.add_argument("--ended", type=int, default=[], action="append", help="exit status of a pytest; repeatable")
     arguments = parser.parse_args()
     passed, failed, skipped = map(sum, zip(*map(tally, arguments.reports), strict=True))
-    crashed = [status for status in arguments.ended if status > 1]  # 1: tests failed, and the report counts them
+    crashed = [status for status in arguments.ended if status > 1]  # 1: tests failed, which the report counts
     for status in crashed:
-        print(f"pytest ended with status {status}: a failure, whatever its report says")
+        print(f"pytest ended with status {status}, which counts as a failure whatever its report says")
     failed += arguments.failed + len(crashed)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0

@@ -148,8 +148,8 @@ def caption(run: Run, *sentences: str, score: str = "f1") -> str:
         f"{SCORES[score]} in points, mean over listeners{seeds} with the {resampled(run)}: {source(run)}.",
         "With so few listeners the interval is too narrow." if few else "",
         "" if seeds else "One seed: the interval does not cover variation between seeds.",
-        "The listener is held out in both settings; seen: clips that other listeners' ratings were trained on, "
-        "unseen: clips of sessions that were not.",
+        "The listener is held out in both settings. Seen: other listeners' ratings of the clips were in the training "
+        "set. Unseen: no rating from the clips' session was.",
         *sentences,
         provenance(run.manifest),
     ]

@@ -58,7 +58,7 @@ class NearestListenerModel(NamedTuple):
 
 
 class NearestListener(Method):
-    """Personal models of the training listeners; learning rate and number to average are chosen on the dev listeners."""
+    """Personal models of the training listeners; learning rate and how many to average: chosen on the dev listeners."""
 
     kind: Literal["nearest-listener"] = "nearest-listener"
     title: str = "Nearest listener"

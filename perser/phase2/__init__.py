@@ -16,3 +16,15 @@ N/A rate and not in the error; options are those in the instruction, or the labe
 weighted-accuracy is the mean recall over label sets; relative improvement is in units of the reference's absolute
 value, positive when better; answers are cut to 8,192 characters before they are scored.
 """
+
+from importlib import import_module
+from types import ModuleType
+
+_MODULES = ("aggregate", "export", "listeners", "metrics", "models", "report", "runner", "scorers", "suite", "tasks")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a module of this package when it is first used: some import inspect, which takes seconds."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")

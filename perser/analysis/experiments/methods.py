@@ -12,8 +12,8 @@ from perser.analysis.tables import CHANCE, Captioned, Table
 from perser.records import GROUPS, Run
 from perser.scores import SETTINGS, per_seed
 
-BEST_RIVAL = ("the method without meta-learning of the highest mean on these clips at this K, picked on the listeners "
-              "it is compared on, which favours it.")
+BEST_RIVAL = ("the method without meta-learning with the highest mean on these clips at this K, picked on the "
+              "listeners it is compared on, which favours it.")
 AGAINST_BEST = f"Against: {BEST_RIVAL}"
 
 
@@ -52,7 +52,7 @@ def caption(run: Run, score: str = "f1") -> str:
 
 
 def best_rival(run: Run, scores: pd.DataFrame, setting: str, shots: int) -> str | None:
-    """The method without meta-learning of the highest mean macro F1 on the listeners at hand; None without one."""
+    """The method without meta-learning with the highest mean macro F1 on the listeners at hand; None without one."""
     means = {method: np.nanmean(values) for method in wording.methods(run, wording.SIMPLE)
              if (values := select(scores, method, setting, shots).to_numpy()).size}
     return max(means, key=means.__getitem__) if means else None
