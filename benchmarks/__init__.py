@@ -103,11 +103,11 @@ def _rounded(value: object) -> object:
 
 
 def table(result: dict) -> str:
-    """The rows for a terminal, one line per method or per quantity, and the conditions they were measured under."""
+    """The rows for a terminal, and their conditions. A row that has a name takes a line, any other a column."""
     where = result["conditions"]
     place = (f"{where['device']}, {where['cpu']}, {where['threads']} threads, torch {where['packages']['torch']}, "
              f"load {where['load_before']} before")
     rows = pd.DataFrame(result["rows"])
-    shown = (rows.to_markdown(floatfmt=".4g", index=False) if "method" in rows
+    shown = (rows.to_markdown(floatfmt=".4g", index=False) if {"method", "implementation"} & set(rows)
              else rows.T.to_markdown(floatfmt=".4g", headers=[]))
     return f"{result['benchmark']}: {result['about']}\n{place}\n{shown}"

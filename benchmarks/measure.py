@@ -57,11 +57,14 @@ def once(call: Call, device: torch.device) -> Time:
 
 
 def turn(call: Call, device: torch.device, least: float) -> Time:
-    """Median time of a call repeated until `least` seconds have passed."""
+    """Median time of a call repeated until `least` seconds have passed.
+
+    Of several, the first is not counted: it finds the caches cold, as a step of a training loop never does.
+    """
     times = [once(call, device)]
     while sum(seconds for seconds, _ in times) < least:
         times.append(once(call, device))
-    return Time(*map(median, zip(*times, strict=True)))
+    return typical(times[1:] or times)
 
 
 def in_turns(calls: dict[Hashable, Call], device: torch.device, turns: Turns) -> dict[Hashable, list[Time]]:
@@ -79,7 +82,7 @@ def in_turns(calls: dict[Hashable, Call], device: torch.device, turns: Turns) ->
 
 
 def typical(times: list[Time]) -> Time:
-    """Medians over rounds."""
+    """The medians of several times."""
     return Time(*map(median, zip(*times, strict=True)))
 
 
