@@ -33,8 +33,8 @@ COLUMNS = {
     "queries": "predictions over all draws",
     "top": "predictions whose most probable class the listener had ticked",
 }
-# Columns that records of earlier versions lack. So are, by class, top_of_CLASS, predictions with that most probable class,
-# and top_hits_CLASS, those of them that the listener had ticked.
+# Columns that records of earlier versions lack. They also lack, by class, top_of_CLASS, predictions with that most
+# probable class, and top_hits_CLASS, those of them that the listener had ticked.
 LATER = {
     "shots_of": "whose shots the method adapted to: own, or other (another test listener's)",
     "log_loss": "sum of the log loss of the predictions, against 1/m on each of the m ticked classes",

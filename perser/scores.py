@@ -33,7 +33,7 @@ def per_seed(records: pd.DataFrame) -> pd.DataFrame:
     the number of rows summed; methods stay in the order of the records. Accuracy is the share of queries whose most
     probable class the listener had ticked. Chance is the macro F1 of ticking every class of every query: the best
     constant answer to the same queries. Where the records allow it also log_loss (nats), brier, top_f1 (macro F1 of the
-    most probable class) and balanced (mean recall of it over the ticked classes). Raises UserError if one fold holds two
+    most probable class) and balanced (its mean recall over the ticked classes). Raises UserError if one fold holds two
     rows of the same cell, such as two numbers of inner steps: their sum would belong to neither.
     """
     keys = [*CELL, "listener", "seed"]

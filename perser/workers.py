@@ -140,10 +140,10 @@ def rows(task: Task, model: NamedTuple, plan: Plan, seed: int) -> list[dict]:
             for shots_of, episodes in parts.items():
                 answers = model.answers(batch_of(task, join_episodes(episodes)), list(tested.values()))
                 for steps, logits in zip(tested, answers):
-                    labels = {"setting": setting, "fold": task.split.fold, "seed": seed, "inner_steps": steps,
-                              "shots": 0 if fixed else shots, "draws": experiment.draws, "shots_of": shots_of}
                     rows += [records.row(count(of_listener, task.data.labels[query]), task.data.classes,
-                                         listener=task.data.listeners[listener], **labels)
+                                         setting=setting, fold=task.split.fold, seed=seed,
+                                         listener=task.data.listeners[listener], shots=0 if fixed else shots,
+                                         inner_steps=steps, draws=experiment.draws, shots_of=shots_of)
                              for listener, (of_listener, query) in zip(listeners, split_logits(logits, episodes))]
     return rows
 

@@ -139,8 +139,8 @@ def test_forest_draws_each_gain_or_an_arrow_beyond_the_axis():
 
 def test_speed_prints_times_and_ratios_of_the_rows():
     figure = figures.speed(timed(), "cpu: Some CPU")
-    assert {"11", "560", "51 times", "12", "120", "10 times", "64 x (10 + 10)", "cpu: Some CPU. Right: times faster than learn2learn"} \
-        <= set(texts(figure))
+    assert {"11", "560", "51 times", "12", "120", "10 times", "64 x (10 + 10)",
+            "cpu: Some CPU. Right: times faster than learn2learn"} <= set(texts(figure))
     alone = figures.speed(timed().drop(columns=["learn2learn_ms", "engine_times_faster"]), "cuda")
     assert not any("times" in text for text in texts(alone))
 

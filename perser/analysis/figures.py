@@ -230,8 +230,8 @@ def by_step(rows: pd.DataFrame, stamp: str) -> Figure:
 @styled
 def speed(rows: pd.DataFrame, conditions: str) -> Figure:
     """Milliseconds of an outer step by implementation and shape (rows of the benchmark `meta`), with the floors."""
-    looks = {"learn2learn_ms": ("learn2learn", PALETTE["fine-tuning"]), "torch_func_ms": ("torch.func", PALETTE["maml"]),
-             "jax_ms": ("JAX", SPARE[0]), "engine_ms": ("here", PALETTE["meta-perser"]),
+    looks = {"learn2learn_ms": ("learn2learn", PALETTE["fine-tuning"]),
+             "torch_func_ms": ("torch.func", PALETTE["maml"]), "jax_ms": ("JAX", SPARE[0]), "engine_ms": ("here", PALETTE["meta-perser"]),
              "arithmetic_floor_ms": ("floor: products", (GREY, "|")), "memory_floor_ms": ("floor: memory", (GREY, "1"))}
     looks = {column: label for column, label in looks.items() if column in rows}
     figure = Figure(figsize=(3.4, 0.95 + 0.3 * len(rows)))
@@ -255,7 +255,8 @@ def speed(rows: pd.DataFrame, conditions: str) -> Figure:
     axes.set(ylim=(0.6 - len(rows), 0.6), xlabel="Milliseconds of one outer step", ylabel="Episodes x (K + query)")
     horizontal(axes)
     ncols = len(looks) if len(looks) <= 4 else 3
-    figure.legend(frameon=False, fontsize=6, ncols=ncols, loc="outside upper left", handletextpad=0.1, columnspacing=0.8)
+    figure.legend(frameon=False, fontsize=6, ncols=ncols, loc="outside upper left", handletextpad=0.1,
+                  columnspacing=0.8)
     right = ". Right: times faster than learn2learn" if "learn2learn_ms" in looks else ""
     footnote(figure, conditions + right, "")
     return figure
