@@ -29,6 +29,7 @@ PARAMETERS = {
     "10_phase2_tasks_and_scores": {"phase2"},
     "11_phase2_listener_task": {"listener"},
     "12_upstreams": {"results"},
+    "14_real_listeners": {"results"},
 }
 NOT_COMPARED = "nbval-ignore-output"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from perser import records
 from perser.analysis import claims, tables
+from perser.analysis.experiments import personal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,6 +16,11 @@ def table_block(run_dir: Path) -> str:
     return tables.markdown(tables.score_table(run), tables.score_caption(run))
 
 
+def personal_block(run_dir: Path) -> str:
+    """Whether each method's gain is personal, at the largest number of shots, as Markdown."""
+    return tables.markdown(*personal.tables(tables.at_most_shots(records.load(run_dir)))["personal"])
+
+
 def claims_block(*run_dirs: Path) -> str:
     """The claims of runs against the best method without meta-learning, whether they hold or fail."""
     judged = [claim for run_dir in run_dirs for claim in claims.of_run(records.load(run_dir), run_dir)]
@@ -23,7 +29,7 @@ def claims_block(*run_dirs: Path) -> str:
 
 def fill(text: str) -> str:
     """The README with all blocks between markers rewritten."""
-    for name, write in (("table", table_block), ("claims", claims_block)):
+    for name, write in (("table", table_block), ("personal", personal_block), ("claims", claims_block)):
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
                       lambda match, write=write: match[1] + write(*map(ROOT.joinpath, match[2].split())) + match[3],
                       text, flags=re.DOTALL)

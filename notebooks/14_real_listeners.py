@@ -1,0 +1,72 @@
+# %% [markdown]
+# # Real listeners, and whether it is personal at all
+#
+# All other pages show simulated listeners or log-mel features. This one shows 36 **real people** who rated EmoDB's
+# emotional speech for valence and arousal (four quadrants), through a real pre-trained speech encoder, Whisper tiny.en.
+# It asks of every method: does it help *this* listener, or would anybody's shots have done the same?
+#
+# A gain over SSL-E has two parts. *Drift* is what somebody else's shots give: a change of the general model that has
+# nothing to do with the person. The *personal part* is what the listener's own shots give beyond that. Only the
+# personal part is evidence of personalisation.
+
+# %% tags=["parameters"]
+results = "../results/emodb/whisper-tiny.en/people"
+
+# %%
+from pathlib import Path
+
+import perser
+from IPython.display import Image, Markdown, display
+
+run = perser.records.load(Path(results))
+print(perser.wording.source(run))
+print("synthetic:", run.manifest.synthetic or "nothing")
+
+# %% [markdown]
+# ## The answer
+#
+# At the largest number of shots: which methods have a personal part whose interval is above zero in both settings, and
+# which of them lose nothing against SSL-E.
+
+# %%
+rows = perser.experiments.personal.rows(run)
+most = rows[rows["shots"] == rows.groupby("setting")["shots"].transform("max")]
+personal = most.groupby("method", sort=False)["personal_log_loss_low"].min() > 0
+harmless = most.groupby("method", sort=False)["gain_log_loss_low"].min() > -0.3
+print("personal part of the log loss above zero on seen and unseen clips:",
+      ", ".join(run.title(method) for method in personal[personal].index) or "none")
+print("and not worse than SSL-E by more than 0.3:",
+      ", ".join(run.title(method) for method in personal[personal & harmless].index) or "none")
+
+# %% [markdown]
+# ## The table
+#
+# Log loss is in hundredths of a nat. Positive gains and positive personal parts are better. The two controls listen to
+# nothing: they answer all clips alike, from the shares of the classes in the shots.
+
+# %%
+display(Markdown(perser.tables.markdown(*perser.experiments.personal.tables(run)["personal"])))
+
+# %% [markdown]
+# ## The figure
+#
+# Where the square (gain) and the dot (personal part) agree, the gain is personal. Where the dot is right of the square,
+# the method also changes the general model for the worse, which eats part of what is personal.
+
+# %%
+pdf, png = perser.figures.save(perser.experiments.personal.figure(run), "../out/notebooks/figures/personal")
+
+# %% tags=["nbval-ignore-output"]
+display(Image(png, width=900))
+
+# %% [markdown]
+# ## How much is there to win?
+#
+# *All data* is SSL-E fine-tuned on all other ratings of the listener, cross-validated: what many more labels would give.
+# The kept epoch of meta-training is 0 where training did not help on the development listeners.
+
+# %%
+bound = perser.wording.methods(run, perser.wording.BOUND)
+print(most[most["method"].isin(bound)][["method", "setting", "gain_accuracy", "gain_log_loss"]].round(1).to_string(index=False))
+epochs = run.learnt[run.learnt["tensor"] == "epoch"].groupby("method", sort=False)["value"]
+print((100 * epochs.apply(lambda values: (values == 0).mean())).round(0).astype(int).rename("splits at epoch 0, %").to_string())
