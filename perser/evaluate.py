@@ -55,7 +55,7 @@ def count(logits: Tensor, labels: Tensor) -> Counts:
 
 def _calibration_bins(confidence: Tensor, hits: Tensor) -> np.ndarray:
     """Queries, summed confidence and hits by confidence, (3, BINS)."""
-    place = (confidence * BINS).long().clamp(max=BINS - 1)
+    place = (confidence.nan_to_num() * BINS).long().clamp(max=BINS - 1)
     weights = (torch.ones_like(confidence), confidence, hits.to(confidence.dtype))
     return torch.stack([place.bincount(weight, minlength=BINS) for weight in weights]).numpy()
 

@@ -12,7 +12,7 @@ from perser.evaluate import dev_score
 from perser.methods import GradientModel
 from perser.methods.maml import Maml, _held_out_pools, metatrain, outer_loss, reptile_gradient, step_weights
 from perser.methods.ssl_e import cross_fitted, train
-from perser.model import Head, cross_entropy, mixed
+from perser.model import TENSORS, Head, cross_entropy, mixed
 from perser.seeds import rng
 
 
@@ -54,7 +54,8 @@ def plain(learn):
     {"adapts": ("mix", "P", "b", "A", "a")}, {"inner_steps": 2}, {"inner_lr_grid": (0.02,)}, {"outer_lr": 0.01},
     {"epochs": 1}, {"outer_steps_per_epoch": 3}, {"meta_batch_size": 2}, {"query": 4}, {"grad_clip": 0.001},
     {"seed": 1}, {"rule": "reptile"}, {"per_weight_lr": True}, {"msl": 1.0}, {"dropout": 0.3}, {"soft_f1": 0.5},
-    {"ema_decay": 0.5}, {"crossfit": 1.0}, {"lslr": True, "lr_by_shots": True}])
+    {"ema_decay": 0.5}, {"crossfit": 1.0}, {"lslr": True, "lr_by_shots": True},
+    {"lslr": True, "lslr_log": True}])
 def test_every_option_of_meta_training_changes_it(learn, plain, change):
     model, history = learn(**change)
     assert history[1:] != plain[1][1:]
@@ -248,3 +249,16 @@ def test_dropped_features_take_no_part_and_the_others_are_scaled_up(task, tilted
     changed = task._replace(data=task.data._replace(features=task.data.features * keep))
     loss, plain = outer_loss(task, model, episodes, True, keep=keep), outer_loss(task, model, episodes, True)
     assert float(loss) == pytest.approx(float(outer_loss(changed, model, episodes, True)), rel=1e-5) != float(plain)
+
+
+def test_log_learning_rates_keep_their_sign_and_a_step_multiplies_them(learn):
+    """After one outer step of Adam each rate is the first times exp(+-lslr_lr), whatever its size; zeros stay zero."""
+    model, _ = learn(lslr=True, lslr_log=True, lslr_lr=0.5, epochs=1, outer_steps_per_epoch=1, early_stopping="last",
+                     adapts=("P", "a"))
+    first = Maml().inner_lr_grid[0]
+    ratio = model.settings[5] / first
+    adapting = [TENSORS.index(name) for name in ("P", "a")]
+    assert (ratio[:, [i for i in range(len(TENSORS)) if i not in adapting]] == 0).all()
+    torch.testing.assert_close(ratio[:, adapting].log().abs(), torch.full((len(ratio), 2), 0.5), rtol=1e-3, atol=0)
+    with pytest.raises(ValueError, match="lslr_log needs lslr"):
+        Maml(lslr_log=True)

@@ -63,8 +63,9 @@ class Maml(Method):
     def _agree(self) -> "Maml":
         if self.per_weight_lr and (self.lslr or self.msl or self.dropout):
             raise ValueError("per_weight_lr excludes lslr, msl and dropout")
-        if (self.lr_by_shots or self.lslr_log) and not self.lslr:
-            raise ValueError("lr_by_shots and lslr_log need lslr")
+        for name in ("lr_by_shots", "lslr_log"):
+            if getattr(self, name) and not self.lslr:
+                raise ValueError(f"{name} needs lslr")
         if self.rule == "reptile" and (self.lslr or self.per_weight_lr or self.msl or self.soft_f1 or self.dropout):
             raise ValueError("reptile has no outer loss: it excludes lslr, per_weight_lr, msl, soft_f1 and dropout")
         if self.rule == "reptile" and "mix" in self.adapts:
