@@ -30,6 +30,7 @@ print("synthetic:", run.manifest.synthetic or "nothing")
 
 # %%
 rows = perser.experiments.personal.rows(run)
+rows = rows[~rows["method"].isin(perser.wording.methods(run, perser.wording.CONTROL))]
 most = rows[rows["shots"] == rows.groupby("setting")["shots"].transform("max")]
 personal = most.groupby("method", sort=False)["personal_log_loss_low"].min() > 0
 harmless = most.groupby("method", sort=False)["gain_log_loss_low"].min() > -0.3
@@ -67,6 +68,7 @@ display(Image(png, width=900))
 
 # %%
 bound = perser.wording.methods(run, perser.wording.BOUND)
-print(most[most["method"].isin(bound)][["method", "setting", "gain_accuracy", "gain_log_loss"]].round(1).to_string(index=False))
-epochs = run.learnt[run.learnt["tensor"] == "epoch"].groupby("method", sort=False)["value"]
-print((100 * epochs.apply(lambda values: (values == 0).mean())).round(0).astype(int).rename("splits at epoch 0, %").to_string())
+columns = ["method", "setting", "gain_accuracy", "gain_log_loss"]
+print(most[most["method"].isin(bound)][columns].round(1).to_string(index=False))
+start = run.learnt["value"].eq(0)[run.learnt["tensor"] == "epoch"].groupby(run.learnt["method"], sort=False).mean()
+print((100 * start).round().astype(int).rename("splits at epoch 0, %").to_string())

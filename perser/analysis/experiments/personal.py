@@ -99,11 +99,12 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 @drawing.styled
 def figure(run: Run, seed: int = 0) -> Figure:
-    """A panel per score and setting, two marks per method: gain over SSL-E, and its personal part."""
+    """A panel per score and setting, two marks per method: gain over SSL-E, and its personal part; without controls."""
     numbers = rows(run, seed)
-    numbers = numbers[(numbers["method"] != wording.baseline(run)) & numbers["personal_accuracy"].notna()]
+    left_out = {wording.baseline(run), *wording.methods(run, wording.CONTROL)}
+    numbers = numbers[~numbers["method"].isin(left_out) & numbers["personal_accuracy"].notna()]
     methods = list(dict.fromkeys(numbers["method"]))
-    figure = Figure(figsize=(6.9, 1.1 + 0.24 * len(methods)))
+    figure = Figure(figsize=(6.9, 0.9 + 0.21 * len(methods)))
     panels = figure.subplots(1, 4, sharey=True)
     for axes, (score, setting) in zip(panels, [(score, setting) for score in SCORES for setting in SETTINGS]):
         part = numbers[numbers["setting"] == setting]

@@ -1,4 +1,4 @@
-"""Controls that listen to nothing: they answer every clip alike, from what the listener ticked in the shots."""
+"""Shares of the shots: a control that listens to nothing and gives all clips the answer that the shots suggest."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal, NamedTuple
@@ -54,11 +54,3 @@ class ShotsShares(Method):
     def listener_numbers(self, model: ConstantModel) -> int:
         """One share per class."""
         return len(model.head.a)
-
-
-class ShotsMajority(ShotsShares):
-    """Answer the class that was ticked most often in the shots."""
-
-    kind: Literal["shots-majority"] = "shots-majority"
-    title: str = "Majority of the shots"
-    power: ClassVar[float] = 20.0
