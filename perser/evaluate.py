@@ -120,4 +120,7 @@ def choose(task: Task, model: NamedTuple, grid: Iterable[Any], dev: Draws, per_s
 
 
 def _criterion(counts: Counts, name: str) -> float:
-    return float(macro_f1(*counts[:3])) if name == "f1" else -counts.log_loss / counts.queries
+    """The score to maximise; a setting whose answers are no numbers is never chosen by its loss."""
+    if name == "f1":
+        return float(macro_f1(*counts[:3]))
+    return -counts.log_loss / counts.queries if np.isfinite(counts.log_loss) else -np.inf

@@ -82,7 +82,8 @@ def score(plan: Plan, method: Method, jobs: int) -> dict[str, float]:
     """Points of macro F1 in each setting: the mean over numbers of shots of the mean over listeners and seeds."""
     trial = copy.copy(plan)
     trial.experiment = plan.experiment.model_copy(update={"methods": {"trial": method}})
-    scores = per_seed(workers.compute(trial, jobs))
+    frame = workers.compute(trial, jobs)
+    scores = per_seed(frame[frame["shots_of"] == "own"])
     means = 100 * scores.groupby(["setting", "shots"])["f1"].mean()
     return means.groupby("setting").mean().to_dict()
 

@@ -19,7 +19,8 @@ from perser.evaluate import choose
 from perser.methods.base import Method, Start, numbers, stacked
 from perser.model import Head
 
-NEWTON_STEPS = 12
+NEWTON_STEPS = 20
+LONGEST_STEP = 2.0  # in any log-bias: a full Newton step overshoots where SSL-E is too sure of itself
 EM_STEPS = 15
 
 
@@ -107,5 +108,6 @@ def posterior(logits: Tensor, targets: Tensor, weights: Tensor, precision: Tenso
         p = (logits + mode.unsqueeze(1)).softmax(-1)
         slope = (mass * p - weights.unsqueeze(-1) * targets).sum(1) + mode @ precision
         curvature = torch.diag_embed((mass * p).sum(1)) - (mass * p).mT @ p + precision
-        mode = mode - torch.linalg.solve(curvature, slope)
+        step = torch.linalg.solve(curvature, slope)
+        mode = mode - step / (step.abs().amax(-1, keepdim=True) / LONGEST_STEP).clamp(min=1)
     return mode, torch.linalg.inv(curvature)

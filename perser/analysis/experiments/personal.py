@@ -40,7 +40,7 @@ def rows(run: Run, seed: int = 0) -> pd.DataFrame:
                     continue
                 row = {"method": method, "setting": setting, "shots": shots}
                 for score, factor in SCORES.items():
-                    row[score] = abs(factor) * float(np.nanmean(select(scores, method, setting, shots, score)))
+                    row[score] = abs(factor) * float(select(scores, method, setting, shots, score).stack().mean())
                     gain = factor * paired_difference(scores, method, baseline, setting, shots, score)
                     row |= _interval(f"gain_{score}", gain if method != baseline else None, seed)
                     own = select(scores, method, setting, shots, score)
