@@ -165,9 +165,9 @@ def test_the_personal_part_is_zero_for_listeners_who_do_not_differ_and_positive_
 
 
 def test_the_mode_is_found_where_the_general_model_is_sure_and_wrong():
-    """Logits of 200 for a class that the listener never ticks: the slope of the posterior is zero all the same."""
+    """A logit of 12 for a class that the listener never ticks: the slope of the posterior is zero all the same."""
     z = torch.zeros(1, 20, 3, dtype=torch.double)
-    z[..., 0] = 200.0
+    z[..., 0] = 12.0
     y = torch.eye(3, dtype=torch.double)[torch.arange(20) % 2 + 1][None]
     precision = torch.eye(3, dtype=torch.double) / 25
     mode, _ = posterior(z, y, torch.ones(1, 20, dtype=torch.double), precision)
