@@ -54,12 +54,12 @@ class Plan:
         self.dev_held_out = (experiment.dev == "held-out" if experiment.dev
                              else min(map(len, self.groups)) >= LEAST_DEV)
         every_fold = tuple(range(1, len(folds(self.data.session)) + 1))
-        wanted = experiment.folds or every_fold
-        if not set(wanted) <= set(every_fold):
-            raise UserError(f"folds = {list(wanted)}: {corpus.name} has folds 1 to {len(every_fold)}")
+        chosen_folds = experiment.folds or every_fold
+        if not set(chosen_folds) <= set(every_fold):
+            raise UserError(f"folds = {list(chosen_folds)}: {corpus.name} has folds 1 to {len(every_fold)}")
         self.shots = self._possible_shots()
         self.units = [(fold, group, seed) for seed, fold, group
-                      in product(experiment.seeds, wanted, range(len(self.groups)))]
+                      in product(experiment.seeds, chosen_folds, range(len(self.groups)))]
 
     def _possible_shots(self) -> dict[str, tuple[int, ...]]:
         """For dev, seen and unseen, the numbers of shots that leave the median listener a query in every fold."""

@@ -149,7 +149,7 @@ def rows(task: Task, model: NamedTuple, plan: Plan, seed: int) -> list[dict]:
 
 
 def exchanged(parts: list[Episodes]) -> list[Episodes]:
-    """Every listener's queries with other listeners' shots: draw after draw those of the next listener but one."""
+    """Every listener's queries with another listener's shots; draw by draw, the giver rotates through the others."""
     number = len(parts)
     return [Episodes(np.stack([parts[(place + 1 + draw % (number - 1)) % number].support[draw]
                                for draw in range(len(part.support))]), part.query)

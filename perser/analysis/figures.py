@@ -231,7 +231,8 @@ def by_step(rows: pd.DataFrame, stamp: str) -> Figure:
 def speed(rows: pd.DataFrame, conditions: str) -> Figure:
     """Milliseconds of an outer step by implementation and shape (rows of the benchmark `meta`), with the floors."""
     looks = {"learn2learn_ms": ("learn2learn", PALETTE["fine-tuning"]),
-             "torch_func_ms": ("torch.func", PALETTE["maml"]), "jax_ms": ("JAX", SPARE[0]), "engine_ms": ("here", PALETTE["meta-perser"]),
+             "torch_func_ms": ("torch.func", PALETTE["maml"]),
+             "jax_ms": ("JAX", SPARE[0]), "engine_ms": ("here", PALETTE["meta-perser"]),
              "arithmetic_floor_ms": ("floor: products", (GREY, "|")), "memory_floor_ms": ("floor: memory", (GREY, "1"))}
     looks = {column: label for column, label in looks.items() if column in rows}
     figure = Figure(figsize=(3.4, 0.95 + 0.3 * len(rows)))

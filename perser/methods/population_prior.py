@@ -1,7 +1,7 @@
-"""Population prior: class log-biases of a listener, estimated under a Gaussian prior that the training listeners gave.
+"""Population prior: a listener's class log-biases, estimated under a Gaussian prior learnt from the training listeners.
 
-SSL-E stays as it is; only what is personal moves. The posterior mode is convex in the biases and found by Newton steps,
-so there is no inner learning rate, and the number of shots enters by Bayes' rule.
+SSL-E is not changed; only the biases adapt. The negative log posterior is convex and its minimum is found by Newton
+steps, so there is no inner learning rate, and the number of shots enters by Bayes' rule.
 """
 
 from collections.abc import Iterator
