@@ -60,12 +60,12 @@ class PopulationPrior(Method):
 
     factor_grid: tuple[float, ...] = Field(
         (0.0, 0.5, 1.0, 2.0, 4.0), min_length=1,
-        description="factors on the prior covariance; 0 is the general model. Chosen by the log loss")
+        description="factors on the prior covariance; 0 is the general model")
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> PopulationPriorModel:
         """Learn the prior from the training listeners' ratings; choose the factor for each number of shots."""
         model = PopulationPriorModel(start.head, prior_covariance(*_by_listener(task, start.head)), {})
-        return model._replace(settings=choose(task, model, self.factor_grid, dev, criterion="loss"))
+        return model._replace(settings=choose(task, model, self.factor_grid, dev))
 
     def learnt_numbers(self, model: PopulationPriorModel) -> int:
         """Those of SSL-E and of the covariance."""
