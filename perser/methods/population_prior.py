@@ -64,7 +64,7 @@ class PopulationPrior(Method):
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> PopulationPriorModel:
         """Learn the prior from the training listeners' ratings; choose the factor for each number of shots."""
-        model = PopulationPriorModel(start.head, prior_covariance(*_by_listener(task, start.head)), {})
+        model = PopulationPriorModel(start.head, prior_of(task, start.head), {})
         return model._replace(settings=choose(task, model, self.factor_grid, dev))
 
     def learnt_numbers(self, model: PopulationPriorModel) -> int:
@@ -74,6 +74,11 @@ class PopulationPrior(Method):
     def listener_numbers(self, model: PopulationPriorModel) -> int:
         """One bias per class."""
         return len(model.head.a)
+
+
+def prior_of(task: Task, head: Head) -> Tensor:
+    """The prior covariance (C, C) that the training listeners' ratings give."""
+    return prior_covariance(*_by_listener(task, head))
 
 
 @torch.no_grad()
