@@ -127,5 +127,5 @@ class AllData(Method):
         return numbers(model.head) + numbers(model.covariance)
 
     def listener_numbers(self, model: AllDataModel) -> int:
-        """Those of the tensors that adapt; one bias per class for the prior."""
-        return tensor_numbers(model.head, model.adapts or ("a",))
+        """Those of the tensors that adapt, or of a map of the logits."""
+        return tensor_numbers(model.head, model.adapts) or len(model.head.a) * (1 + len(model.head.a))
