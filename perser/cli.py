@@ -202,7 +202,7 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
     from perser import records, workers
     from perser.analysis import report, tables
 
-    settings = usage(experiments.load, experiment_file(experiment), overrides)
+    settings = usage(experiments.load, experiment_file(experiment), overrides, corpus)
     plan = planned(settings, corpus, root, corpus_options(options), upstream, revision, out, store, normalise)
     workers.run(plan, jobs, terminal())
     click.echo(tables.markdown(*next(iter(report.tables_of(records.load(out)).values()))))

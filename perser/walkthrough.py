@@ -13,7 +13,7 @@ from perser.adapt import constant_lr, personal_heads
 from perser.corpora import Corpus
 from perser.corpora import load as load_corpus
 from perser.data import Task
-from perser.episodes import Draws, Episodes, batch_of, draws_by_listener
+from perser.episodes import Draws, Episodes, batch_of
 from perser.evaluate import choose, count, evaluate
 from perser.features import upstreams
 from perser.methods import GradientModel, Start
@@ -51,12 +51,11 @@ def begin(corpus: str, root: Path, upstream: str, experiment: Path, out: Path, f
     torch.set_num_threads(1)
     loaded, model, out = load_corpus(corpus, root), upstreams.load(upstream), Path(out)
     matrix = features.extract(loaded, model, out / corpus / upstream.replace("/", "--") / "features")
-    plan = Plan(experiments.load(Path(experiment)), loaded, model, matrix, model.normalise, out / "notebooks" / "run")
-    task, settings = plan.task((fold, group, seed)), plan.experiment
-    draws = draws_by_listener(task.data, task.split.unseen, settings.shots, settings.draws, settings.min_queries, seed,
-                              "test draws")
+    plan = Plan(experiments.load(Path(experiment), corpus=corpus), loaded, model, matrix, model.normalise, out / "notebooks" / "run")
+    task = plan.task((fold, group, seed))
+    draws = plan.draws(task.split, "unseen", seed)
     listener = min(draws)[0]
-    return Walk(loaded, plan, task, Start(train(task, seed), dict), plan.dev_draws(task, seed),
+    return Walk(loaded, plan, task, Start(train(task, seed), dict), plan.draws(task.split, "dev", seed),
                 task.data.listeners[listener], draws[listener, shots], seed, shots)
 
 

@@ -239,11 +239,14 @@ def ratings_of(*counts):
 @pytest.mark.parametrize("csmt, shots, query, least", [
     ("split", 5, 8, 16), ("split", 8, 5, 16), ("combined", 5, 8, 13), ("shared", 5, 8, 13)])
 def test_training_listeners_have_enough_ratings_for_an_episode(csmt, shots, query, least):
-    """Both halves of a split pool must hold the larger of 5 and 8 ratings: 16. A combined pool holds their sum: 13."""
-    data = ratings_of(least - 1, least, least + 1, 8, 40)
+    """Both halves of a split pool must hold the larger of 5 and 8 ratings: 16. A combined pool holds their sum: 13.
+
+    Listeners 0 and 3 have less than a tenth of all ratings.
+    """
+    data = ratings_of(least - 1, least, least + 1, 8, 400)
     pools = training_pools(data, np.arange(len(data.listener)), csmt, shots, query, 0)
     assert set(data.listener[pools.ratings]) == {1, 2, 4}
-    assert np.diff(pools.starts).tolist() == [least, least + 1, 40]
+    assert np.diff(pools.starts).tolist() == [least, least + 1, 400] and pools.least == least
     episodes = train_episodes(pools, csmt, shots, query, 200, seeds.rng(0, "test"))
     for support, asked in zip(*episodes):
         assert len(set(support)) == shots and len(set(asked)) == (shots if csmt == "shared" else query)
