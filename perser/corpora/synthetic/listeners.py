@@ -34,13 +34,13 @@ _SAME = {"fearful": "fear", "surprised": "surprise"}
 # themselves and differ as EmoDB's development listeners do (`agreement.likeness`; results/calibration holds both).
 CALIBRATION = {
     "sharpness": 1.0,  # of the shared percept
-    "meant": 1.85,  # weight of the intended emotion: agreement rises with it
+    "meant": 1.75,  # weight of the intended emotion: agreement rises with it
     "neutral": 1.0,  # mean over listeners of the bias to Neutral; that to other classes is zero
-    "bias": 0.375,  # standard deviation over listeners of the bias to every class: the personal part
-    "weights": 0.2,  # standard deviation of a listener's personal cue weights
+    "bias": 0.3,  # standard deviation over listeners of the bias to every class: the personal part
+    "weights": 0.35,  # standard deviation of a listener's personal cue weights
     "temperature": (0.2, 0.2),  # mean and standard deviation of its logarithm
-    "threshold": (-1.0, 0.65),  # the same for the share of the strongest class that a tick requires
-    "noise": 1.25,  # momentary, added to the evidence for every class: retest falls with it
+    "threshold": (-1.0, 0.4),  # the same for the share of the strongest class that a tick requires
+    "noise": 1.2,  # momentary, added to the evidence for every class: retest falls with it
 }
 REPEATED = 4  # every fourth clip of a listener is rated twice, so that `retest` can be measured
 
