@@ -61,11 +61,9 @@ def read(run: Path) -> Walk:
 def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | None = None) -> Path:
     """Walk one listener of a finished run and write the run's folder walk/.
 
-    root: the corpus. upstream: the name, hub id or folder to load it from; None for the run's own name.
-
-    The listener, fold and seed have the median gain of the method over SSL-E in log loss (unseen clips, most shots; the
-    lower of two), and so has the draw among theirs. UserError: the run has no such method or other data, or its models
-    are missing.
+    root: the corpus; upstream: as in `perser.personal.embed`. The listener, fold and seed have the median gain of the
+    method over SSL-E in log loss (unseen clips, most shots; the lower of two), and so has the draw among theirs.
+    UserError: the run has no such method or other data, or its models are missing.
     """
     run, finished = Path(run), records.load(run)
     about = median_gain(finished, method)
@@ -75,7 +73,7 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     unit = (fold, next(place for place, group in enumerate(plan.groups) if code in group), seed)
     task, models = plan.task(unit), run / "checkpoints" / unit_name(unit)
     model, general = (checkpoints.load(models / name).model for name in (method, wording.baseline(finished)))
-    rates = model.settings[about["shots"]]
+    rates = model.settings.get(about["shots"])
     if not isinstance(model, GradientModel) or not isinstance(rates, Tensor):
         raise UserError(f"{method}: has no inner learning rate per step and tensor; walk a method that has")
     draws = draws_by_listener(task.data, getattr(task.split, SETTING), plan.shots[SETTING], plan.experiment.draws,
@@ -174,9 +172,9 @@ def by_step(task: Task, steps: list[Head], episodes: Episodes) -> pd.DataFrame:
     rows, start, (support, query) = [], steps[0], (torch.from_numpy(ratings[0]) for ratings in episodes)
     before = _logits(task, start, query)
     for step, head in enumerate(steps):
-        losses = {f"{name}_loss": float(cross_entropy(_logits(task, head, ratings), task.targets[ratings],
-                                                      task.class_weights))
-                  for name, ratings in (("support", support), ("query", query))}
+        losses = {f"{name}_loss": float(cross_entropy(_logits(task, head, ratings), task.targets[ratings], weights))
+                  for name, ratings, weights in (("support", support, task.inner_class_weights),
+                                                 ("query", query, task.class_weights))}
         alone = {name: start._replace(**{name: getattr(head, name)}) for name in TENSORS[1:]}
         rows.append({"step": step} | losses | _scores(_logits(task, head, query), task.data.labels[query])
                     | {name: float((_logits(task, changed, query) - before).square().mean().sqrt())
