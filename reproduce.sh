@@ -179,6 +179,7 @@ TEXT
         corpus
         stage "main experiment" perser run main --corpus synthetic --root "$CORPUS" --upstream logmel \
             --out "$RUN" --jobs "$jobs"
+        stage "one listener" perser walk "$RUN" --root "$CORPUS"
         stage "tables and figures" perser report "$RUN" --out out
         notebooks "$RUN/notebooks" -p results="$RUN"
         count_skips
@@ -235,6 +236,7 @@ full() {
             runs+=("out/$name/${upstream//\//--}/main")
             stage "main ${upstream//\//--}" perser run main --corpus "$name" --root "$root" \
                 --upstream "$upstream" --out "${runs[-1]}" --jobs "$jobs"
+            stage "walk ${upstream//\//--}" perser walk "${runs[-1]}" --root "$root" --upstream "$upstream"
         done
         stage "tables and figures" perser report "${runs[@]}" --out out
         for upstream in "${upstreams[@]}"; do

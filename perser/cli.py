@@ -273,6 +273,18 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 UPSTREAM = click.option("--upstream", help="Name, hub id or folder of the model's upstream.  [default: as in training]")
 
 
+@main.command(epilog="Example: perser walk out/emodb/whisper-tiny.en/main --root /path/to/EmoDB")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@ROOT
+@click.option("--method", default="meta-perser", show_default=True, help="A method with learning rates by tensor.")
+@UPSTREAM
+def walk(run: Path, root: Path, method: str, upstream: str | None) -> None:
+    """Record how a finished run adapts to one listener, step by step, in RUN/walk. Notebook 03 shows it."""
+    from perser import walkthrough
+
+    click.echo(walkthrough.record(run, root, method, upstream))
+
+
 @main.command(epilog="Example: perser adapt --model out/synthetic/logmel/main/checkpoints/fold1-group0-seed0/"
                      "meta-perser --ratings mine.csv --audio clips --out mine.safetensors")
 @click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -211,9 +211,12 @@ def test_promote_copies_a_finished_run_only(tmp_path):
     for name in ("records.parquet", "manifest.json", "config.json", "table.md", "DONE"):
         (run_folder / name).write_text("{}")
     (run_folder / "parts").mkdir()
+    (tmp_path / "out/toy/logmel/main/walk").mkdir()
+    (tmp_path / "out/toy/logmel/main/walk/about.json").write_text("{}")
     assert run("bash", tmp_path / "reproduce.sh", "promote", "out/toy/logmel/main/").returncode == 0
     promoted = {path.name for path in (tmp_path / "results/toy/logmel/main").iterdir()}
-    assert promoted == {"records.parquet", "manifest.json", "config.json", "table.md"}
+    assert promoted == {"records.parquet", "manifest.json", "config.json", "table.md", "walk"}
+    assert (tmp_path / "results/toy/logmel/main/walk/about.json").read_text() == "{}"
     search = tmp_path / "out/search"
     search.mkdir()
     for name in ("trials.csv", "manifest.json"):
