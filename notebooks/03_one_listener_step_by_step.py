@@ -11,7 +11,7 @@
 # %% tags=["parameters"]
 corpus = "synthetic"
 root = "../data/synthetic"
-upstream = "logmel"
+upstream = "whisper-tiny.en"
 fold = 2
 group = 1
 seed = 0

@@ -25,18 +25,20 @@ from perser.errors import UserError
 from perser.features import packaged
 from perser.features.audio import RATE
 
-# Name -> hub repository, revision, required prefix of the commit. The authors' own revisions hold pickles only; these
+# Name -> hub repository, revision, required start of the commit. The authors' own revisions hold pickles only; these
 # are the hub's conversions of the same weights to safetensors, which cannot run code. wav2vec2-large is S3PRL's
-# wav2vec2_large_ll60k (wav2vec_vox_new.pt), as in EMO-SUPERB. wavlm-base is not pinned: the commit of its conversion is
-# not known to us, so none is required. `perser models` says so, and the identity of its features holds the commit used.
+# wav2vec2_large_ll60k (wav2vec_vox_new.pt), as in EMO-SUPERB. Of two conversions we know only the first seven digits
+# of the commit, which are checked after the download. Of wavlm-base's we do not know even these, so it has no revision
+# here and the user names one; its authors' own, efa81aae7ff7, has no safetensors. The identity of features holds the
+# whole commit.
 HUB = {
-    "wav2vec2-base": ("facebook/wav2vec2-base", "9f0eb264dec63c8511a7905d0a854ca6d2a39e45", "9f0eb26"),
-    "hubert-base": ("facebook/hubert-base-ls960", "af46f65f540dc3ca7aa59f46c6c3d5dbb4374fa8", "af46f65"),
-    "wavlm-base": ("microsoft/wavlm-base", "refs/pr/1", ""),
-    "wavlm-base-plus": ("microsoft/wavlm-base-plus", "refs/pr/1", "782b401"),
+    "wav2vec2-base": ("facebook/wav2vec2-base", "9f0eb264dec63c8511a7905d0a854ca6d2a39e45", ""),
+    "hubert-base": ("facebook/hubert-base-ls960", "af46f65f540dc3ca7aa59f46c6c3d5dbb4374fa8", ""),
+    "wavlm-base": ("microsoft/wavlm-base", "", ""),
+    "wavlm-base-plus": ("microsoft/wavlm-base-plus", "98fd61b9c652129c839c0a25a05987d8f59256a4", ""),
     "wav2vec2-large": ("facebook/wav2vec2-large-lv60", "refs/pr/1", "0c09c5d"),
     "hubert-large": ("facebook/hubert-large-ll60k", "refs/pr/1", "d95b177"),
-    "wavlm-large": ("microsoft/wavlm-large", "e4e472c491084b2c6fb9736099130aa805159c62", "e4e472c"),
+    "wavlm-large": ("microsoft/wavlm-large", "e4e472c491084b2c6fb9736099130aa805159c62", ""),
 }
 FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 PACKAGED = ("whisper-tiny.en",)  # those of packaged.PACKAGES that are upstreams
@@ -104,12 +106,15 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> U
         return _transformer(packaged.folder(stem), stem, packaged.identity(stem), device, stem != name)
     if stem not in HUB and "/" not in stem:
         raise _unknown(stem)
-    repo, pinned, prefix = HUB.get(stem, (repo, requested or "main", ""))
+    repo, pinned, start = HUB.get(stem, (repo, requested or "main", ""))
     if revision is not None:
-        pinned, prefix = revision, ""
+        pinned, start = revision, ""
+    if not pinned:
+        raise UserError(f"{stem}: not pinned, as the commit with its safetensors weights is not known here; look for "
+                        f"it at huggingface.co/{repo} and give --revision COMMIT, or --upstream {repo}@COMMIT")
     folder = _fetch(stem, repo, pinned)
-    if not folder.name.startswith(prefix):
-        raise UserError(f"{stem}: {repo} at {pinned} is commit {folder.name}, expected {prefix}...; "
+    if not folder.name.startswith(start):
+        raise UserError(f"{stem}: {repo} at {pinned} is commit {folder.name}, expected {start}...; "
                         f"if you trust the new commit, use --upstream {repo}@{folder.name}")
     same = repo.removeprefix("openai/")  # a packaged model from the hub keeps its name; its identity differs
     return _transformer(folder, same if same in PACKAGED else stem, f"{repo}@{folder.name}", device, stem != name)
@@ -130,12 +135,13 @@ def models() -> list[tuple[bool, str, str]]:
                 f"{package.requirement} in {packaged.folder(name)}" if packaged.installed(name)
                 else f"{package.megabytes} MB: perser models get {name}"))
             for name, package in packaged.PACKAGES.items()]
-    for name, (repo, revision, prefix) in HUB.items():
-        config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    for name, (repo, revision, start) in HUB.items():
+        config = try_to_load_from_cache(repo, "config.json", revision=revision or None)
         present = isinstance(config, str) and any(Path(config).parent.glob("*.safetensors"))
-        pin = f"pinned to commit {prefix}..." if prefix else f"not pinned: the commit of {revision} is not known"
+        pin = f"pinned to commit {(start or revision)[:7]}" if revision else "not pinned, as its commit is not known"
         rows.append((present, name, f"{repo} of the hub, {pin}; " + (
-            f"in {Path(config).parent}" if present else f"fetched by --upstream {name}")))
+            f"in {Path(config).parent}" if present
+            else f"fetched by --upstream {name if revision else repo + '@COMMIT'}")))
     return rows
 
 
