@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -97,7 +98,9 @@ def get(name: str) -> Path:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the messages and progress bars of transformers."""
-    from transformers import logging
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm in a notebook without widgets
+        from transformers import logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()

@@ -8,8 +8,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -188,11 +189,14 @@ def _fetch(name: str, repo: str, revision: str) -> Path:
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    download = partial(snapshot_download, repo, revision=revision, allow_patterns=list(FILES))
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(FILES)))
+        return Path(download())
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise UserError(f"{name}: the model hub has no public {repo} at {revision}; check both") from None
     except (OSError, ValueError, httpx.HTTPError):
+        with suppress(OSError, ValueError):  # fetched by another program: the client has no list of its files
+            return Path(download(local_files_only=True))
         raise UserError(
             f"{name}: the model hub cannot be reached; download config.json, preprocessor_config.json and "
             f"model.safetensors of {repo} at revision {revision} into a folder, then use --upstream FOLDER") from None
@@ -226,13 +230,12 @@ def _transformer(folder: Path, name: str, identity: str | None, device: str | No
 
 def _config(folder: Path, name: str) -> Any:
     """The transformers configuration of a model's folder, without its author's choice of attention kernel."""
-    from transformers import AutoConfig
-
     family = _json(folder / "config.json", name).get("model_type")
     if family not in FAMILIES:
         raise UserError(f"{name}: a {family!r} model; expected one of {', '.join(FAMILIES)}")
     try:
         with packaged.quiet():
+            from transformers import AutoConfig
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"{folder}/config.json: cannot be used ({_line(error)}); download the model again") from None
