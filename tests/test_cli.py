@@ -144,7 +144,7 @@ def test_run_prints_the_table_and_says_that_it_is_synthetic(perser, root, finish
 
 
 @pytest.mark.parametrize("words", [["run", "main", "--corpus", "synthetic", "--root", "."],
-                                   ["search", "--root", "synthetic=.", "--root", "emodb=."]])
+                                   ["search", "--root", "emodb=."]])
 def test_without_its_model_the_default_upstream_says_what_to_type(perser, root, tmp_path, monkeypatch, words):
     monkeypatch.setenv("PERSER_CACHE", str(tmp_path))
     code, out, err = perser(*words, "--out", tmp_path / "out")
