@@ -136,11 +136,20 @@ def test_show_counts(perser, root):
 
 
 def test_run_prints_the_table_and_says_that_it_is_synthetic(perser, root, finished):
-    words = ["run", "main", "--corpus", "synthetic", "--root", root, "--out", finished, "--jobs", 1]
-    code, out, err = perser(*words, *sets(*TINY))
+    words = ["run", "main", "--corpus", "synthetic", "--root", root, "--upstream", "logmel", "--out", finished]
+    code, out, err = perser(*words, "--jobs", 1, *sets(*TINY))
     assert code == 0 and "SSL-E" in out and "synthetic" in out.lower() and not err
     frame = pd.read_parquet(finished / "records.parquet")
     assert set(frame["method"]) == {"ssl-e", "fine-tuning", "maml", "meta-perser"}
+
+
+@pytest.mark.parametrize("words", [["run", "main", "--corpus", "synthetic", "--root", "."],
+                                   ["search", "--root", "emodb=."]])
+def test_without_its_model_the_default_upstream_says_what_to_type(perser, root, tmp_path, monkeypatch, words):
+    monkeypatch.setenv("PERSER_CACHE", str(tmp_path))
+    code, out, err = perser(*words, "--out", tmp_path / "out")
+    assert code == 2 and err.count("\n") == 1 and not out
+    assert "whisper-tiny.en: not installed; run: perser models get whisper-tiny.en (--upstream logmel" in err
 
 
 def not_a_number(wav):
@@ -155,8 +164,9 @@ def test_a_damaged_clip_is_one_line_that_names_it(perser, root, finished, tmp_pa
     shutil.copytree(root, copy)
     wav = wavs(copy, 1)[0]
     damage(wav)
-    code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", copy, "--out", tmp_path / "out",
-                            "--store", finished.parent / "features", *sets("seeds=[0]", "folds=[1]"))
+    code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", copy, "--upstream", "logmel", "--out",
+                            tmp_path / "out", "--store", finished.parent / "features",
+                            *sets("seeds=[0]", "folds=[1]"))
     assert code == status and err.count("\n") == 1 and wav.name in err and not out
 
 
@@ -315,7 +325,7 @@ def test_a_search_prints_every_trial_and_keeps_them(perser, root, tmp_path):
     (tmp_path / "search.toml").write_text(
         'experiment = "methods"\nset = ["seeds=[0]", "draws=1", "folds=[1]", "base.epochs=1", "base.hidden=4"]\n'
         "[corpora.synthetic]\n[methods.maml]\ntrials = 2\n[methods.maml.space]\nouter_lr = {low = 1e-3, high = 1e-1}")
-    words = ["search", tmp_path / "search.toml", "--out", tmp_path / "out"]
+    words = ["search", tmp_path / "search.toml", "--upstream", "logmel", "--out", tmp_path / "out"]
     code, out, err = perser(*words, "--root", f"synthetic={root}", "--jobs", 1)
     assert not err
     kept = pd.read_csv(tmp_path / "out" / "trials.csv")
