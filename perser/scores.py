@@ -98,7 +98,8 @@ def constant(summed: pd.DataFrame) -> pd.DataFrame:
     names = [name.removeprefix("tp_") for name in summed if name.startswith("tp_")]
     columns = {start + name: part[:, place] for start, part in zip(CLASSES, parts) for place, name in enumerate(names)}
     columns |= {"top": ticked.max(1), "queries": queries, "records": summed["records"].to_numpy(),
-                "log_loss": single * queries * entr(shares).sum(1), "brier": single * queries * (1 - (shares**2).sum(1)),
+                "log_loss": single * queries * entr(shares).sum(1),
+                "brier": single * queries * (1 - (shares**2).sum(1)),
                 **dict.fromkeys([name for name in summed if name.startswith(BINS)], 0 * single)}
     return pd.DataFrame(columns, index=pd.MultiIndex.from_frame(index))[list(summed)]
 

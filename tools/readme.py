@@ -16,7 +16,7 @@ def table_block(run_dir: Path) -> str:
 
 
 def claims_block(*run_dirs: Path) -> str:
-    """The headline claims of runs and those against the best method without meta-learning, whether they hold or fail."""
+    """The headline claims of runs and those against the best method without meta-learning, whatever the verdict."""
     judged = [claim for run_dir in run_dirs for claim in claims.of_run(records.load(run_dir), run_dir)]
     shown = [claim for claim in judged if claim["kind"] != "macro F1" or claim["bar"]]
     return "\n".join(["```", *claims.lines(shown), "```", ""])

@@ -29,8 +29,8 @@ def claims(results: Path) -> list[dict]:
     one, value, low, high (mean paired difference with its 95 % interval, better is positive), unit, listeners, bar (the
     least value that the sentence asks for), p_holm (Holm-corrected over the run's claims of the kind), verdict,
     synthetic and records (the run's directory). Kinds: "gain" over SSL-E and "personal" part, in log loss and accuracy;
-    "harmless", whose p_holm is None; "macro F1". The verdict: "holds" if the interval is above zero, the value not below
-    the bar and p_holm at most 5 %; "uncorrected" if only the last is missing; else "fails". Harmless holds if no
+    "harmless", whose p_holm is None; "macro F1". The verdict: "holds" if the interval is above zero, the value not
+    below the bar and p_holm at most 5 %; "uncorrected" if only the last is missing; else "fails". Harmless holds if no
     interval reaches below HARM. Raises UserError without a run.
     """
     places = sorted(path.parent for path in Path(results).glob("*/*/*/records.parquet"))
@@ -53,12 +53,10 @@ def _headline(run: Run) -> list[dict]:
     """Gain and personal part in log loss and accuracy, each kind with its own correction."""
     judged, rows = [], _headline_rows(run)
     for part, words in HEADS.items():
-        claims = [_claim(run, f"{run.title(row['method'])} with {wording.count(row['shots'], 'shot')} "
-                         f"{words.format(wording.over(run))} in {SCORES[row['score']].title.lower()}, {row['setting']} clips",
-                         row | {"mean": row[part], "low": row[f"{part}_low"], "high": row[f"{part}_high"],
-                                "p": row[f"{part}_p"]}, part)
-                  for row in rows if row[part] == row[part]]
-        judged += _judged(claims)
+        judged += _judged([
+            _claim(run, f"{_with_shots(run, row)} {words.format(wording.over(run))} in "
+                   f"{SCORES[row['score']].title.lower()}, {row['setting']} clips", _mean_of(row, part), part)
+            for row in rows if row[part] == row[part]])
     return judged
 
 
@@ -80,9 +78,8 @@ def _harmless(run: Run) -> list[dict]:
     judged = []
     for (method, setting), rows in scores.items():
         row = min(rows, key=lambda row: row["gain_low"])
-        claim = _claim(run, f"{run.title(method)} with {wording.count(row['shots'], 'shot')} is not worse than "
-                       f"{wording.over(run)} by more than {-HARM} in log loss or accuracy, {setting} clips",
-                       row | {"mean": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}, "harmless")
+        claim = _claim(run, f"{_with_shots(run, row)} is not worse than {wording.over(run)} by more than {-HARM} in "
+                       f"log loss or accuracy, {setting} clips", _mean_of(row, "gain"), "harmless")
         verdict = {"p_holm": None, "verdict": "holds" if row["gain_low"] >= HARM else "fails"}
         judged += [claim | verdict] if len(rows) == 2 else []
     return judged
@@ -94,7 +91,7 @@ def _macro_f1(run: Run) -> list[dict]:
     if baseline:
         numbers = comparison.rows(run, CONSTANT, ("f1",))
         rows += [_claim(run, f"{run.title(baseline)} is better than the best constant answer, {row['setting']} clips",
-                        row | {"mean": row["gain"], "low": row["gain_low"], "high": row["gain_high"], "p": row["gain_p"]})
+                        _mean_of(row, "gain"))
                  for row in numbers[numbers["method"] == baseline].to_dict("records")]
     if ablation.applies(run):
         rows += _parts(run)
@@ -119,23 +116,32 @@ def _pairs(run: Run, scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:
 
 def _parts(run: Run) -> list[dict]:
     """What each part of the method adds on average over the others, at the largest number of shots."""
-    return [_claim(run, f"{row['part']} with {wording.count(row['shots'], 'shot')} adds to the score on average over the "
-                   f"other parts, {row['setting']} clips", row)
+    return [_claim(run, f"{row['part']} with {wording.count(row['shots'], 'shot')} adds to the score on average over "
+                   f"the other parts, {row['setting']} clips", row)
             for row in ablation.effects(comparison.largest(run)).to_dict("records")
             if row["part"] in ablation.PARTS and (row["score"], row["of"]) == ("f1", "gain")]
 
 
 def _better(run: Run, row: dict, which: str = "", bar: float = 0.0) -> dict:
     ahead = f" by at least {bar} points" if bar else ""
-    return _claim(run, f"{run.title(row['method'])} with {wording.count(row['shots'], 'shot')} is better than {which}"
+    return _claim(run, f"{_with_shots(run, row)} is better than {which}"
                   f"{run.title(row['baseline'])}{ahead}, {row['setting']} clips", row, bar=bar)
 
 
+def _with_shots(run: Run, row: dict) -> str:
+    return f"{run.title(row['method'])} with {wording.count(row['shots'], 'shot')}"
+
+
+def _mean_of(row: dict, part: str) -> dict:
+    """A row of `comparison.rows` with its gain or personal part as the mean."""
+    return row | {name: row[f"{part}_{name}"] for name in ("low", "high", "p")} | {"mean": row[part]}
+
+
 def _claim(run: Run, sentence: str, row: dict, kind: str = "macro F1", bar: float = 0.0) -> dict:
-    unit = "hundredths of a nat" if row["score"] == "log_loss" else "points"
-    method = run.title(row["method"]) if "method" in row else None
-    return {"kind": kind, "claim": sentence, "method": method, "setting": row["setting"], "score": row["score"], "value": row["mean"], "low": row["low"], "high": row["high"],
-            "unit": unit, "listeners": int(row["listeners"]), "bar": bar, "p": row.get("p")}
+    return {"kind": kind, "claim": sentence, "method": run.title(row["method"]) if "method" in row else None,
+            "setting": row["setting"], "score": row["score"], "value": row["mean"], "low": row["low"],
+            "high": row["high"], "unit": "hundredths of a nat" if row["score"] == "log_loss" else "points",
+            "listeners": int(row["listeners"]), "bar": bar, "p": row.get("p")}
 
 
 def _judged(rows: list[dict]) -> list[dict]:

@@ -47,8 +47,8 @@ def rows(run: Run, baseline: str | None = None, names: Iterable[str] = HEADLINE)
         cell = cells[method, setting, shots]
         start = cells.get((baseline, setting, shots), cells.get((baseline, setting, 0)))
         for name in [name for name in names if name in cell]:
-            table.append({"method": method, "setting": setting, "shots": shots, "score": name}
-                         | _parts(cell, None if method == baseline else start, others.get((method, setting, shots)), name)
+            parts = _parts(cell, None if method == baseline else start, others.get((method, setting, shots)), name)
+            table.append({"method": method, "setting": setting, "shots": shots, "score": name} | parts
                          | {"records": int(records[method, setting, shots])})
     return pd.DataFrame(table)
 

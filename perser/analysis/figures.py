@@ -15,7 +15,7 @@ from scipy.optimize import isotonic_regression
 
 from perser.analysis import comparison, wording
 from perser.records import GROUPS, Run
-from perser.scores import HEADLINE, SCORES
+from perser.scores import HEADLINE
 
 STYLE = Path(__file__).with_name("perser.mplstyle")
 GREY = "#5a5a5a"
@@ -98,11 +98,10 @@ def line_labels(axes: Axes, ends: Iterable[tuple[float, str, str]], room: float)
         right_label(axes, text, share, colour)
 
 
-def method_labels(axes: Axes, run: Run, ends: dict[str, float], room: float, words: str = "{}") -> None:
-    """`line_labels` of methods; words: a format that takes the title and the height."""
+def method_labels(axes: Axes, run: Run, ends: dict[str, float], room: float) -> None:
+    """`line_labels` of methods."""
     looks = look(list(ends))
-    line_labels(axes, [(end, words.format(run.title(method), end), ink(looks[method][0]))
-                       for method, end in ends.items()], room)
+    line_labels(axes, [(end, run.title(method), ink(looks[method][0])) for method, end in ends.items()], room)
 
 
 def spread_labels(heights: list[float], room: float) -> list[float]:
@@ -115,10 +114,11 @@ def spread_labels(heights: list[float], room: float) -> list[float]:
     return (isotonic_regression(heights - offsets).x + offsets).tolist()
 
 
-def legend(run: Run, better: str = "Up") -> str:
-    """What open and filled marks and their bars are; better: the direction."""
+def legend(run: Run, better: str = "Up", opened: str = "") -> str:
+    """What open and filled marks and their bars are; better: the direction; opened: if not the gain over SSL-E."""
     personal = " Filled: personal part, own shots minus somebody else's." if run.exchanged is not None else ""
-    return f"Open: gain over {wording.over(run)}.{personal}\n{better} is better. Bars: {wording.resampled(run)}.\n"
+    opened = opened or f"gain over {wording.over(run)}"
+    return f"Open: {opened}.{personal}\n{better} is better. Bars: {wording.resampled(run)}.\n"
 
 
 @styled
@@ -171,10 +171,11 @@ def _line(axes: Axes, rows: pd.DataFrame, numbers: list, x: str, part: str, look
 
 
 @styled
-def forest(run: Run, rows: pd.DataFrame, note: str = "") -> Figure:
+def forest(run: Run, rows: pd.DataFrame, opened: str = "") -> Figure:
     """Gain and personal part in each score with intervals: a line per label under its heading, a block per setting.
 
-    rows: `comparison.rows` with heading, label and strong (bold type). Marks far from the others are arrows at the edge.
+    rows: `comparison.rows` with heading, label and strong (bold type). opened: as in `legend`. Marks far from the
+    others are arrows at the edge.
     """
     scores, lines = [name for name in HEADLINE if name in set(rows["score"])], []
     for setting, block in rows.groupby("setting", sort=False):
@@ -202,7 +203,7 @@ def forest(run: Run, rows: pd.DataFrame, note: str = "") -> Figure:
         block = heading.endswith(tuple("0123456789")) and not label
         tick.set(fontstyle="normal" if label or block else "italic", fontsize=6,
                  fontweight="bold" if block or label in strong else "normal", color="black" if label else "#404040")
-    footnote(figure, f"{legend(run, 'Right')}Arrow: beyond the axis. {note}", run)
+    footnote(figure, f"{legend(run, 'Right', opened)}Arrow: beyond the axis. ", run)
     return figure
 
 

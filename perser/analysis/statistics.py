@@ -122,9 +122,10 @@ def effect(differences: pd.Series | pd.DataFrame) -> dict[str, float]:
 
 
 def with_holm(rows: list[dict], *columns: str) -> pd.DataFrame:
-    """Rows as a table with p_holm, corrected over the rows of a score; the columns that it has without a row."""
+    """Rows as a table with p_holm, corrected over the rows of a score (and `of`, if any); its columns without a row."""
     table = pd.DataFrame(rows, columns=None if rows else [*columns, *Interval._fields, "ahead", "between_seeds"])
-    return table.assign(p_holm=table.groupby("score", sort=False)["p"].transform(holm))
+    families = table.groupby([name for name in ("score", "of") if name in table], sort=False)
+    return table.assign(p_holm=families["p"].transform(holm))
 
 
 def compare_methods(scores: pd.DataFrame, pairs: Iterable[tuple[str, str, str, int]],

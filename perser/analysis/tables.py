@@ -14,8 +14,8 @@ from perser.scores import CONSTANT, HEADLINE, SCORES
 TICK = "✓"
 TESTED = ("Positive is better. Differences are {}. p: from the same variance as the interval, Holm-corrected over the "
           "rows of a score. Sd of seeds: standard deviation between seeds of the mean difference.")
-CONSTANT_NOTE = (f"{CONSTANT}: the same for all clips, the best for each listener's own answers: the class ticked most, "
-                 "the shares of the ticks, and for macro F1 all classes that the threshold rule can tick.")
+CONSTANT_NOTE = (f"{CONSTANT}: the same for all clips, the best for each listener's own ticks: the class ticked most, "
+                 "the shares of the ticks and, for macro F1, all classes that the threshold rule can tick.")
 TRAINING = ("Epoch 0: share of splits in which no epoch of meta-training was better than its start. Largest dev loss / "
             "start: the largest over all splits.")
 LATEX = str.maketrans({  # pandas' own escaping leaves out the caption and the last four
@@ -70,8 +70,8 @@ def printed_scores(run: Run, rows: pd.DataFrame, first: tuple[str, ...] = ()) ->
     wide = rows.pivot(index=keys, columns="score").loc[rows.set_index(keys).index.unique()]
     lines = wide.index.to_frame(index=False)
     cells = {column.capitalize(): lines[column].where(lines[column] != lines[column].shift(), "") for column in first}
-    cells |= {"Clips": lines["setting"], "K": [wording.shots(run, *cell) for cell in zip(lines["method"], lines["shots"])],
-              "Method": lines["method"].map(run.title)}
+    cells |= {"Clips": lines["setting"], "Method": lines["method"].map(run.title),
+              "K": [wording.shots(run, *cell) for cell in zip(lines["method"], lines["shots"])]}
     for name in names:
         title, part = SCORES[name].title, wide.xs(name, axis=1, level="score").reset_index(drop=True)
         cells[title] = [interval_text(level, np.nan, np.nan) for level in part["level"]]
@@ -117,9 +117,8 @@ def levels_table(run: Run) -> Captioned:
     """Every score of every method, also with somebody else's shots, per listener and pooled."""
     numbers = comparison.levels(run)
     others = numbers["shots_of"].map({"own": "", "other": ", somebody else's shots"})
-    cells = {"Clips": numbers["setting"],
-             "K": [wording.shots(run, *cell) for cell in zip(numbers["method"], numbers["shots"])],
-             "Method": numbers["method"].map(run.title) + others}
+    cells = {"Clips": numbers["setting"], "Method": numbers["method"].map(run.title) + others,
+             "K": [wording.shots(run, *cell) for cell in zip(numbers["method"], numbers["shots"])]}
     for name in [name for name in SCORES if name in numbers]:
         values = zip(numbers[name], numbers[f"{name}_pooled"])
         cells[SCORES[name].title] = ["-" if np.isnan(one) else f"{one:.1f} ({pooled:.1f})" for one, pooled in values]

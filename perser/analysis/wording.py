@@ -148,8 +148,9 @@ def source(run: Run) -> str:
 
 
 def caption(run: Run, *sentences: str, brackets: str = "") -> str:
-    """A table's caption: stamp, units, source, what is in brackets (by default the interval), the table's own sentences,
-    provenance.
+    """A table's caption: stamp, units, source, the table's own sentences, provenance.
+
+    brackets: what stands in brackets, by default the interval.
     """
     records, synthetic = run.records, stamp(run)
     seeds, few = _seeds(records, " and seeds"), records["listener"].nunique() < 10

@@ -111,7 +111,7 @@ def table(run: Run) -> Table:
     marks = {part: [_mark(chosen.get(method), part) for method in names] for part in PARTS}
     few = names.map(lambda method: chosen.get(method, frozenset()) in (frozenset(), ALL))
     cells = plain.cells.assign(Method=plain.cells["Method"].where(few, ""), **marks)
-    order = ["Clips", "K", "Method", *PARTS, *plain.cells.columns[3:]]
+    order = ["Clips", "Method", *PARTS, "K", *plain.cells.columns[3:]]
     return plain._replace(cells=cells[order], bold=plain.bold.assign(**dict.fromkeys(PARTS, False))[order])
 
 
@@ -151,4 +151,4 @@ def effects_figure(run: Run) -> Figure:
         points[name] = wide[end, of].to_numpy() if (end, of) in wide else np.nan
     return drawing.forest(run, points.assign(
         label=points["part"].replace({SHARED: f"CSMT, {SHARED}"}), heading="", strong=False,
-        method=design(run)[ALL]), "With the part minus without it.")
+        method=design(run)[ALL]), "with the part minus without it")

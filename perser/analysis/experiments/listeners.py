@@ -70,14 +70,16 @@ def traits_table(run: Run, method: str) -> Captioned:
     rows = correlations(gains_and_traits(run, method))
     cells = pd.DataFrame({
         "Trait": rows["trait"] + rows["given"].map(lambda other: other and f", at equal {other}"),
-        "Part": rows["part"].map(comparison.PARTS), "Clips": rows["setting"], "Spearman's rho": list(map(rho_text, rows.itertuples())),
+        "Of": rows["part"].map(comparison.PARTS), "Clips": rows["setting"],
+        "Spearman's rho": list(map(rho_text, rows.itertuples())),
         "Listeners": rows["listeners"].astype(str), "p (Holm)": list(map(p_text, rows["p_holm"]))})
-    return printing.build(cells, rows), wording.caption(
-        run, f"Gain of {run.title(method)} over {wording.over(run)} in {SCORES[main.headline(run)].title.lower()} at the "
-        "largest K, and its personal part, mean over seeds, against two traits of each listener: distance of the ratings from those of the other listeners of the same clips, and "
-        "consistency of the ratings of clips that the others rate alike. Spearman's rank correlation with its 95 % "
-        "bootstrap interval over listeners; at equal ranks of the other trait: the partial one. p: by permutation, "
-        "Holm-corrected over the rows.")
+    return printing.build(cells, rows, block=rows[["part", "setting"]]), wording.caption(
+        run, f"Gain of {run.title(method)} over {wording.over(run)} in {SCORES[main.headline(run)].title.lower()} at "
+        "the largest K, and its personal part, mean over seeds, against two traits of each listener: distance of the "
+        "ratings from those of the other listeners of the same clips, and consistency of the ratings of clips that the "
+        "others rate alike. Spearman's rank correlation, in brackets its 95 % bootstrap interval over listeners; at "
+        "equal ranks of the other trait: the partial one. p: by permutation, Holm-corrected over the rows.",
+        brackets="its interval")
 
 
 @drawing.styled

@@ -1,19 +1,19 @@
 """Every method next to the upper bound: gain and personal part, meta-learning against the best method without."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
-from perser.analysis.statistics import compare_methods, most_shots, select
+from perser.analysis.statistics import compare_methods, select
 from perser.analysis.tables import Captioned
 from perser.records import Run
 from perser.scores import HEADLINE, SCORES, SETTINGS, per_seed
 
-BEST_RIVAL = ("the method without meta-learning with the best mean in this score on these clips at this K, picked on the "
-              "listeners it is compared on, which favours it.")
+BEST_RIVAL = ("the method without meta-learning with the best mean in this score on these clips at this K, picked on "
+              "the listeners it is compared on, which favours it.")
 AGAINST_BEST = f"Against: {BEST_RIVAL}"
 
 
@@ -41,29 +41,27 @@ def best_rival(run: Run, scores: pd.DataFrame, setting: str, shots: int, score: 
     return max(means, key=means.__getitem__) if means else None
 
 
-def against_best(run: Run, methods: list[str] | None = None, names: tuple[str, ...] = HEADLINE) -> pd.DataFrame:
+def against_best(run: Run, methods: list[str] | None = None, names: Iterable[str] = HEADLINE) -> pd.DataFrame:
     """Meta-learning methods (by default all) against the best without, per setting at its largest number of shots."""
-    scores, chosen = per_seed(run.records), wording.methods(run, wording.META) if methods is None else methods
-    tables = []
+    chosen = wording.methods(run, wording.META) if methods is None else methods
+    return ladder(comparison.largest(run), chosen, names)
+
+
+def ladder(run: Run, methods: list[str] | None = None, names: Iterable[str] = HEADLINE) -> pd.DataFrame:
+    """At each number of shots, methods without meta-learning against SSL-E, those with it against the best without.
+
+    Rows of `statistics.compare_methods`; methods: only these.
+    """
+    scores, simple, tables = per_seed(run.records), wording.methods(run, wording.SIMPLE), []
+    methods = [*simple, *wording.methods(run, wording.META)] if methods is None else methods
     for name in [name for name in names if name in scores]:
-        pairs = [(method, best, setting, shots) for setting in SETTINGS for shots in [most_shots(scores, setting)]
-                 if (best := best_rival(run, scores, setting, shots, name)) for method in chosen]
-        tables.append(compare_methods(scores, pairs, [name]))
-    return pd.concat(tables, ignore_index=True)
-
-
-def ladder(run: Run) -> pd.DataFrame:
-    """At each number of shots, methods without meta-learning against SSL-E, those with it against the best without."""
-    scores, baseline, tables = per_seed(run.records), wording.baseline(run), []
-    simple = wording.methods(run, wording.SIMPLE)
-    for name in [name for name in HEADLINE if name in scores]:
         pairs = []
         for setting in SETTINGS:
             for shots in statistics.shot_numbers(scores, setting):
                 best = best_rival(run, scores, setting, shots, name)
-                rivals = dict.fromkeys(simple, baseline) | dict.fromkeys(wording.methods(run, wording.META), best)
+                rivals = {method: wording.baseline(run) if method in simple else best for method in methods}
                 pairs += [(method, rival, setting, shots) for method, rival in rivals.items()
-                          if rival in simple and method != baseline]
+                          if rival in simple and method != rival]
         tables.append(compare_methods(scores, pairs, [name]))
     return pd.concat(tables, ignore_index=True)
 

@@ -6,7 +6,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import seaborn
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -72,21 +71,16 @@ def against_trained(run: Run) -> pd.DataFrame:
 
 
 def table(run: Run) -> Table:
-    """The scores after each number of inner steps; trained: the number trained with."""
-    rows, trained = by_step(run), trained_steps(run)
-    printed = printing.printed_scores(run, rows, ("inner_steps",))
-    numbers = printed.numbers
-    steps = [str(number) if shots else "-" for number, shots in zip(numbers["inner_steps"], numbers["shots"])]
-    marks = [TICK if trained.get(method) == number else "" for method, number in
-             zip(numbers["method"], numbers["inner_steps"])]
-    order = numbers.sort_values(["setting", "shots"], kind="stable").index  # the methods' steps below one another
-    frames = (frame.drop(columns="Inner_steps") for frame in (printed.cells, printed.bold))
-    cells, bold = frames
+    """The scores after each number of inner steps, of one method after the other; the number trained with is marked."""
+    trained = trained_steps(run)
+    rows = by_step(run).sort_values(["setting", "method"], kind="stable", key=lambda names: names.map(
+        {name: place for place, name in enumerate(dict.fromkeys(names))}))
+    cells, _, numbers, _ = printing.printed_scores(run, rows, ("inner_steps",))
+    steps = [f"{number} {TICK if trained.get(method) == number else ''}".strip() if shots else "-"
+             for number, method, shots in zip(numbers["inner_steps"], numbers["method"], numbers["shots"])]
+    cells = cells.drop(columns="Inner_steps")
     cells.insert(3, "Steps", steps)
-    cells.insert(4, "Trained", marks)
-    bold.insert(3, "Steps", False)
-    bold.insert(4, "Trained", False)
-    return printing.build(cells.loc[order].reset_index(drop=True), numbers.loc[order].reset_index(drop=True))
+    return printing.build(cells, numbers, block=numbers[["setting", "method"]])
 
 
 def caption(run: Run) -> str:

@@ -30,8 +30,9 @@ def table(runs: list[Run]) -> Captioned:
         raise UserError(f"upstreams with different settings ({', '.join(sorted(digests))}): run them all again")
     random = [wording.labels(run.records)["upstream"] for run in runs if wording.random_weights(run)]
     warning = f"Random weights: {', '.join(random)} share a model's architecture and have learned nothing."
-    return (printing.runs_table({wording.upstream(run): run for run in runs}, "Upstream"),
-            printing.score_caption(wording.join_runs(runs), warning if random else "", over="SSL-E on the same upstream"))
+    joined = wording.join_runs(runs)
+    return (printing.runs_table({wording.upstream(run): run for run in runs}, "upstream"),
+            printing.score_caption(joined, warning if random else "", over="SSL-E on the same upstream"))
 
 
 def figure(runs: list[Run]) -> Figure:
