@@ -15,6 +15,11 @@ class Score(NamedTuple):
     title: str
     factor: int
 
+    @property
+    def words(self) -> str:
+        """The title within a sentence."""
+        return self.title[0].lower() + self.title[1:]
+
 
 SETTINGS = ("seen", "unseen")
 SCORES = {

@@ -55,7 +55,7 @@ def _headline(run: Run) -> list[dict]:
     for part, words in HEADS.items():
         judged += _judged([
             _claim(run, f"{_with_shots(run, row)} {words.format(wording.over(run))} in "
-                   f"{SCORES[row['score']].title.lower()}, {row['setting']} clips", _mean_of(row, part), part)
+                   f"{SCORES[row['score']].words}, {row['setting']} clips", _mean_of(row, part), part)
             for row in rows if row[part] == row[part]])
     return judged
 
@@ -177,7 +177,7 @@ def _headline_lines(claims: list[dict]) -> list[str]:
              f"{_effect(claim)} {VERDICTS[claim['verdict']]}" for claim in claims}
     harmless = {(claim["method"], claim["setting"]): VERDICTS[claim["verdict"]] for claim in claims
                 if claim["kind"] == "harmless"}
-    heads = [f"{part}, {SCORES[score].title.lower()}" for part, score in columns]
+    heads = [f"{part}, {SCORES[score].words}" for part, score in columns]
     texts = [["method", "clips", *heads, "harmless"]] + [
         [*row, *(cells.get((*row, *column), "-") for column in columns), harmless.get(row, "-")]
         for row in dict.fromkeys((claim["method"], claim["setting"]) for claim in claims)]

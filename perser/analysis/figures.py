@@ -1,7 +1,7 @@
 """Figures: style, palette, saving and the primitives that the experiments draw with."""
 
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -188,7 +188,7 @@ def forest(run: Run, rows: pd.DataFrame, opened: str = "") -> Figure:
     for axes, score in zip(figure.subplots(1, len(scores), sharey=True, squeeze=False)[0], scores):
         inside = rows[rows["score"] == score]
         axes.axvline(0, color=GREY, linewidth=0.8)
-        axes.set_xlim(_limits(inside))
+        axes.set_xlim(_limits(inside[inside["method"].map(partial(wording.group, run)) != wording.CONTROL]))
         axes.set_title(UNITS[score].replace(" (", "\n("), fontsize=6.5)
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         horizontal(axes)
@@ -208,7 +208,7 @@ def forest(run: Run, rows: pd.DataFrame, opened: str = "") -> Figure:
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:
-    """Ends of an axis of all intervals without the means beyond Tukey's outer fences."""
+    """Ends of an axis of all intervals but those of means beyond Tukey's outer fences."""
     marks = pd.concat([rows[[part, f"{part}_low", f"{part}_high"]].set_axis(["mean", "low", "high"], axis=1)
                        for part in comparison.PARTS]).dropna()
     low, high = marks["mean"].quantile([0.25, 0.75])

@@ -73,11 +73,11 @@ def printed_scores(run: Run, rows: pd.DataFrame, first: tuple[str, ...] = ()) ->
     cells |= {"Clips": lines["setting"], "Method": lines["method"].map(run.title),
               "K": [wording.shots(run, *cell) for cell in zip(lines["method"], lines["shots"])]}
     for name in names:
-        title, part = SCORES[name].title, wide.xs(name, axis=1, level="score").reset_index(drop=True)
-        cells[title] = [interval_text(level, np.nan, np.nan) for level in part["level"]]
+        part = wide.xs(name, axis=1, level="score").reset_index(drop=True)
+        cells[SCORES[name].title] = [interval_text(level, np.nan, np.nan) for level in part["level"]]
         for column, words in comparison.PARTS.items():
             values = zip(*(part[column + end] for end in ("", "_low", "_high")))
-            cells[f"{words}, {title.lower().replace(' f1', ' F1')}"] = [interval_text(*row, "+") for row in values]
+            cells[f"{words}, {SCORES[name].words}"] = [interval_text(*row, "+") for row in values]
     worse = wide.xs(names[0], axis=1, level="score").reset_index(drop=True)
     cells["Worse"] = ["-" if np.isnan(share) else f"{round(share * number)} of {number:.0f}"
                       for share, number in zip(worse["worse"], worse["listeners"])]
@@ -102,7 +102,7 @@ def _training(run: Run, methods: pd.Series) -> dict[str, pd.Series]:
 def score_caption(run: Run, *sentences: str, over: str = "") -> str:
     """The caption of a score table; over: what each gain is over, if not SSL-E on the same run."""
     alone = run.exchanged is None
-    worst = SCORES["log_loss" if "log_loss" in run.records else "accuracy"].title.lower()
+    worst = SCORES["log_loss" if "log_loss" in run.records else "accuracy"].words
     bound = [f"{run.title(method)}: all other ratings of the listener as shots." for method in
              wording.methods(run, wording.BOUND)]
     return wording.caption(

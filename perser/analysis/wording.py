@@ -36,6 +36,11 @@ def baseline(run: Run) -> str | None:
     return next(iter(methods(run, kind="ssl-e")), None)
 
 
+def compares(run: Run) -> bool:
+    """Whether a method that adapts can be compared with SSL-E."""
+    return baseline(run) is not None and bool(run.records["shots"].any())
+
+
 def over(run: Run) -> str:
     """Title of the baseline."""
     return run.title(baseline(run) or "SSL-E")

@@ -74,7 +74,7 @@ def traits_table(run: Run, method: str) -> Captioned:
         "Spearman's rho": list(map(rho_text, rows.itertuples())),
         "Listeners": rows["listeners"].astype(str), "p (Holm)": list(map(p_text, rows["p_holm"]))})
     return printing.build(cells, rows, block=rows[["part", "setting"]]), wording.caption(
-        run, f"Gain of {run.title(method)} over {wording.over(run)} in {SCORES[main.headline(run)].title.lower()} at "
+        run, f"Gain of {run.title(method)} over {wording.over(run)} in {SCORES[main.headline(run)].words} at "
         "the largest K, and its personal part, mean over seeds, against two traits of each listener: distance of the "
         "ratings from those of the other listeners of the same clips, and consistency of the ratings of clips that the "
         "others rate alike. Spearman's rank correlation, in brackets its 95 % bootstrap interval over listeners; at "

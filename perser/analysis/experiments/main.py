@@ -25,10 +25,10 @@ def tables(run: Run) -> dict[str, Captioned]:
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Lines by shots, the forest, and each listener's gain and personal part, where there is a baseline."""
+    """Lines by shots, the forest, and each listener's gain and personal part."""
     yield from shots.figures(run)
     yield from methods.figures(run)
-    if wording.baseline(run):
+    if wording.compares(run):
         yield "gains", gains(run)
 
 

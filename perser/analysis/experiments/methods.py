@@ -29,8 +29,8 @@ def tables(run: Run) -> dict[str, Captioned]:
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """The forest where there is a baseline."""
-    if wording.baseline(run):
+    """The forest."""
+    if wording.compares(run):
         yield run.manifest.experiment, forest(run)
 
 

@@ -20,14 +20,14 @@ def applies(run: Run) -> bool:
 def tables(run: Run) -> dict[str, Captioned]:
     """The scores; gain and personal part by number of shots; the paired tests at every number of shots."""
     shown = printing.score_tables(run)
-    if wording.baseline(run):
+    if wording.compares(run):
         shown["pays"] = pays_table(run, comparison.rows(run))
     return shown | {"comparisons": methods.ladder_table(run)}
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Lines of gain and personal part, a figure per setting, where there is a baseline."""
-    for setting in SETTINGS if wording.baseline(run) else ():
+    """Lines of gain and personal part, a figure per setting."""
+    for setting in SETTINGS if wording.compares(run) else ():
         yield f"shots-{setting}", lines(run, setting)
 
 
