@@ -150,14 +150,15 @@ def split(data: Data, fold: int, group: int, groups: list[tuple[int, ...]], dev_
 class Task(NamedTuple):
     """What every method of one split works with: standardised features, rating targets, class weights.
 
-    targets (R, C) smoothed; class_weights (C,); mean and scale (L, D): how the features were standardised; base: the
-    settings of SSL-E.
+    targets (R, C) smoothed; class_weights and inner_class_weights (C,): of training losses and of those of a listener's
+    shots; mean and scale (L, D): how the features were standardised; base: the settings of SSL-E.
     """
 
     data: Data
     split: Split
     targets: Tensor
     class_weights: Tensor
+    inner_class_weights: Tensor
     mean: Tensor
     scale: Tensor
     base: Base
@@ -172,5 +173,7 @@ def make_task(data: Data, split: Split, base: Base, standardise: bool) -> Task:
         train = data.features[torch.from_numpy(clips)]
         mean, scale = train.mean(0), train.std(0).clamp(min=1e-6)
         data = data._replace(features=(data.features - mean) / scale)
-    weights = class_balanced_weights(targets) if base.class_weights else torch.ones(len(data.classes))
-    return Task(data, split, rating_targets(data.labels, base.label_smoothing), weights, mean, scale, base)
+    inner = base.class_weights if base.inner_class_weights is None else base.inner_class_weights
+    weights = (class_balanced_weights(targets) if on else torch.ones(len(data.classes))
+               for on in (base.class_weights, inner))
+    return Task(data, split, rating_targets(data.labels, base.label_smoothing), *weights, mean, scale, base)

@@ -51,7 +51,7 @@ def make_batch(data: Data, targets: Tensor, class_weights: Tensor, episodes: Epi
 
 def batch_of(task: Task, episodes: Episodes) -> Batch:
     """The batch of some episodes of a task."""
-    return make_batch(task.data, task.targets, task.class_weights, episodes)
+    return make_batch(task.data, task.targets, task.inner_class_weights, episodes)
 
 
 def support_batch(features: Tensor, targets: Tensor, class_weights: Tensor) -> Batch:

@@ -99,17 +99,16 @@ def dev_score(task: Task, model: NamedTuple, dev: Draws, f1_share: float = 0.0) 
 
 
 @torch.no_grad()
-def choose(task: Task, model: NamedTuple, grid: Iterable[Any], dev: Draws, per_shots: bool = True,
-           criterion: str = "f1") -> dict[int, Any]:
+def choose(task: Task, model: NamedTuple, grid: Iterable[Any], dev: Draws, per_shots: bool = True) -> dict[int, Any]:
     """For each number of shots the setting of the grid that is best on the dev listeners; the first of equals.
 
-    criterion: "f1", the highest macro F1, or "loss", the lowest log loss. With per_shots False, one setting is chosen
-    for all numbers of shots: the best on average.
+    The best has the highest macro F1 or the lowest log loss, as `base.chosen_by` says. With per_shots False, one
+    setting is chosen for all numbers of shots: the best on average.
     """
     numbers, grid, scores = sorted({shots for _, shots in dev}), list(grid), {}
     for shots in numbers:
         parts = [episodes for (_, k), episodes in dev.items() if k == shots]
-        scores[shots] = [[_criterion(count(answers, task.data.labels[query]), criterion)
+        scores[shots] = [[_criterion(count(answers, task.data.labels[query]), task.base.chosen_by)
                           for answers, query in split_logits(logits, parts)]
                          for logits in model.answers(batch_of(task, join_episodes(parts)), grid)]
     chosen = {}

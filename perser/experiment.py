@@ -14,6 +14,7 @@ from perser.settings import Base, Counts, Numbers, Settings, explain, override, 
 
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+_-]*$")]  # it becomes the name of a folder
 SHARED = ("shared.toml", "tuned.toml")  # tables that `like` names: definitions, and what the search chose for them
+COMMON = "experiment"  # the table of shared.toml that all experiments beside it start from
 
 
 @cache
@@ -41,8 +42,9 @@ class Experiment(Settings):
     draws: int = Field(5, ge=1, description="supports drawn per listener, setting and number of shots")
     dev_draws: int = Field(5, ge=1, description="the same for each dev listener")
     min_queries: int = Field(5, ge=1, description="listeners with fewer query clips in a setting are left out of it")
-    support: Literal["same", "any"] = Field(
-        "same", description="where shots come from: clips of the queries' setting, or any of the listener's clips")
+    support: Literal["same", "any"] | None = Field(
+        None, description="where shots come from: clips of the queries' setting, or any of the listener's clips; "
+                          "unset: any where \"same\" leaves fewer than half of the listeners")
     groups: int = Field(6, ge=3, description="groups of listeners, each held out in turn")
     dev: Literal["held-out", "training"] | None = Field(
         None, description="dev listeners: a held-out group, or the training listeners in the dev session; "
@@ -67,12 +69,15 @@ class Experiment(Settings):
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Experiment:
     """The experiment in a TOML file with `key.sub=value` overrides.
 
-    A method's table may say `like = "NAME"`: it then starts from the tables of that name in shared.toml and tuned.toml
-    beside the file. Raises UserError in one line that names the file, the key and, for an unknown key, the nearest
-    valid one.
+    It starts from the table `experiment` of shared.toml beside the file. A method's table may say `like = "NAME"`: it
+    then starts from the tables of that name in shared.toml and tuned.toml. Raises UserError in one line that names the
+    file, the key and, for an unknown key, the nearest valid one.
     """
     path = Path(path)
-    settings = read_toml(path)
+    shared = path.with_name(SHARED[0])
+    common, settings = read_toml(shared).get(COMMON, {}) if shared.exists() else {}, read_toml(path)
+    base = settings.get("base", {})
+    settings = common | settings | {"base": common.get("base", {}) | base if isinstance(base, dict) else base}
     for change in overrides:
         override(settings, change)
     tables = settings.get("methods")

@@ -57,9 +57,19 @@ class Plan:
         chosen_folds = experiment.folds or every_fold
         if not set(chosen_folds) <= set(every_fold):
             raise UserError(f"folds = {list(chosen_folds)}: {corpus.name} has folds 1 to {len(every_fold)}")
+        if experiment.support is None:
+            self.experiment = experiment.model_copy(update={"support": self._default_support()})
         self.shots = self._possible_shots()
         self.units = [(fold, group, seed) for seed, fold, group
                       in product(experiment.seeds, chosen_folds, range(len(self.groups)))]
+
+    def _default_support(self) -> str:
+        """The queries' own setting, unless fewer than half of the listeners have shots and query in a test session."""
+        data, tested = self.data, np.concatenate(self.groups)
+        least = max(self.experiment.shots) + self.experiment.min_queries
+        able = [np.bincount(data.listener[data.session[data.clip] == fold.test], minlength=len(data.listeners)) >= least
+                for fold in folds(data.session)]
+        return "same" if np.mean(able, axis=0)[tested].mean() >= 0.5 else "any"
 
     def _possible_shots(self) -> dict[str, tuple[int, ...]]:
         """For dev, seen and unseen, the numbers of shots that leave the median listener a query in every fold."""

@@ -79,13 +79,16 @@ def read(path: Path) -> tuple[Search, Experiment]:
 
 
 def score(plan: Plan, method: Method, jobs: int) -> dict[str, float]:
-    """Points of macro F1 in each setting: the mean over numbers of shots of the mean over listeners and seeds."""
+    """Points by setting: minus the log loss in hundredths of a nat, the mean over shots of listeners and seeds.
+
+    Answers that are no numbers give -1000 points.
+    """
     trial = copy.copy(plan)
     trial.experiment = plan.experiment.model_copy(update={"methods": {"trial": method}})
     frame = workers.compute(trial, jobs)
     scores = per_seed(frame[frame["shots_of"] == "own"])
-    means = 100 * scores.groupby(["setting", "shots"])["f1"].mean()
-    return means.groupby("setting").mean().to_dict()
+    means = -100 * scores.groupby(["setting", "shots"])["log_loss"].mean()
+    return means.groupby("setting").mean().fillna(-1000).clip(lower=-1000).to_dict()
 
 
 def trials(plans: dict[str, Plan], name: str, method: Method, search: MethodSearch, seed: int, jobs: int,

@@ -39,6 +39,10 @@ class Base(Settings):
     grad_clip: float = Field(1.0, gt=0, description="bound on the gradient norm")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="smoothing of every target")
     class_weights: bool = Field(True, description="class-balanced weights in every loss")
+    inner_class_weights: bool | None = Field(
+        None, description="the same in the losses of a listener's shots; unset: as class_weights")
+    chosen_by: Literal["f1", "loss"] = Field(
+        "f1", description="score of the dev listeners by which settings are chosen from a grid: macro F1 or log loss")
     targets: Literal["distribution", "pooled"] = Field("distribution", description="vote shares, or single ratings")
     standardise: bool | None = Field(
         None, description="centre and scale features on the training clips; unset: as the upstream asks")

@@ -119,7 +119,7 @@ def by_step(walk: Walk, heads_by_step: list[Head], draw: int) -> pd.DataFrame:
         alone = {name: heads_by_step[0]._replace(**{name: getattr(head, name)}) for name in TENSORS[1:]}
         rows.append({
             "step": step,
-            "support_loss": float(cross_entropy(support_logits, task.targets[support], task.class_weights)),
+            "support_loss": float(cross_entropy(support_logits, task.targets[support], task.inner_class_weights)),
             "query_loss": float(cross_entropy(logits, task.targets[query], task.class_weights)),
             "macro_f1": 100 * float(macro_f1(counts.tp, counts.fp, counts.fn)),
             "ticks": float(heads.predict(logits).sum(1).float().mean()),

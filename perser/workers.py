@@ -29,6 +29,8 @@ from perser.model import TENSORS, Head
 from perser.plan import NUMERICS_VERSION, SETTINGS, Plan, Unit
 from perser.records import Manifest, MethodInfo, Origin
 
+DEV_LOSSES = ("dev loss start", "dev loss largest", "dev loss kept")  # of meta-training, in learnt.parquet
+
 
 def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
     """All records of a plan; missing ones are computed in `jobs` processes. The run directory ends with DONE.
@@ -81,7 +83,7 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
         frame = pd.DataFrame([plan.labels | {"method": name} | row for row in rows(task, model, plan, seed)])
         about = plan.about | {"method": name, "kind": method.kind, "fold": fold, "seed": seed,
                               "held_out": list(task.split.test_listeners)}
-        checkpoints.save(Checkpoint(model, task.mean, task.scale, task.class_weights, about), part)
+        checkpoints.save(Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about), part)
         records.write(learnt(model, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
         records.write_json(plan.origin | {"seconds": time.perf_counter() - began}, part / "part.json")
         records.write(frame, part / "records.parquet")
@@ -95,7 +97,7 @@ def _ssl_e(plan: Plan, task: Task, unit: Unit) -> Head:
         return checkpoints.load(place).model.head
     head = train(task, seed)
     about = plan.about | {"method": "start", "kind": "ssl-e", "fold": fold, "seed": seed}
-    checkpoints.save(Checkpoint(unadapted(head), task.mean, task.scale, task.class_weights, about), place)
+    checkpoints.save(Checkpoint(unadapted(head), task.mean, task.scale, task.inner_class_weights, about), place)
     return head
 
 
@@ -168,7 +170,7 @@ def learnt(model: NamedTuple, **labels) -> pd.DataFrame:
     """What training and the choice on the dev listeners set: one row per value.
 
     Inner learning rates by shots, step and tensor. Other choices by shots, with step -1, numbered in the order of the
-    method's grid. Layer weights and the kept epoch of meta-training have step -1 and no shots.
+    method's grid. Layer weights, the kept epoch of meta-training and its dev losses have step -1 and no shots.
     """
     values = [{"shots": shots, "step": step, "tensor": name, "value": float(lr)}
               for shots, setting in model.settings.items() if isinstance(setting, torch.Tensor)
@@ -178,7 +180,7 @@ def learnt(model: NamedTuple, **labels) -> pd.DataFrame:
                for i, value in enumerate(setting)]
     unique = {f"layer{i}": weight for i, weight in enumerate(model.head.mix.softmax(0))}
     if getattr(model, "epoch", None) is not None:
-        unique |= {"epoch": model.epoch}
+        unique |= {"epoch": model.epoch, **dict(zip(DEV_LOSSES, model.dev_losses))}
     values += [{"shots": 0, "step": -1, "tensor": name, "value": float(value)} for name, value in unique.items()]
     return pd.DataFrame([labels | row for row in values])
 

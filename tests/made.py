@@ -32,7 +32,7 @@ QUICK = {
     "finetune": {"inner_lr_grid": (0.03, 0.3), "inner_steps_grid": (3,)},
     "nearest-listener": {"ratings": 16, "inner_steps": 3, "neighbours_grid": (1, 2)},
     "listener-embedding": {"size": 4, "epochs": 1, "inner_steps_grid": (5,)},
-    "all-data": {"parts": 3, "inner_steps": 3},
+    "all-data": {"parts": 3, "inner_steps_grid": (3,), "factor_grid": (1.0,)},
     "maml": {"epochs": 1, "outer_steps_per_epoch": 2, "query": 5, "outer_lr": 0.02, "early_stopping": "last"},
 }
 

@@ -90,12 +90,12 @@ def softmax_by_weights(heads, batch):
 
 
 def test_the_weights_of_every_kind_answer_as_the_model_does(fitted, batch):
-    """All data answers by its tables; its weights are SSL-E fine-tuned on the shots at its learning rate."""
+    """All data answers by its tables; its weights are SSL-E adapted to the shots as was chosen."""
     model, kind = fitted
     setting = setting_for(model, 5)
     if kind == "all-data":
-        lrs = constant_lr(model.inner_lr, model.inner_steps)
-        expected = next(GradientModel(model.head, {}).answers(batch, [lrs])).softmax(-1)
+        adapting, chosen = model.adaptation()
+        expected = next(adapting.answers(batch, [chosen])).softmax(-1)
     else:
         expected = next(model.answers(batch, [setting])).softmax(-1)
     heads = model.weights(batch, setting)

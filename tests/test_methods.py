@@ -17,6 +17,7 @@ from perser.methods.base import setting_for
 from perser.methods.finetune import fresh
 from perser.methods.listener_embedding import ListenerEmbeddingModel
 from perser.methods.nearest_listener import NearestListenerModel
+from perser.methods.population_prior import prior_of
 from perser.methods.prior_shift import PriorShiftModel
 from perser.methods.ssl_e import cross_fitted, train
 from perser.model import cross_entropy, logits
@@ -213,17 +214,20 @@ def test_training_moves_head_and_embeddings(task, head):
     assert not torch.equal(untrained.start, trained.start)
 
 
-def test_the_upper_bound_answers_every_rating_without_having_seen_it(task, head, start, dev):
+@pytest.mark.parametrize("adapts_grid, factor_grid", [([("P", "b", "A", "a")], ()), ((), (1.0,))])
+def test_the_upper_bound_answers_every_rating_without_having_seen_it(task, head, start, dev, adapts_grid, factor_grid):
     """Another answer to one rating changes the answers to the other parts, not to its own."""
-    method = made.quick("all-data", parts=3, inner_lr_grid=(0.1,), inner_steps=2)
+    method = made.quick("all-data", parts=3, adapts_grid=adapts_grid, inner_lr_grid=(0.1,), inner_steps_grid=(2,),
+                        factor_grid=factor_grid)
+    candidate, = method._candidates(head, prior_of(task, head))
     name = task.split.test_listeners[0]
     listener = task.data.listeners.index(name)
     ratings = np.flatnonzero(task.data.listener == listener)
-    table = method.cross_validated(task, head, 0.1, [listener], ratings[:0], 0)
+    table = method.cross_validated(task, candidate, [listener], ratings[:0], 0)
     assert not table[ratings].isnan().any() and table[task.data.listener != listener].isnan().all()
     targets = task.targets.clone()
     targets[ratings[0]] = targets[ratings[0]].flip(0)
-    other = method.cross_validated(task._replace(targets=targets), head, 0.1, [listener], ratings[:0], 0)
+    other = method.cross_validated(task._replace(targets=targets), candidate, [listener], ratings[:0], 0)
     same = (table[ratings] == other[ratings]).all(1)
     order = rng(0, "all data", name).permutation(ratings)
     part = next(order[i::3] for i in range(3) if ratings[0] in order[i::3])

@@ -15,7 +15,7 @@ from perser.analysis import comparison, report
 from perser.episodes import Episodes, batch_of, draws_by_listener
 from perser.evaluate import BINS, count
 from perser.experiment import Experiment
-from perser.methods.population_prior import posterior, prior_covariance
+from perser.methods.population_prior import posterior, prior_covariance, terms
 from perser.plan import Plan
 
 
@@ -80,34 +80,39 @@ def test_shots_of_any_clips_leave_the_queries_where_they_were():
 def test_the_posterior_mode_is_the_optimum_that_scipy_finds():
     draw = np.random.default_rng(0)
     z, y = draw.normal(size=(12, 3)), np.eye(3)[draw.integers(3, size=12)]
-    weights, precision = draw.random(12), np.array([[2.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 3.0]])
+    root = draw.normal(size=(12, 12))
+    weights, precision = draw.random(12), root @ root.T / 12 + np.eye(12)
 
     def loss(b):
-        logits = z + b
+        biases, slopes = b.reshape(3, 4)[:, 0], b.reshape(3, 4)[:, 1:]
+        logits = z + biases + (z - z.mean(1, keepdims=True)) @ slopes.T
         log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         return -(weights[:, None] * y * log_p).sum() + 0.5 * b @ precision @ b
 
     mode, spread = posterior(*(torch.tensor(part)[None] for part in (z, y, weights)), torch.tensor(precision))
-    optimum = minimize(loss, np.zeros(3), method="BFGS", tol=1e-10)
-    np.testing.assert_allclose(mode[0], optimum.x, atol=1e-5)
+    optimum = minimize(loss, np.zeros(12), method="BFGS", tol=1e-10)
+    np.testing.assert_allclose(mode[0].flatten(), optimum.x, atol=1e-5)
     h = 1e-4
     hessian = [[(loss(optimum.x + h * a + h * b) - loss(optimum.x + h * a - h * b) - loss(optimum.x - h * a + h * b)
-                 + loss(optimum.x - h * a - h * b)) / (4 * h * h) for a in np.eye(3)] for b in np.eye(3)]
+                 + loss(optimum.x - h * a - h * b)) / (4 * h * h) for a in np.eye(12)] for b in np.eye(12)]
     np.testing.assert_allclose(spread[0], np.linalg.inv(hessian), rtol=1e-3)
 
 
 @pytest.mark.parametrize("sd", [0.0, 0.8])
 def test_the_prior_is_as_wide_as_the_listeners_differ(sd):
-    """Sixty listeners of eighty ratings, whose biases have the planted standard deviation."""
+    """Sixty listeners of eighty ratings, whose biases and slopes have the planted standard deviation."""
     g = torch.Generator().manual_seed(1)
     z, biases = torch.randn(60, 80, 3, generator=g), sd * torch.randn(60, 1, 3, generator=g)
-    p = (z + biases).softmax(-1).flatten(0, 1)
+    slopes = sd * torch.randn(60, 3, 3, generator=g)
+    p = (z + biases + (z - z.mean(-1, keepdim=True)) @ slopes.mT).softmax(-1).flatten(0, 1)
     y = torch.eye(3)[torch.multinomial(p, 1, generator=g).squeeze(1)].view(60, 80, 3)
     covariance = prior_covariance(z, y, torch.ones(60, 80))
-    # A constant added to all classes changes nothing, so only the part around the mean over classes can be learnt.
+    # A constant added to all classes changes nothing, and the centred logits sum to zero: only the part around both
+    # means can be learnt, of 2 biases and 2 x 2 slopes.
     centre = torch.eye(3) - 1 / 3
-    learnt = torch.linalg.eigvalsh(centre @ covariance @ centre)[1:]
-    assert (learnt < 0.02).all() if not sd else ((0.5 * sd**2 < learnt) & (learnt < 1.6 * sd**2)).all()
+    centre = torch.kron(centre, torch.block_diag(torch.ones(1, 1), centre))
+    learnt = torch.linalg.eigvalsh(centre @ covariance @ centre)[-6:]
+    assert (learnt < 0.05).all() if not sd else ((0.4 * sd**2 < learnt) & (learnt < 2 * sd**2)).all(), learnt
 
 
 def test_a_factor_of_zero_is_the_general_model_and_more_shots_move_further():
@@ -168,8 +173,8 @@ def test_the_mode_is_found_where_the_general_model_is_sure_and_wrong():
     z = torch.zeros(1, 20, 3, dtype=torch.double)
     z[..., 0] = 12.0
     y = torch.eye(3, dtype=torch.double)[torch.arange(20) % 2 + 1][None]
-    precision = torch.eye(3, dtype=torch.double) / 25
+    precision = torch.eye(12, dtype=torch.double) / 25
     mode, _ = posterior(z, y, torch.ones(1, 20, dtype=torch.double), precision)
-    p = (z + mode.unsqueeze(1)).softmax(-1)
+    p = (z + terms(z) @ mode.mT).softmax(-1)
     assert torch.isfinite(mode).all()
-    assert ((p - y).sum(1) + mode @ precision).abs().max() < 1e-6
+    assert ((p - y).mT @ terms(z) + mode / 25).abs().max() < 1e-6

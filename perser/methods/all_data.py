@@ -1,33 +1,39 @@
-"""All data: SSL-E fine-tuned on every other rating of the listener. An upper bound, never a method to compare with."""
+"""All data: the best of several adaptations to every other rating of the listener. An upper bound, never a rival."""
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal, NamedTuple
+from itertools import product
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from perser import model as heads
 from perser import seeds
-from perser.adapt import constant_lr, personal_heads
+from perser.adapt import constant_lr
 from perser.data import Task, folds
 from perser.episodes import Batch, Draws, Episodes, batch_of
 from perser.evaluate import choose
 from perser.methods.base import GradientModel, Method, Start, numbers, tensor_numbers
+from perser.methods.population_prior import PopulationPriorModel, prior_of
 from perser.model import Head
+from perser.settings import TensorName
 
 
 class AllDataModel(NamedTuple):
-    """SSL-E with the chosen learning rate, and cross-validated answers to known ratings.
+    """SSL-E with the chosen adaptation, and cross-validated answers to known ratings.
 
-    tables (N, R, C): logits of all ratings at N learning rates, nan for listeners that were not answered; settings:
-    which table, under no shots.
+    covariance (C, C): of the population prior. adapts, inner_lr, inner_steps: of gradient descent, or factor: on the
+    prior, where adapts is empty. tables (N, R, C): logits of all ratings by N adaptations, nan for listeners that were
+    not answered; settings: which table, under no shots.
     """
 
     head: Head
+    covariance: Tensor
+    adapts: tuple[str, ...]
     inner_lr: float
     inner_steps: int
+    factor: float
     settings: dict[int, int]
     tables: Tensor | None = None
 
@@ -38,14 +44,20 @@ class AllDataModel(NamedTuple):
         for table in settings:
             yield self.tables[table, torch.from_numpy(batch.episodes.query)]
 
+    def adaptation(self) -> tuple[NamedTuple, Any]:
+        """The model that adapts to all ratings, and its setting."""
+        if self.adapts:
+            return GradientModel(self.head, {}), constant_lr(self.inner_lr, self.inner_steps, self.adapts)
+        return PopulationPriorModel(self.head, self.covariance, {}), self.factor
+
     def weights(self, batch: Batch, setting: int) -> Head:
-        """The personal heads: SSL-E fine-tuned on all ratings of the support."""
-        lrs = constant_lr(self.inner_lr, self.inner_steps)
-        return GradientModel(self.head, {}).weights(batch, lrs)
+        """The personal heads: SSL-E adapted to all ratings of the support."""
+        model, setting = self.adaptation()
+        return model.weights(batch, setting)
 
 
 class AllData(Method):
-    """SSL-E fine-tuned on every other rating of the listener: what all of a listener's ratings could give."""
+    """The best adaptation of SSL-E to every other rating of the listener: what all of a listener's ratings could give."""
 
     kind: Literal["all-data"] = "all-data"
     title: str = "All data (upper bound)"
@@ -53,61 +65,67 @@ class AllData(Method):
     Model: ClassVar[type] = AllDataModel
 
     parts: int = Field(5, ge=2, description="parts of a listener's ratings; the model of the others answers each")
-    inner_lr_grid: tuple[float, ...] = Field((0.03, 0.1, 0.3), min_length=1)
-    inner_steps: int = Field(20, ge=1)
+    adapts_grid: tuple[tuple[TensorName, ...], ...] = (("P", "b", "A", "a"), ("A", "a"), ("a",))
+    inner_lr_grid: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    inner_steps_grid: tuple[Annotated[int, Field(ge=1)], ...] = (5, 20)
+    factor_grid: tuple[float, ...] = Field((0.0, 1.0, 4.0), description="on the population prior; 0 is SSL-E itself")
+
+    @model_validator(mode="after")
+    def _something_to_try(self) -> "AllData":
+        if not self.factor_grid and not (self.adapts_grid and self.inner_lr_grid and self.inner_steps_grid):
+            raise ValueError("give a factor_grid, or adapts_grid, inner_lr_grid and inner_steps_grid")
+        return self
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> AllDataModel:
-        """Answer all ratings of the test listeners, at the learning rate that is best on the dev listeners.
+        """Answer all ratings of the test listeners by the adaptation that is best on the dev listeners.
 
         The dev listeners' ratings of the test session take no part in that choice.
         """
         session = task.data.session[task.data.clip]
         barred = np.flatnonzero(session == folds(task.data.session)[task.split.fold - 1].test)
         listeners = sorted({listener for listener, _ in dev})
-        tables = torch.stack([self.cross_validated(task, start.head, lr, listeners, barred, seed)
-                              for lr in self.inner_lr_grid])
-        model = AllDataModel(start.head, np.nan, self.inner_steps, {}, tables)
-        best = next(iter(choose(task, model, range(len(self.inner_lr_grid)), dev, per_shots=False).values()))
+        candidates = self._candidates(start.head, prior_of(task, start.head))
+        tables = torch.stack([self.cross_validated(task, model, listeners, barred, seed) for model in candidates])
+        by_table = candidates[0]._replace(tables=tables)
+        best = candidates[next(iter(choose(task, by_table, range(len(tables)), dev, per_shots=False).values()))]
         test = [task.data.listeners.index(name) for name in task.split.test_listeners]
-        table = self.cross_validated(task, start.head, self.inner_lr_grid[best], test, barred[:0], seed)
-        return AllDataModel(start.head, self.inner_lr_grid[best], self.inner_steps, {0: 0}, table.unsqueeze(0))
+        return best._replace(settings={0: 0}, tables=self.cross_validated(task, best, test, barred[:0], seed)[None])
 
-    def cross_validated(self, task: Task, head: Head, inner_lr: float, listeners: Iterable[int], barred: np.ndarray,
+    def _candidates(self, head: Head, covariance: Tensor) -> list[AllDataModel]:
+        descent = [AllDataModel(head, covariance, names, lr, steps, 0.0, {}) for names, lr, steps
+                   in product(self.adapts_grid, self.inner_lr_grid, self.inner_steps_grid)]
+        return descent + [AllDataModel(head, covariance, (), 0.0, 0, factor, {}) for factor in self.factor_grid]
+
+    def cross_validated(self, task: Task, model: AllDataModel, listeners: Iterable[int], barred: np.ndarray,
                         seed: int) -> Tensor:
-        """Cut each listener's ratings, but for those barred, into parts; answer each by SSL-E tuned on the others.
+        """Cut each listener's ratings, but for those barred, into parts; answer each by SSL-E adapted to the others.
 
         Returns logits (R, C), nan for other listeners' ratings.
         """
         data = task.data
         table = torch.full((len(data.clip), len(data.classes)), torch.nan)
+        adapting, setting = model.adaptation()
         for listener in listeners:
             ratings = np.setdiff1d(np.flatnonzero(data.listener == listener), barred)
             order = seeds.rng(seed, "all data", data.listeners[listener]).permutation(ratings)
             parts = [order[i::self.parts] for i in range(self.parts)]
-            least = len(order) - max(map(len, parts))
+            least, most = len(order) - max(map(len, parts)), max(map(len, parts))
             others = np.stack([np.setdiff1d(order, part)[:least] for part in parts])
-            tuned = tuned_heads(task, head, others, inner_lr, self.inner_steps)
-            for part, (_, P, b, A, a) in zip(parts, zip(*tuned)):
-                x = heads.mixed(head, data.features[data.clip[part]])
-                table[torch.from_numpy(part)] = (x @ P.T + b) @ A.T + a
+            padded = np.stack([np.pad(part, (0, most - len(part)), mode="edge") for part in parts])
+            with torch.no_grad():
+                logits = next(adapting.answers(batch_of(task, Episodes(others, padded)), [setting]))
+            for part, answers in zip(parts, logits):
+                table[torch.from_numpy(part)] = answers[:len(part)]
         return table
 
     def answer_costliest(self, task: Task, model: AllDataModel, ratings: np.ndarray, shots: int) -> Tensor:
         """Cross-validate all of the listener's ratings, for timing; there are no shots."""
-        listener = int(task.data.listener[ratings[0]])
-        return self.cross_validated(task, model.head, self.inner_lr_grid[0], [listener], ratings[:0], 0)
+        return self.cross_validated(task, model, [int(task.data.listener[ratings[0]])], ratings[:0], 0)
 
     def learnt_numbers(self, model: AllDataModel) -> int:
-        """Those of SSL-E."""
-        return numbers(model.head)
+        """Those of SSL-E and of the prior."""
+        return numbers(model.head) + numbers(model.covariance)
 
     def listener_numbers(self, model: AllDataModel) -> int:
-        """Both linear maps."""
-        return tensor_numbers(model.head, ("P", "b", "A", "a"))
-
-
-def tuned_heads(task: Task, head: Head, ratings: np.ndarray, inner_lr: float, steps: int) -> Head:
-    """Heads after full-batch descent of both linear maps on ratings (E, n); tensors lead with E."""
-    with torch.no_grad():
-        batch = batch_of(task, Episodes(ratings, ratings[:, :0]))
-        return next(personal_heads(head, [constant_lr(inner_lr, steps)], batch)).weights()
+        """Those of the tensors that adapt, or of a map of the logits."""
+        return tensor_numbers(model.head, model.adapts) or len(model.head.a) * (1 + len(model.head.a))

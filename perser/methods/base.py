@@ -64,12 +64,13 @@ class GradientModel(NamedTuple):
     """Gradient descent on the shots: where it starts, and the inner learning rates by number of shots.
 
     settings: (steps, tensors), or a Head of (steps, *shape) for one learning rate per weight. epoch: the epoch of
-    meta-training that was kept, 0 for its start.
+    meta-training that was kept, 0 for its start. dev_losses: at the start, the largest, of the kept epoch.
     """
 
     head: Head
     settings: dict[int, Tensor | Head]
     epoch: int | None = None
+    dev_losses: tuple[float, ...] = ()
 
     def answers(self, batch: Batch, settings: list[Tensor | Head]) -> Iterator[Tensor]:
         """Logits (E, Q, C) of the query under each setting."""

@@ -12,6 +12,7 @@ from perser.adapt import constant_lr
 from perser.data import Task
 from perser.episodes import Draws
 from perser.methods.base import GradientModel, Method, Start, fitted, tensor_numbers
+from perser.methods.ssl_e import train
 from perser.model import Head
 from perser.settings import TensorName
 
@@ -24,6 +25,7 @@ class Finetune(Method):
     Model: ClassVar[type] = GradientModel
 
     start: Literal["ssl-e", "scratch"] = Field("ssl-e", description="where descent starts: SSL-E or a fresh head")
+    soft_f1: float = Field(0.0, ge=0, le=1, description="share of the soft macro F1 in the loss of SSL-E, trained anew")
     adapts_grid: tuple[tuple[TensorName, ...], ...] = Field(
         (("P", "b", "A", "a"), ("A", "a"), ("b", "a"), ("a",)), min_length=1,
         description="sets of tensors that may adapt: all, the last layer, the biases, the output bias")
@@ -32,7 +34,8 @@ class Finetune(Method):
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> GradientModel:
         """The start with the best inner learning rates for each number of shots."""
-        head = start.head if self.start == "ssl-e" else fresh(task, seed)
+        head = fresh(task, seed) if self.start == "scratch" else start.head
+        head = train(task, seed, self.soft_f1) if self.soft_f1 else head
         grid = [constant_lr(lr, steps, tensors) for tensors, lr, steps
                 in product(self.adapts_grid, self.inner_lr_grid, self.inner_steps_grid)]
         return fitted(task, GradientModel(head, {}), grid, dev)

@@ -14,6 +14,7 @@ from perser import model as heads
 from perser import seeds
 from perser.data import Task
 from perser.episodes import Batch, Draws
+from perser.evaluate import query_loss
 from perser.methods.base import Method, Start, fitted, hidden_values, stacked
 from perser.model import Head, cross_entropy
 
@@ -71,6 +72,7 @@ class ListenerEmbedding(Method):
     size: int = Field(8, ge=1, description="width of the embedding")
     lr: float = Field(1e-3, gt=0, description="AdamW learning rate in training")
     epochs: int = Field(10, ge=0, description="passes over the training ratings; the epoch of lowest dev loss is kept")
+    soft_f1: float = Field(0.0, ge=0, le=1, description="share of the soft macro F1 in the training loss")
     inner_lr_grid: tuple[float, ...] = Field((0.03, 0.1, 0.3, 1.0, 3.0), min_length=1)
     inner_steps_grid: tuple[int, ...] = Field((5, 20), min_length=1)
 
@@ -90,13 +92,13 @@ class ListenerEmbedding(Method):
         lowest, kept = np.inf, None
         for epoch in range(self.epochs + 1):
             with torch.no_grad():
-                loss = float(_training_loss(task, tensors, split.base_dev))
+                loss = float(_training_loss(task, tensors, split.base_dev, self.soft_f1))
             if kept is None or loss < lowest:
                 lowest, kept = loss, [tensor.detach().clone() for tensor in (*tensors[:7], tensors[7][known].mean(0))]
             if epoch < self.epochs:
                 for batch in torch.randperm(len(split.train), generator=draw).split(task.base.batch_size):
                     optimiser.zero_grad()
-                    _training_loss(task, tensors, split.train[batch.numpy()]).backward()
+                    _training_loss(task, tensors, split.train[batch.numpy()], self.soft_f1).backward()
                     torch.nn.utils.clip_grad_norm_(tensors, task.base.grad_clip)
                     optimiser.step()
         return ListenerEmbeddingModel(Head(*kept[:5]), *kept[5:], {})
@@ -110,10 +112,10 @@ class ListenerEmbedding(Method):
         return self.size
 
 
-def _training_loss(task: Task, tensors: list[Tensor], ratings: np.ndarray) -> Tensor:
+def _training_loss(task: Task, tensors: list[Tensor], ratings: np.ndarray, f1_share: float) -> Tensor:
     """Loss of ratings (n,) under their listeners' embeddings; tensors: head, U, V, embeddings."""
     data, (*head, U, V, embeddings) = task.data, tensors
     model = ListenerEmbeddingModel(Head(*head), U, V, embeddings[0], {})
     hidden = heads.hidden(model.head, data.features[data.clip[ratings]])
     logits = model.logits(hidden.unsqueeze(-2), embeddings[data.listener[ratings]]).squeeze(-2)
-    return cross_entropy(logits, task.targets[torch.from_numpy(ratings)], task.class_weights)
+    return query_loss(task, logits, torch.from_numpy(ratings), f1_share)

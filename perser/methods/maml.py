@@ -182,7 +182,8 @@ def metatrain(task: Task, start: Head, inner_lr: Tensor, method: Maml, dev: Draw
             schedule.step()
             for name, average in mean.items():
                 average.lerp_(learnt[name].detach(), 1 - method.ema_decay)
-    return kept, history
+    losses = [row["dev_loss"] for row in history]
+    return kept._replace(dev_losses=(losses[0], max(losses), losses[kept.epoch])), history
 
 
 def _optimiser(learnt: dict[str, Tensor],

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from perser import model as heads
 from perser import seeds
+from perser.adapt import constant_lr
 from perser.data import Task, by_listener
-from perser.episodes import Batch, Draws
-from perser.methods.all_data import tuned_heads
-from perser.methods.base import Method, Start, fitted
+from perser.episodes import Batch, Draws, Episodes, batch_of
+from perser.methods.base import GradientModel, Method, Start, fitted
 from perser.model import Head, cross_entropy
 
 
@@ -79,7 +79,9 @@ class NearestListener(Method):
         ratings = np.stack([
             seeds.rng(seed, "listener models", task.data.listeners[listener])
             .choice(pool, self.ratings, replace=len(pool) < self.ratings) for listener, pool in pools.items()])
-        tuned = [tuned_heads(task, start.head, ratings, lr, self.inner_steps) for lr in self.inner_lr_grid]
+        with torch.no_grad():
+            batch, descent = batch_of(task, Episodes(ratings, ratings[:, :0])), GradientModel(start.head, {})
+            tuned = [descent.weights(batch, constant_lr(lr, self.inner_steps)) for lr in self.inner_lr_grid]
         model = NearestListenerModel(
             start.head, torch.stack([head.A @ head.P for head in tuned]),
             torch.stack([(head.A @ head.b.unsqueeze(-1)).squeeze(-1) + head.a for head in tuned]), {})

@@ -11,7 +11,7 @@ from perser import seeds
 from perser.data import Task, aggregate
 from perser.episodes import Draws
 from perser.methods.base import GradientModel, Method, Start
-from perser.model import TENSORS, Head, cross_entropy
+from perser.model import TENSORS, Head, cross_entropy, soft_f1
 
 
 class SslE(Method):
@@ -44,11 +44,20 @@ def labelled(task: Task, pool: np.ndarray) -> tuple[Tensor, Tensor]:
     return task.data.features[torch.from_numpy(clips)], targets
 
 
-def train(task: Task, seed: int) -> Head:
+def train(task: Task, seed: int, f1_share: float = 0.0) -> Head:
     """Train SSL-E on the training listeners' aggregate and keep the epoch of lowest dev loss.
 
+    f1_share: share of the soft macro F1 in the loss, of the classes that the threshold rule takes from the targets.
     Source: EMO-SUPERB (arXiv 2402.13018): AdamW, batches of 32, gradient norm at most 1, 40 epochs.
     """
+    def loss_of(features: Tensor, targets: Tensor) -> Tensor:
+        logits = heads.logits(head, features)
+        entropy = cross_entropy(logits, targets, task.class_weights)
+        if not f1_share:
+            return entropy
+        return (1 - f1_share) * entropy + f1_share * (1 - soft_f1(logits, targets > 1 / targets.shape[1]))
+
+
     base, fold = task.base, task.split.fold
     features, targets = labelled(task, task.split.train)
     dev_features, dev_targets = labelled(task, task.split.base_dev)
@@ -60,13 +69,13 @@ def train(task: Task, seed: int) -> Head:
     lowest, kept = float("inf"), heads.detached(head)
     for epoch in range(base.epochs + 1):
         with torch.no_grad():
-            loss = float(cross_entropy(heads.logits(head, dev_features), dev_targets, task.class_weights))
+            loss = float(loss_of(dev_features, dev_targets))
         if loss < lowest:
             lowest, kept = loss, heads.detached(head)
         if epoch < base.epochs:
             for batch in torch.randperm(len(features), generator=order).split(base.batch_size):
                 optimiser.zero_grad()
-                cross_entropy(heads.logits(head, features[batch]), targets[batch], task.class_weights).backward()
+                loss_of(features[batch], targets[batch]).backward()
                 torch.nn.utils.clip_grad_norm_(head, base.grad_clip)
                 optimiser.step()
     return kept
