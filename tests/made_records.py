@@ -94,7 +94,7 @@ def with_probabilities(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def exchanged(run: Run, lost: int) -> Run:
-    """The run with probabilities, in which somebody else's shots give `lost` hits less to every method that has shots."""
+    """The run with probabilities, in which somebody else's shots give every method that has shots `lost` hits less."""
     other = run.records[run.records["shots"] > 0].copy()
     for name, sign in (("tp", -1), ("fp", 1), ("fn", 1)):
         other[[f"{name}_x", f"{name}_y"]] += sign * lost

@@ -80,7 +80,8 @@ def test_lines_are_gain_and_personal_part_of_every_score():
     rows = comparison.rows(run)
     rows = rows[(rows["setting"] == "seen") & (rows["shots"] == 20)].set_index(["score", "method"])
     for axes, (score, part) in zip(panels, itertools.product(("log_loss", "accuracy", "f1"), comparison.PARTS)):
-        expected = {figures.PALETTE[method][0]: rows.loc[(score, method), part] for method in ("fine-tuning", "meta-perser")}
+        expected = {figures.PALETTE[method][0]: rows.loc[(score, method), part]
+                    for method in ("fine-tuning", "meta-perser")}
         assert drawn_ends(axes) == pytest.approx(expected)
     assert [axes.get_title(loc="left") for axes in panels[:2]] == ["Gain", "Personal part"]
     assert len(shots.lines(made_run(made_records()), "seen").axes) == 2, "gains alone, in the two scores of old records"
@@ -112,7 +113,8 @@ def test_each_listener_is_a_mark_of_its_gain_and_personal_part():
     first = run.exchanged["listener"].eq("E3") & run.exchanged["method"].eq("meta-perser")
     run = run._replace(exchanged=run.exchanged.assign(log_loss=run.exchanged["log_loss"] + 2.0 * first))
     top = main.gains(run).axes[0]
-    marks = {line.get_markerfacecolor(): list(line.get_ydata()) for line in top.get_lines() if len(line.get_ydata()) == 8}
+    marks = {line.get_markerfacecolor(): list(line.get_ydata()) for line in top.get_lines()
+             if len(line.get_ydata()) == 8}
     assert marks.pop("white") == pytest.approx([10] * 8)
     assert [*marks.values()] == [pytest.approx([3] * 7 + [4])], "sorted by the personal part"
     assert [label.get_text() for label in top.get_xticklabels()][-1] == "E3"

@@ -134,7 +134,8 @@ def test_pooled_scores_are_of_the_counts_of_all_listeners():
 def test_no_constant_answer_is_better_than_the_best(truth):
     ticks = np.eye(3, dtype=int)[truth]
     best = scored(constant(sums(pd.DataFrame([clips(ticks=tuple(map(tuple, ticks)))])))).iloc[0]
-    grid = [(a, b, 1 - a - b) for a in np.linspace(0.005, 0.99, 60) for b in np.linspace(0.005, 0.99, 60) if a + b < 0.995]
+    steps = np.linspace(0.005, 0.99, 60)
+    grid = [(a, b, 1 - a - b) for a in steps for b in steps if a + b < 0.995]
     p = np.array(grid)[:, None]
     assert best["log_loss"] <= -(ticks * np.log(p)).sum(-1).mean(-1).min() + 1e-9
     assert best["brier"] <= ((p - ticks) ** 2).sum(-1).mean(-1).min() + 1e-9
@@ -331,7 +332,8 @@ def test_holm_on_paper():
 
 
 def test_compare_finds_a_constant_gain_in_printed_units_and_less_loss_is_a_gain():
-    table = scores([("base", "seen", 0, name, 0.3) for name in "abc"] + [("new", "seen", 5, name, 0.4) for name in "abc"])
+    table = scores([(method, "seen", shots, name, f1) for method, shots, f1 in (("base", 0, 0.3), ("new", 5, 0.4))
+                    for name in "abc"])
     rows = compare_methods(table.assign(log_loss=2 * table["f1"]), [("new", "base", "seen", 5)]).set_index("score")
     assert list(rows.index) == ["log_loss", "f1"], "accuracy is not there"
     assert rows.loc["f1", ["mean", "low", "high", "p"]].tolist() == pytest.approx([10, 10, 10, 0])
@@ -352,8 +354,9 @@ def test_compare_pairs_by_listener_and_seed():
 
 
 def test_holm_is_over_the_rows_of_a_score():
+    levels = (("base", 0, 0.2, 0.0), ("a", 5, 0.22, 0.01), ("b", 5, 0.19, 0.01))
     table = pd.DataFrame([(method, "seen", k, f"E{n}", base + gap * n, 1 - base - gap * n) for n in range(5)
-                          for method, k, base, gap in (("base", 0, 0.2, 0.0), ("a", 5, 0.22, 0.01), ("b", 5, 0.19, 0.01))],
+                          for method, k, base, gap in levels],
                          columns=["method", "setting", "shots", "listener", "f1", "accuracy"])
     rows = compare_methods(table, [(name, "base", "seen", 5) for name in "ab"])
     for _, part in rows.groupby("score"):

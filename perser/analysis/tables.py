@@ -103,7 +103,7 @@ def score_caption(run: Run, *sentences: str, over: str = "") -> str:
     """The caption of a score table; over: what each gain is over, if not SSL-E on the same run."""
     alone = run.exchanged is None
     worst = SCORES["log_loss" if "log_loss" in run.records else "accuracy"].words
-    bound = [f"{run.title(method)}: all other ratings of the listener as shots." for method in
+    bound = [f"{run.title(method)}: the best of several adaptations to all other ratings of the listener." for method in
              wording.methods(run, wording.BOUND)]
     return wording.caption(
         run, f"Gain: over {over or wording.over(run)}, positive is better, {wording.pairing(run)}.",
