@@ -202,12 +202,15 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
     """Compute the missing records of EXPERIMENT and print its table."""
     from perser import experiment as experiments
     from perser import records, workers
-    from perser.analysis import report, tables
+    from perser.analysis import comparison, report, tables
 
     settings = usage(experiments.load, experiment_file(experiment), overrides, corpus)
     plan = planned(settings, corpus, root, corpus_options(options), upstream, revision, out, store, normalise)
     workers.run(plan, jobs, terminal())
-    click.echo(tables.markdown(*next(iter(report.tables_of(records.load(out)).values()))))
+    finished = records.load(out)
+    click.echo(tables.markdown(*next(iter(report.tables_of(finished).values()))))
+    if risen := comparison.risen(finished):
+        click.echo(f"{NAME}: {risen}", err=True)
 
 
 def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
@@ -261,14 +264,13 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=DIRECTORY, help="Tables and figures go under here.")
 def report(runs: tuple[Path, ...], out: Path) -> None:
-    """Write the tables and figures of finished runs from their records, and those that compare upstreams."""
-    from perser.analysis.report import compare_upstreams
-    from perser.analysis.report import report as write
+    """Write tables and figures of finished runs from their records, and what compares upstreams or readings."""
+    from perser.analysis import report as reports
 
     for directory in runs:
-        for path in write(directory, out):
+        for path in reports.report(directory, out):
             click.echo(path)
-    for path in compare_upstreams(runs, out):
+    for path in [*reports.compare_upstreams(runs, out), *reports.compare_readings(runs, out)]:
         click.echo(path)
 
 

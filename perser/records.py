@@ -4,7 +4,7 @@ Tables, figures and claims read records and nothing else. Nothing here imports t
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import getpid
 from pathlib import Path
@@ -120,6 +120,11 @@ class Run(NamedTuple):
     learnt: pd.DataFrame | None = None
     listeners: pd.DataFrame | None = None
     exchanged: pd.DataFrame | None = None
+
+    def only(self, keep: Callable[[pd.DataFrame], pd.Series]) -> "Run":
+        """The run with the records, own and exchanged, that `keep` is true of."""
+        exchanged = None if self.exchanged is None else self.exchanged[keep(self.exchanged)]
+        return self._replace(records=self.records[keep(self.records)], exchanged=exchanged)
 
     def title(self, method: str) -> str:
         """A method's name in print; its own name where the manifest does not know it."""

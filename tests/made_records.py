@@ -81,6 +81,27 @@ def made_study(
     return pd.DataFrame(rows).assign(**labels)
 
 
+def with_probabilities(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same records with what those of earlier versions lack: a log loss of 2 - hits / 100, a Brier score of half of
+    it, and a calibration error of 0.1; the most probable class is the predicted one.
+    """
+    hits = frame["tp_x"]
+    more = {f"{start}_{name}": values for name in "xy" for start, values in (("top_of", 100), ("top_hits", hits))}
+    frame = frame.assign(top=2 * hits, log_loss=200 * (2 - hits / 100), brier=100 * (2 - hits / 100), **more)
+    bins = {"bins": [[0.0, 200.0]] * len(hits), "bins_confidence": [[0.0, 2.0 * hit + 20] for hit in hits],
+            "bins_hits": [[0.0, 2.0 * hit] for hit in hits]}
+    return frame.assign(shots_of="own", **bins)
+
+
+def exchanged(run: Run, lost: int) -> Run:
+    """The run with probabilities, in which somebody else's shots give every method that has shots `lost` hits less."""
+    other = run.records[run.records["shots"] > 0].copy()
+    for name, sign in (("tp", -1), ("fp", 1), ("fn", 1)):
+        other[[f"{name}_x", f"{name}_y"]] += sign * lost
+    return run._replace(records=with_probabilities(run.records),
+                        exchanged=with_probabilities(other).assign(shots_of="other"))
+
+
 def _row(hit: int) -> dict:
     """Two classes, each predicted for 100 clips and ticked for 100, `hit` of them the same: F1 = hit / 100."""
     counts = {f"{kind}_{name}": n for name in "xy" for kind, n in (("tp", hit), ("fp", 100 - hit), ("fn", 100 - hit))}

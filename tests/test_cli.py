@@ -209,8 +209,32 @@ def test_a_walk_needs_the_corpus_and_a_method_that_descends(perser, root, finish
 def test_report_writes_tables_and_figures(perser, finished, tmp_path):
     code, out, _ = perser("report", finished, "--out", tmp_path)
     assert code == 0
-    for name in ("main.md", "main.tex", "main.csv", "shots.png", "gains.pdf"):
+    for name in ("main.md", "main.tex", "scores.csv", "shots-seen.png", "gains.pdf"):
         assert (tmp_path / "synthetic" / "logmel" / "main" / name).stat().st_size > 100 and name in out
+
+
+def test_report_compares_runs_of_several_readings(perser, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "other")
+    manifest = json.loads((finished / "manifest.json").read_text())
+    manifest["config"]["base"]["targets"] = "pooled"
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    code, out, _ = perser("report", finished, tmp_path / "other", "--out", tmp_path / "out")
+    written = tmp_path / "out" / "synthetic" / "logmel" / "main-compared.md"
+    assert code == 0 and "targets pooled" in written.read_text() and str(written) in out
+
+
+def test_run_warns_in_one_line_of_a_dev_loss_that_rose(perser, root, finished):
+    place = finished.parent / "risen"  # beside the parts, so that nothing is computed
+    shutil.copytree(finished, place, symlinks=True)
+    learnt = pd.read_parquet(place / "learnt.parquet")
+    rise = (learnt["tensor"] == "dev loss largest") & (learnt["method"] == "maml")
+    assert rise.any()
+    learnt.assign(value=learnt["value"].where(~rise, 1e4)).to_parquet(place / "learnt.parquet")
+    code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", root, "--out", place, "--jobs", 1,
+                            *sets(*TINY))
+    assert code == 0, err
+    assert err.count("\n") == 1 and err.startswith("perser: Dev loss above twice its start: MAML in ")
+    assert "Largest dev loss / start" in out and "Dev loss above twice its start: MAML" in out
 
 
 def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_path):

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_records import METHODS, PARTS, made_learnt, made_run, made_study
+from made_records import METHODS, PARTS, exchanged, made_learnt, made_run, made_study
 
-from perser.analysis import statistics
+from perser.analysis import comparison
 from perser.analysis.experiments import ablation, listeners, methods, recipe, steps, upstreams
 from perser.scores import per_seed
 
@@ -42,7 +42,12 @@ def test_the_best_baseline_is_neither_meta_learning_nor_the_bound():
     table = scores(levels)
     for table, best in ((table, "prior-shift"), (scores({"ssl-e": 0.3, "scratch": 0.1}), "ssl-e"),
                         (scores({"maml": 0.3}), None)):
-        assert methods.best_rival(scored(table), table, "seen", 20) == best
+        assert methods.best_rival(scored(table), table, "seen", 20, "f1") == best
+
+
+def test_the_best_rival_is_the_best_in_the_score_and_less_loss_is_better():
+    table = scores({"ssl-e": 0.3, "prior-shift": 0.4, "last-layer": 0.35}).assign(log_loss=lambda rows: rows["f1"])
+    assert methods.best_rival(scored(table), table, "seen", 20, "log_loss") == "ssl-e"
 
 
 def test_a_row_without_meta_learning_is_a_rival_whatever_its_name():
@@ -67,7 +72,7 @@ def test_each_meta_method_meets_the_best_of_its_own_setting():
         ["maml", "unseen", "prior-shift"],
         ["anil", "unseen", "prior-shift"],
     ]
-    assert result["mean"].tolist() == pytest.approx([0.08, -0.01, 0.05, -0.04])
+    assert result["mean"].tolist() == pytest.approx([8, -1, 5, -4])
 
 
 def test_the_ladder_holds_simple_methods_against_ssl_e_and_meta_learning_against_their_best():
@@ -77,7 +82,7 @@ def test_the_ladder_holds_simple_methods_against_ssl_e_and_meta_learning_against
     seen = [["prior-shift", "ssl-e", 5], ["fine-tuning", "ssl-e", 5], ["maml", "prior-shift", 5],
             ["prior-shift", "ssl-e", 20], ["fine-tuning", "ssl-e", 20], ["maml", "fine-tuning", 20]]
     assert result.loc[result["setting"] == "seen", ["method", "baseline", "shots"]].values.tolist() == seen
-    assert result["mean"].tolist() == pytest.approx([0.1, 0.05, 0.1, 0.1, 0.15, -0.03] * 2)
+    assert result["mean"].tolist() == pytest.approx([10, 5, 10, 10, 15, -3] * 2)
     assert (result["p_holm"] >= result["p"]).all() and set(result["setting"]) == {"seen", "unseen"}
     assert methods.ladder(scored(scores({"maml": 0.5, "anil": 0.4}))).empty  # nothing to be held against
 
@@ -87,9 +92,10 @@ def test_other_numbers_of_steps_are_held_against_the_trained_one():
     taken = {"maml": (0, 1, 3), "fine-tuning": (0, 1)}
     frame = made_study({"ssl-e": 0, "fine-tuning": 1, "maml": 2}, "steps", inner_steps=taken, noise=0)
     result = steps.against_trained(made_run(frame, settings={"maml": {"inner_steps": 1}}))
+    result = result[result["score"] == "f1"]
     assert result[["method", "setting", "shots", "inner_steps", "trained"]].values.tolist() == [
         ["maml", setting, 20, steps, 1] for setting in ("seen", "unseen") for steps in (0, 3)]
-    assert result["mean"].tolist() == pytest.approx([-0.01, 0.02] * 2) and (result["listeners"] == 8).all()
+    assert result["mean"].tolist() == pytest.approx([-1, 2] * 2) and (result["listeners"] == 8).all()
     assert steps.against_trained(made_run(frame, settings={"maml": {"inner_steps": 7}})).empty
 
 
@@ -99,11 +105,11 @@ ABLATION |= {"da+lslr": 0.34, "csmt+da+lslr": 0.38, "shared+da+lslr": 0.32}
 
 def test_main_effects_average_over_the_other_parts():
     result = ablation.effects(scored(scores(ABLATION))).set_index(["part", "setting"])["mean"]
-    # DA adds 0.01 everywhere; LSLR 0.03, with CSMT 0.07; CSMT nothing, with LSLR 0.04.
-    assert result["DA", "seen"] == pytest.approx(0.01)
-    assert result["LSLR", "unseen"] == pytest.approx(0.05)
-    assert result["CSMT", "seen"] == pytest.approx(0.02)
-    assert result["shared", "seen"] == pytest.approx(0.32 - 0.38)
+    # DA adds 1 point everywhere; LSLR 3, with CSMT 7; CSMT nothing, with LSLR 4.
+    assert result["DA", "seen"] == pytest.approx(1)
+    assert result["LSLR", "unseen"] == pytest.approx(5)
+    assert result["CSMT", "seen"] == pytest.approx(2)
+    assert result["shared", "seen"] == pytest.approx(32 - 38)
 
 
 def test_effects_come_for_every_number_of_shots_and_only_of_whole_designs():
@@ -114,30 +120,32 @@ def test_effects_come_for_every_number_of_shots_and_only_of_whole_designs():
     assert set(ablation.effects(scored(scores(ABLATION | {"ssl-e": 0.2})))["part"]) == {"CSMT", "DA", "LSLR", "shared"}
 
 
-def test_gains_are_in_points_at_every_number_of_shots():
-    table = pd.concat([scores({"ssl-e": 0.3, "maml": 0.4}, shots=20), scores({"maml": 0.35}, shots=5)])
-    result = statistics.gains(table, "ssl-e").set_index(["method", "setting", "shots"])["mean"]
-    assert set(statistics.gains(table, "ssl-e", largest=True)["shots"]) == {20}
-    assert result["maml", "seen", 20] == pytest.approx(10) and result["maml", "unseen", 5] == pytest.approx(5)
-    assert "ssl-e" not in result.index.get_level_values("method")
+def test_rows_come_for_every_number_of_shots_and_largest_keeps_that_of_each_setting():
+    frame = made_study({"ssl-e": 0, "maml": 1, "meta-perser": 3}, shots=(5, 20), noise=0)
+    run = exchanged(made_run(frame[(frame["shots"] < 20) | (frame["setting"] == "seen")]), 1)
+    cells = {(row.setting, row.shots) for row in comparison.rows(run).itertuples()}
+    assert cells == {("seen", 0), ("seen", 5), ("seen", 20), ("unseen", 0), ("unseen", 5)}
+    few = comparison.largest(run)
+    for table in (few.records, few.exchanged):
+        cells = set(zip(table["setting"], table["shots"]))
+        assert cells - {("seen", 0), ("unseen", 0)} == {("seen", 20), ("unseen", 5)}
+    assert comparison.rows(run, "maml").query("method == 'meta-perser'")["gain"].round(9).unique().tolist() == [2]
 
 
 STEPS = {"fine-tuning": (0, 1, 2), "maml": (0, 1, 2)}
 
 
-@pytest.mark.parametrize("base", [{}, {"ssl-e": 0}])
-def test_steps_are_separate_and_measured_from_ssl_e(base):
-    frame = made_study(base | {"fine-tuning": 0, "maml": 3}, "steps", (20,),
-                       inner_steps=STEPS | dict.fromkeys(base, (0,)), noise=0)
-    # One point of F1 per hit. Shots add four hits to methods with shots, so that SSL-E itself is four lower.
-    lower = 4 if base else 0
-    rows = steps.by_step(made_run(frame)).set_index(["method", "inner_steps", "setting"])
+def test_steps_are_separate_and_measured_from_ssl_e():
+    frame = made_study({"ssl-e": 0, "fine-tuning": 0, "maml": 3}, "steps", (20,), inner_steps=STEPS | {"ssl-e": (0,)},
+                       noise=0)
+    # One point of F1 per hit. Shots add four hits to methods with shots.
+    rows = steps.by_step(exchanged(made_run(frame), 2))
+    assert (rows["method"] == "ssl-e").sum() == 2 * 3, "once in each setting and score"
+    rows = rows[rows["score"] == "f1"].set_index(["method", "inner_steps", "setting"])
     for step in (0, 1, 2):
-        assert rows.loc[("maml", step, "seen"), "gain"] == pytest.approx(3 + step + lower)
-        assert rows.loc[("fine-tuning", step, "unseen"), "gain"] == pytest.approx(step + lower)
-        difference = rows.loc[("maml", step, "seen"), "mean"] - rows.loc[("maml", 0, "seen"), "mean"]
-        assert difference == pytest.approx(step)
-    assert (rows["records"] == 16).all() and set(rows.loc[rows["gain"] != 0, "shots"]) == {20}
+        assert rows.loc[("maml", step, "seen"), ["gain", "personal"]].tolist() == pytest.approx([3 + step + 4, 2])
+        assert rows.loc[("fine-tuning", step, "unseen"), "gain"] == pytest.approx(step + 4)
+    assert set(rows["records"]) == {16}
 
 
 def test_trained_steps_are_the_manifests():
@@ -152,12 +160,15 @@ def test_gains_meet_the_traits_of_the_same_listener():
                          **{kind: frame[kind] - extra for kind in ("fp_x", "fp_y", "fn_x", "fn_y")})
     traits = pd.DataFrame({"listener": ["E3", "E0", "E1", "E2"], "distance": [0.9, 0.1, 0.2, 0.3],
                            "consistency": [0.0, 3.0, 2.0, 1.0]})
-    result = listeners.gains_and_traits(made_run(frame, listeners=traits), "meta-perser")
-    rows = result[result["setting"] == "seen"].set_index("listener")
-    # Level 6, shots 20 / 5 and the listener's number, one point each.
-    assert rows["gain"].to_dict() == pytest.approx({"E0": 10, "E1": 11, "E2": 12, "E3": 13})
+    result = listeners.gains_and_traits(exchanged(made_run(frame, listeners=traits), 3), "meta-perser")
+    personal = result[result["part"] == "personal"]
+    assert personal["value"].tolist() == pytest.approx([3] * 8)
+    rows = result[(result["setting"] == "seen") & (result["part"] == "gain")].set_index("listener")
+    # Level 6, shots 20 / 5 and the listener's number, one hundredth of a nat each.
+    assert rows["value"].to_dict() == pytest.approx({"E0": 10, "E1": 11, "E2": 12, "E3": 13})
     assert rows["distance"].to_dict() == {"E0": 0.1, "E1": 0.2, "E2": 0.3, "E3": 0.9}
-    rho = listeners.correlations(result).set_index(["setting", "trait", "given"])["rho"]
+    gains = result[result["part"] == "gain"]
+    rho = listeners.correlations(gains).set_index(["setting", "trait", "given"])["rho"]
     assert rho["seen", "distance", ""] == pytest.approx(1) and rho["unseen", "consistency", ""] == pytest.approx(-1)
     assert np.isnan(rho["seen", "distance", "consistency"])  # the one trait is all that the other is
 

@@ -4,16 +4,14 @@ import itertools
 
 import matplotlib as mpl
 import pytest
-from made_records import made_run
+from made_records import exchanged, made_run
 from matplotlib.colors import to_rgb
-from test_tables import made_records
+from test_tables import made_records, personal_run
 
-from perser.analysis import figures
-from perser.analysis.experiments import main, shots
-from perser.analysis.statistics import bootstrap_interval, select
-from perser.scores import per_listener
+from perser.analysis import comparison, figures
+from perser.analysis.experiments import main, methods, shots
 
-DRAWN = (shots.score_lines, main.gains)
+DRAWN = (lambda run: shots.lines(run, "unseen"), main.gains, methods.forest)
 
 
 def texts(figure):
@@ -25,7 +23,7 @@ def texts(figure):
 def test_stamped_when_and_only_when_data_is_made_up(draw, synthetic):
     shown = texts(draw(made_run(made_records(synthetic))))
     assert any(text == f"synthetic {synthetic}" for text in shown) == bool(synthetic)
-    assert any("95 % bootstrap interval over listeners" in text for text in shown)
+    assert any("95 % interval over listeners" in text for text in shown)
 
 
 @pytest.mark.parametrize("draw", DRAWN)
@@ -59,8 +57,10 @@ def boxes(figure):
 
 @pytest.mark.parametrize("draw", DRAWN)
 @pytest.mark.parametrize("better", [1, 0, -1])
-def test_no_text_covers_another_or_leaves_the_page(draw, better):
-    figure = draw(made_run(made_records("speech and listeners", better=better)))
+@pytest.mark.parametrize("lost", [None, 3])
+def test_no_text_covers_another_or_leaves_the_page(draw, better, lost):
+    run = made_run(made_records("speech and listeners", better=better))
+    figure = draw(run if lost is None else exchanged(run, lost))
     shown, page = boxes(figure), figure.bbox
     for (one, a), (two, b) in itertools.combinations(shown, 2):
         shared = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
@@ -69,40 +69,55 @@ def test_no_text_covers_another_or_leaves_the_page(draw, better):
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text
 
 
-def test_lines_end_at_the_means_of_the_records():
-    frame = made_records()
-    left = shots.score_lines(made_run(frame)).axes[0]
-    expected = {}
-    for method, k in (("ssl-e", 0), ("fine-tuning", 20), ("meta-perser", 20)):
-        colour = figures.PALETTE[method][0]
-        expected[colour] = 100 * select(per_listener(frame), method, "seen", k).mean()
-    drawn = {
-        line.get_color(): line.get_ydata()[-1] for line in left.get_lines() if line.get_linestyle() != "None"
-    }
-    assert drawn == pytest.approx(expected)
+def drawn_ends(axes):
+    return {line.get_color(): line.get_ydata()[-1] for line in axes.get_lines()
+            if line.get_linestyle() != "None" and line.get_linewidth() > 1 and line.get_color() != figures.GREY}
+
+
+def test_lines_are_gain_and_personal_part_of_every_score():
+    run = personal_run()
+    panels = shots.lines(run, "seen").axes
+    rows = comparison.rows(run)
+    rows = rows[(rows["setting"] == "seen") & (rows["shots"] == 20)].set_index(["score", "method"])
+    for axes, (score, part) in zip(panels, itertools.product(("log_loss", "accuracy", "f1"), comparison.PARTS)):
+        expected = {figures.PALETTE[method][0]: rows.loc[(score, method), part]
+                    for method in ("fine-tuning", "meta-perser")}
+        assert drawn_ends(axes) == pytest.approx(expected)
+    assert [axes.get_title(loc="left") for axes in panels[:2]] == ["Gain", "Personal part"]
+    assert len(shots.lines(made_run(made_records()), "seen").axes) == 2, "gains alone, in the two scores of old records"
 
 
 def test_bars_are_the_intervals():
-    frame = made_records()
-    bars = shots.score_lines(made_run(frame)).axes[1].containers[0]
+    run = made_run(made_records())
+    bars = shots.lines(run, "unseen").axes[1].containers[0]
     drawn = [tuple(segment[:, 1]) for segment in bars[2][0].get_segments()]
-    scores = per_listener(frame)
-    for (low, high), k in zip(drawn, (5, 20), strict=True):
-        expected = bootstrap_interval(100 * select(scores, "fine-tuning", "unseen", k), 0)
-        assert (low, high) == pytest.approx((expected.low, expected.high))
+    rows = comparison.rows(run)
+    rows = rows[(rows["method"] == "fine-tuning") & (rows["setting"] == "unseen") & (rows["score"] == "f1")]
+    assert list(zip(*drawn)) == [pytest.approx(list(rows["gain_low"])), pytest.approx(list(rows["gain_high"]))]
 
 
-def test_each_listener_is_a_dot_of_its_gain():
-    frame = made_records()
-    top = main.gains(made_run(frame)).axes[0]
-    scores = per_listener(frame)
-    gain = (
-        100 * (select(scores, "meta-perser", "seen", 20) - select(scores, "ssl-e", "seen", 20)).sort_values()
-    )
-    colour = figures.PALETTE["meta-perser"][0]
-    dots = next(line for line in top.get_lines() if line.get_color() == colour and len(line.get_ydata()) == 8)
-    assert list(dots.get_ydata()) == pytest.approx(list(gain))
-    assert [label.get_text() for label in top.get_xticklabels()] == list(gain.index)
+def test_open_marks_are_gains_and_filled_ones_personal_parts():
+    run = personal_run()
+    rows = comparison.rows(comparison.largest(run)).set_index(["setting", "method", "score"])
+    for axes, score in zip(methods.forest(run).axes, ("log_loss", "accuracy", "f1")):
+        marks = {(round(-bar[0].get_ydata()[0]), bar[0].get_markerfacecolor() == "white"): bar[0].get_xdata()[0]
+                 for bar in axes.containers}
+        lines = [tick.get_text() for tick in axes.figure.axes[0].get_yticklabels()]
+        place = lines.index("Meta-PerSER")  # of seen clips, which come first
+        row = rows.loc[("seen", "meta-perser", score)]
+        assert (marks[place, True], marks[place, False]) == pytest.approx((row["gain"], row["personal"]))
+
+
+def test_each_listener_is_a_mark_of_its_gain_and_personal_part():
+    run = personal_run()
+    first = run.exchanged["listener"].eq("E3") & run.exchanged["method"].eq("meta-perser")
+    run = run._replace(exchanged=run.exchanged.assign(log_loss=run.exchanged["log_loss"] + 2.0 * first))
+    top = main.gains(run).axes[0]
+    marks = {line.get_markerfacecolor(): list(line.get_ydata()) for line in top.get_lines()
+             if len(line.get_ydata()) == 8}
+    assert marks.pop("white") == pytest.approx([10] * 8)
+    assert [*marks.values()] == [pytest.approx([3] * 7 + [4])], "sorted by the personal part"
+    assert [label.get_text() for label in top.get_xticklabels()][-1] == "E3"
 
 
 def test_palette_differs_in_greyscale_and_in_marker():

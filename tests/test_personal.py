@@ -11,8 +11,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import brier_score_loss, f1_score, log_loss, recall_score
 
 from perser import records, scores, workers
-from perser.analysis import report
-from perser.analysis.experiments import personal
+from perser.analysis import comparison, report
 from perser.episodes import Episodes, batch_of, draws_by_listener
 from perser.evaluate import BINS, count
 from perser.experiment import Experiment
@@ -157,16 +156,16 @@ def planted(out, differ: bool) -> records.Run:
 @pytest.mark.parametrize("differ", [False, True])
 def test_the_personal_part_is_zero_for_listeners_who_do_not_differ_and_positive_for_those_who_do(tmp_path, differ):
     run = planted(tmp_path, differ)
-    rows = personal.rows(run)
-    rows = rows[rows["method"] != "ssl-e"]
+    rows = comparison.rows(run)
+    rows = rows[rows["shots"] > 0].pivot(index=["method", "setting"], columns="score", values="personal_low")
     assert len(rows) == 2 * 5
-    for row in rows.itertuples():
+    for cell, row in rows.iterrows():
         if differ:
-            assert row.personal_log_loss_low > 0, (row.method, row.setting)
+            assert row["log_loss"] > 0, cell
         else:
-            assert row.personal_log_loss_low <= 0.5 and row.personal_accuracy_low <= 1, (row.method, row.setting)
+            assert row["log_loss"] <= 0.5 and row["accuracy"] <= 1, cell
     name, (table, caption) = next(iter(report.tables_of(run).items()))
-    assert name == "personal" and "Personal part" in caption and len(table.cells) == 2 * 6
+    assert name == "planted" and "Personal part: own" in caption and len(table.cells) == 2 * (5 + 2)
 
 
 def test_the_mode_is_found_where_the_general_model_is_sure_and_wrong():

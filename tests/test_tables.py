@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from made_records import made_run
+from made_records import SIMPLE, exchanged, made_run, made_study
 
 from perser import records
-from perser.analysis import report, tables, wording
-from perser.analysis.claims import claims, lines, of_run
+from perser.analysis import comparison, report, tables, wording
+from perser.analysis.claims import HARM, claims, lines, of_run
 from perser.errors import UserError
+from perser.scores import CONSTANT, SCORES
 
 METHODS = {"ssl-e": (0,), "fine-tuning": (5, 20), "meta-perser": (5, 20)}
 
@@ -60,17 +61,15 @@ def run(tmp_path):
     return place
 
 
-def test_rows_are_chance_then_ssl_e_once_then_every_k():
+def test_rows_are_the_constant_then_ssl_e_then_every_k_of_each_setting():
     cells = tables.score_table(made_run(made_records())).cells
-    assert list(zip(cells["Method"], cells["K"])) == [
-        ("Chance", "-"),
-        ("SSL-E", "-"),
-        ("Fine-tuning", "5"),
-        ("Meta-PerSER", "5"),
-        ("Fine-tuning", "20"),
-        ("Meta-PerSER", "20"),
-    ]
-    assert (cells["Records"] == "16").all()
+    rows = [(CONSTANT, "-"), ("SSL-E", "-"), ("Fine-tuning", "5"), ("Meta-PerSER", "5"), ("Fine-tuning", "20"),
+            ("Meta-PerSER", "20")]
+    assert list(zip(cells["Clips"], cells["Method"], cells["K"])) == [
+        (setting, *row) for setting in ("seen", "unseen") for row in rows]
+    assert set(cells) == {"Clips", "Method", "K", "Accuracy", "Gain, accuracy", "Personal part, accuracy", "Macro F1",
+                          "Gain, macro F1", "Personal part, macro F1", "Worse"}
+    assert (cells[["Personal part, accuracy", "Personal part, macro F1"]] == "-").all(axis=None)
 
 
 def test_numbers_are_the_means_over_listeners_in_points():
@@ -79,37 +78,117 @@ def test_numbers_are_the_means_over_listeners_in_points():
     rows = frame[(frame["method"] == "meta-perser") & (frame["shots"] == 20) & (frame["setting"] == "seen")]
     x = 2 * rows["tp_x"] / (2 * rows["tp_x"] + rows["fp_x"])
     y = 2 * rows["tp_y"] / (2 * rows["tp_y"] + 5 + rows["fn_y"])
-    row = table.numbers.iloc[-1]
-    assert row["seen"] == pytest.approx(100 * ((x + y) / 2).mean())
-    assert row["seen_low"] < row["seen"] < row["seen_high"]
-    assert row["gain_seen"] == pytest.approx(row["seen"] - table.numbers.loc[1, "seen"])
-    assert table.cells.iloc[-1]["Seen"].startswith(f"{row['seen']:.1f} [")
+    start, row = table.numbers.iloc[1], table.numbers.iloc[5]
+    assert (row["method"], row["setting"], row["shots"]) == ("meta-perser", "seen", 20)
+    assert row["level_f1"] == pytest.approx(100 * ((x + y) / 2).mean())
+    assert row["level_accuracy"] == pytest.approx(100 * (rows["top"] / rows["queries"]).mean())
+    assert row["level_low_f1"] < row["level_f1"] < row["level_high_f1"]
+    assert row["gain_f1"] == pytest.approx(row["level_f1"] - start["level_f1"])
+    assert table.cells["Macro F1"][5] == f"{row['level_f1']:.1f}"
+    bounds = (row[f"gain{end}_accuracy"] for end in ("", "_low", "_high"))
+    assert table.cells["Gain, accuracy"][5] == tables.interval_text(*bounds, "+")
 
 
-def test_accuracy_is_the_share_of_clips_whose_first_class_was_ticked():
-    frame = made_records()
-    table = tables.score_table(made_run(frame), score="accuracy")
-    assert "Chance" not in set(table.cells["Method"]) and len(table.cells) == 5
-    rows = frame[(frame["method"] == "meta-perser") & (frame["shots"] == 20) & (frame["setting"] == "seen")]
-    row = table.numbers.iloc[-1]
-    assert row["seen"] == pytest.approx(100 * (rows["top"] / rows["queries"]).mean())
-    assert row["gain_seen"] == pytest.approx(row["seen"] - table.numbers.loc[0, "seen"])
-    caption = tables.score_caption(made_run(frame), score="accuracy")
-    assert "Accuracy (share of clips" in caption and "Macro F1" not in caption and "Chance" not in caption
+def personal_run(lost=3, **levels):
+    """Methods of known hits with somebody else's shots that give `lost` hits less; no noise."""
+    frame = made_study({"ssl-e": 0, "fine-tuning": 1, "meta-perser": 6, **levels}, noise=0)
+    return exchanged(made_run(frame), lost)
 
 
-def test_best_of_each_k_is_bold_and_printed_ties_are_both():
+def test_gain_and_personal_part_are_paired_and_positive_where_better():
+    """Level 6 and 20 / 5 shots are 10 hits of 100: 10 points of F1 and accuracy, 10 hundredths of log loss saved."""
+    rows = comparison.rows(personal_run()).set_index(["method", "setting", "shots", "score"])
+    for score in ("log_loss", "accuracy", "f1"):
+        row = rows.loc[("meta-perser", "unseen", 20, score)]
+        assert row[["gain", "gain_low", "gain_high"]].tolist() == pytest.approx([10] * 3)
+        assert row[["personal", "personal_low", "personal_high"]].tolist() == pytest.approx([3] * 3)
+        assert (row["worse"], row["listeners"], row["records"], row["gain_p"]) == (0, 8, 16, 0)
+        assert np.isnan(rows.loc[("ssl-e", "unseen", 0, score), ["gain", "personal"]].to_numpy(float)).all()
+        assert rows.loc[("fine-tuning", "seen", 5, score), "gain"] == pytest.approx(2)
+    assert rows.loc[("ssl-e", "seen", 0, "log_loss"), "level"] == pytest.approx(100 * (2 - 0.6 - (0.875 + 0.5) / 100))
+    lost = comparison.rows(personal_run(lost=-2)).set_index(["method", "score"])["personal"].dropna()
+    assert set(lost.round(9)) == {-2}
+    worst = comparison.rows(personal_run(worst=-9)).query("method == 'worst'")
+    assert worst["worse"].tolist() == [1.0] * 12
+
+
+def test_every_score_stands_per_listener_and_pooled_with_somebody_elses_shots_below():
+    table, caption = tables.levels_table(personal_run())
+    cells = table.cells[(table.cells["Clips"] == "seen") & (table.cells["K"] == "20")]
+    assert cells["Method"].tolist() == ["Fine-tuning", "Fine-tuning, somebody else's shots", "Meta-PerSER",
+                                        "Meta-PerSER, somebody else's shots"]
+    assert [name for name in cells if name in [score.title for score in SCORES.values()]] == [
+        score.title for score in SCORES.values()]
+    level = 60 + 6 + 4 + 0.875 + 0.5  # the level, the shots, the mean number of the listener and the seed
+    own, other = cells.iloc[2], cells.iloc[3]
+    assert own["Accuracy"] == own["Macro F1"] == f"{level:.1f} ({level:.1f})"
+    assert other["Accuracy"] == f"{level - 3:.1f} ({level - 3:.1f})" and own["Calibration error"] == "10.0 (10.0)"
+    assert own["Balanced accuracy"] == own["Accuracy"] and own["Records"] == "16"
+    assert "in brackets pooled" in caption and "in brackets the" not in caption
+
+
+def test_a_run_without_somebody_elses_shots_says_so():
+    assert "Personal part: -, since" in tables.score_caption(made_run(made_records()))
+    assert "Personal part: own shots minus somebody else's" in tables.score_caption(personal_run())
+    assert "listeners whose accuracy is worse" in tables.score_caption(made_run(made_records()))
+    assert "listeners whose log loss is worse" in tables.score_caption(personal_run())
+
+
+def trained(run, rises):
+    """The run with what meta-training leaves: kept epoch, first and largest dev loss of two splits of a method."""
+    rows = [(method, fold, 0, 0, 0, -1, name, value) for method, folds in rises.items()
+            for fold, (epoch, largest) in enumerate(folds, 1)
+            for name, value in (("epoch", epoch), ("dev loss start", 2.0), ("dev loss largest", largest))]
+    columns = ["method", "fold", "group", "seed", "shots", "step", "tensor", "value"]
+    return run._replace(learnt=pd.DataFrame(rows, columns=columns))
+
+
+def test_how_meta_training_went_is_in_table_and_caption():
+    run = trained(personal_run(maml=2), {"meta-perser": ((0, 9.0), (3, 3.0)), "maml": ((1, 4.0), (2, 2.0))})
+    cells = tables.score_table(run).cells.set_index(["Method", "Clips", "K"])
+    assert cells.loc[("Meta-PerSER", "seen", "5"), ["Epoch 0", "Largest dev loss / start"]].tolist() == ["50%", "4.5"]
+    assert cells.loc[("MAML", "unseen", "20"), ["Epoch 0", "Largest dev loss / start"]].tolist() == ["0%", "2"]
+    assert set(cells.xs("Fine-tuning")["Epoch 0"]) == {"-"}
+    sentence = "Dev loss above twice its start: Meta-PerSER in 1 split (up to 4.5 times, fold 1)."
+    assert comparison.risen(run) == sentence and sentence in tables.score_caption(run)
+    lost = trained(personal_run(), {"meta-perser": ((0, np.nan), (3, 8.1))})
+    assert "Meta-PerSER in 2 splits (up to inf times, fold 1)" in comparison.risen(lost)
+    quiet = trained(personal_run(), {"meta-perser": ((0, 4.0), (3, 2.0))})
+    assert comparison.risen(quiet) == "" and "Epoch 0: share" in tables.score_caption(quiet)
+
+
+def test_runs_that_do_not_say_how_meta_training_went_say_nothing():
+    run = personal_run()
+    for run in (run, trained(run, {"meta-perser": ((0, 9.0),)})._replace(learnt=None)):
+        assert comparison.risen(run) == "" and comparison.training(run).empty
+        assert "Epoch 0" not in tables.score_table(run).cells and "Epoch 0" not in tables.score_caption(run)
+
+
+def test_best_of_each_block_is_bold_and_printed_ties_are_both():
     cells = pd.DataFrame(
-        {"K": ["-", "5", "5", "5", "20"], "Seen": ["99.0", "31.2 [1.0, 2.0]", "31.2 [0.0, 9.0]", "30.0", "-"]}
+        {"K": ["-", "5", "5", "5", "20"], "Gain": ["99.0", "31.2 [1.0, 2.0]", "31.2 [0.0, 9.0]", "30.0", "-"]}
     )
-    bold = tables.build(cells, cells, bold=("Seen",)).bold
-    assert bold["Seen"].tolist() == [False, True, True, False, False] and not bold["K"].any()
+    bold = tables.build(cells, cells, ("Gain",), cells["K"], cells["K"] != "-").bold
+    assert bold["Gain"].tolist() == [False, True, True, False, False] and not bold["K"].any()
+
+
+def test_neither_controls_nor_the_bound_are_bold():
+    run = personal_run(**{"all-data": 30, "prior-shift": 20})
+    infos = dict(run.manifest.methods)
+    infos["prior-shift"] = infos["prior-shift"].model_copy(update={"group": wording.CONTROL})
+    run = run._replace(manifest=run.manifest.model_copy(update={"methods": infos}))
+    table = tables.score_table(run)
+    assert set(table.cells.loc[table.bold["Gain, accuracy"], "Method"]) == {"Meta-PerSER"}
+    names = table.cells.loc[table.cells["Clips"] == "seen", "Method"].tolist()
+    assert names[2:5] == ["Prior shift", "Fine-tuning", "Meta-PerSER"] and names[-1] == "All data (upper bound)"
+    assert table.cells["K"].iloc[-1] == "all" and SIMPLE == "No meta-learning"
+    assert "All data (upper bound): the best of several adaptations" in tables.score_caption(run)
 
 
 def test_bold_marks_the_mean_alone_in_markdown_and_latex():
     table = tables.score_table(made_run(made_records()))
-    assert re.search(r"Meta-PerSER +\| 20 +\| \*\*\d+\.\d\*\* \[", tables.markdown(table, "caption"))
-    assert re.search(r"Meta-PerSER & 20 & \\textbf\{\d+\.\d\} \[", tables.latex(table, "caption"))
+    assert re.search(r"Meta-PerSER +\| 20 .*\| \*\*\+\d+\.\d\*\* \[", tables.markdown(table, "caption"))
+    assert re.search(r"Meta-PerSER & 20 & .*\\textbf\{\+\d+\.\d\} \[", tables.latex(table, "caption"))
 
 
 def test_latex_is_booktabs_and_escaped():
@@ -145,7 +224,7 @@ def test_caption_counts_what_the_records_hold():
         "95 %",
         "0123456789,",
         "Some CPU, 2 cores",
-        "With so few listeners",
+        "So few listeners",
     ):
         assert part in caption
     assert "uncommitted" in tables.score_caption(made_run(made_records(), dirty=True))
@@ -153,7 +232,7 @@ def test_caption_counts_what_the_records_hold():
     more = pd.concat([made_records(), made_records().assign(seed=1)])
     assert "One seed" not in tables.score_caption(made_run(more))
     assert "over listeners and seeds" in tables.score_caption(made_run(more))
-    assert "so few" not in tables.score_caption(made_run(made_records(listeners=12)))
+    assert "o few" not in tables.score_caption(made_run(made_records(listeners=12)))
 
 
 def test_captions_tell_unequal_listeners_apart():
@@ -178,7 +257,7 @@ def test_report_writes_the_same_bytes_twice(run, tmp_path):
     once, again = (report.report(run, tmp_path / name) for name in ("one", "two"))
     place = tmp_path / "one" / "toy_corpus" / "logmel" / "main"
     assert sorted(place.iterdir()) == sorted(once)
-    tables, figures = ("comparisons", "main", "main-accuracy"), ("gains", "shots", "shots-gained")
+    tables, figures = ("comparisons", "main", "scores"), ("gains", "main", "shots-seen", "shots-unseen")
     assert {path.name for path in once} == {f"{name}.{end}" for name in tables for end in ("md", "tex", "csv")} | {
         f"{name}.{end}" for name in figures for end in ("pdf", "png")}
     for one, two in zip(once, again):
@@ -192,46 +271,81 @@ def test_report_of_no_run_is_one_line(tmp_path):
 
 def test_claims_hold_only_when_the_interval_is_above_zero(run):
     results = {claim["claim"]: claim for claim in claims(run.parents[2])}
-    sentence = (
-        "toy_corpus (logmel, main, synthetic listeners): "
-        "Meta-PerSER with 20 shots is better than Fine-tuning, {} clips"
-    )
     for setting in ("seen", "unseen"):
-        claim = results[sentence.format(setting)]
+        claim = results[f"Meta-PerSER with 20 shots is better than Fine-tuning, {setting} clips"]
+        assert claim["run"] == "toy_corpus (logmel, main, synthetic listeners)" and claim["kind"] == "macro F1"
         assert 0 < claim["low"] < claim["value"] < claim["high"]
         assert claim["verdict"] == ("holds" if claim["p_holm"] <= 0.05 else "uncorrected")
         assert claim["records"] == str(run) and claim["synthetic"] == "listeners" and claim["listeners"] == 8
-    assert json.loads(json.dumps(list(results.values())))
+    assert json.loads(json.dumps(list(results.values()), allow_nan=False))
 
 
 def test_claims_that_fail_are_reported_the_same_way(run):
     good, bad = of_run(made_run(made_records()), run), of_run(made_run(made_records(better=-1)), run)
     assert [claim.keys() for claim in bad] == [claim.keys() for claim in good]
-    assert all(re.match(r"(holds|uncorrected|fails) +[+-]\d", line) for line in lines(good + bad))
+    printed = [line for line in lines(good + bad) if " p " in line]
+    assert printed and all(re.match(r"  (holds|uncorrected|fails) +[+-]\d", line) for line in printed)
     ahead = [claim for claim in bad if "better than Fine-tuning" in claim["claim"]]
     assert ahead and all(claim["verdict"] == "fails" and claim["high"] < 0 for claim in ahead)
 
 
-def test_with_six_listeners_no_claim_holds_after_correction(run):
-    """Of 64 assignments of signs two are as extreme as all six ahead: p is 1/32, and a quarter with eight claims."""
-    frame = made_records()
-    few = frame[frame["listener"].isin(sorted(frame["listener"].unique())[:6])]
-    results = of_run(made_run(few), run)
-    assert {claim["verdict"] for claim in results} <= {"uncorrected", "fails"}
-    assert all(claim["p_holm"] > 0.05 for claim in results)
-    above = [claim for claim in results if claim["low"] > 0 and claim["value"] >= claim["bar"]]
-    assert above and all(claim["verdict"] == "uncorrected" for claim in above)
+def headline(run):
+    """Verdicts by method, kind and score, the same on seen and on unseen clips."""
+    by_setting = [{(claim["method"], claim["kind"], claim["score"] if claim["kind"] != "harmless" else ""):
+                   claim["verdict"] for claim in of_run(run, "place") if claim["setting"] == setting
+                   and claim["kind"] != "macro F1"} for setting in ("seen", "unseen")]
+    assert by_setting[0] == by_setting[1]
+    return by_setting[0]
+
+
+def test_the_headline_has_both_verdicts_and_whether_a_method_harms():
+    """Fine-tuning gains 5 and Meta-PerSER 10; MAML loses 1, and nothing of it depends on whose shots they are."""
+    frame = made_study({"ssl-e": 0, "fine-tuning": 1, "maml": -5, "meta-perser": 6, "all-data": 9}, noise=0)
+    run = exchanged(made_run(frame), 2)
+    same = run.records["method"].eq("maml") & run.records["shots"].gt(0)
+    others = run.exchanged[run.exchanged["method"] != "maml"]
+    run = run._replace(exchanged=pd.concat([others, run.records[same].assign(shots_of="other")]))
+    verdicts = headline(run)
+    for score in ("log_loss", "accuracy"):
+        assert verdicts["Fine-tuning", "gain", score] == verdicts["Meta-PerSER", "personal", score] == "holds"
+        assert verdicts["MAML", "gain", score] == verdicts["MAML", "personal", score] == "fails"
+    assert (verdicts["Meta-PerSER", "harmless", ""], verdicts["MAML", "harmless", ""]) == ("holds", "fails")
+    assert {method for method, *_ in verdicts} == {"Fine-tuning", "MAML", "Meta-PerSER"}, "no bound, no SSL-E"
+    text = lines(of_run(run, "place"))
+    [row] = [line for line in text if re.match("  Meta-PerSER +unseen", line)]
+    assert re.findall(r"[+-]\d+\.\d \[\S+ \S+\] (\S+)", row) == ["yes"] * 4 and row.endswith(" yes")
+    assert "+10.0 [+10.0, +10.0] yes" in row and "+2.0 [+2.0, +2.0] yes" in row
+    assert max(len(line) for line in text if " p " not in line) < 140
+
+
+def test_harmless_is_decided_by_the_lower_end_in_the_worse_score():
+    run = exchanged(made_run(made_study({"ssl-e": 0, "fine-tuning": -4}, noise=0, seeds=(0,))), 0)
+    assert headline(run)["Fine-tuning", "harmless", ""] == "holds", "a gain of zero harms nobody"
+    first = run.records["listener"].eq("E0") & run.records["method"].eq("fine-tuning")
+    for worse in ("log_loss", "top"):  # 8 listeners, one of whom loses: the mean is above HARM, the lower end is not
+        by = 200 * 8 * 0.0015 * (1 if worse == "log_loss" else -1)
+        frame = run.records.assign(**{worse: run.records[worse] + by * first})
+        assert headline(run._replace(records=frame))["Fine-tuning", "harmless", ""] == "fails"
+        [claim] = [claim for claim in of_run(run._replace(records=frame), "place")
+                   if claim["kind"] == "harmless" and claim["setting"] == "seen"]
+        assert claim["low"] < HARM < claim["value"] and claim["p_holm"] is None
+        assert claim["score"] == ("log_loss" if worse == "log_loss" else "accuracy")
+
+
+def test_without_log_loss_nothing_is_called_harmless_and_without_exchange_nothing_personal():
+    kinds = {claim["kind"] for claim in of_run(made_run(made_records()), "place")}
+    assert kinds == {"gain", "macro F1"}
 
 
 def test_claims_equal_the_tables_gains(run):
-    numbers = tables.score_table(made_run(made_records())).numbers.iloc[-1]
+    numbers = tables.score_table(made_run(made_records())).numbers.iloc[5]
     claim = next(
         c
         for c in of_run(made_run(made_records()), run)
         if "Meta-PerSER with 20 shots is better than SSL-E, seen" in c["claim"]
     )
     assert (claim["value"], claim["low"], claim["high"]) == pytest.approx(
-        tuple(numbers[["gain_seen", "gain_seen_low", "gain_seen_high"]])
+        tuple(numbers[["gain_f1", "gain_low_f1", "gain_high_f1"]])
     )
 
 

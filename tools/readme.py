@@ -1,35 +1,30 @@
-"""Fill the marked blocks of README.md: tables of committed runs, and claims against the best simple method."""
+"""Fill the marked blocks of README.md: tables of committed runs, and the verdicts on their methods."""
 
 import re
 from pathlib import Path
 
 from perser import records
-from perser.analysis import claims, tables
-from perser.analysis.experiments import personal
+from perser.analysis import claims, comparison, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def table_block(run_dir: Path) -> str:
-    """A run's score table as Markdown."""
-    run = records.load(run_dir)
+    """A run's score table at the largest number of shots as Markdown."""
+    run = comparison.largest(records.load(run_dir))
     return tables.markdown(tables.score_table(run), tables.score_caption(run))
 
 
-def personal_block(run_dir: Path) -> str:
-    """Whether each method's gain is personal, at the largest number of shots, as Markdown."""
-    return tables.markdown(*personal.tables(tables.at_most_shots(records.load(run_dir)))["personal"])
-
-
 def claims_block(*run_dirs: Path) -> str:
-    """The claims of runs against the best method without meta-learning, whether they hold or fail."""
+    """The headline claims of runs and those against the best method without meta-learning, whatever the verdict."""
     judged = [claim for run_dir in run_dirs for claim in claims.of_run(records.load(run_dir), run_dir)]
-    return "\n".join(["```", *claims.lines([claim for claim in judged if claim["bar"]]), "```", ""])
+    shown = [claim for claim in judged if claim["kind"] != "macro F1" or claim["bar"]]
+    return "\n".join(["```", *claims.lines(shown), "```", ""])
 
 
 def fill(text: str) -> str:
     """The README with all blocks between markers rewritten."""
-    for name, write in (("table", table_block), ("personal", personal_block), ("claims", claims_block)):
+    for name, write in (("table", table_block), ("claims", claims_block)):
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
                       lambda match, write=write: match[1] + write(*map(ROOT.joinpath, match[2].split())) + match[3],
                       text, flags=re.DOTALL)

@@ -1,7 +1,7 @@
 """Figures: style, palette, saving and the primitives that the experiments draw with."""
 
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,12 +11,12 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
 
-from perser.analysis import wording
-from perser.analysis.statistics import Interval, bootstrap_interval
+from perser.analysis import comparison, wording
 from perser.records import GROUPS, Run
-from perser.scores import SETTINGS, per_seed
+from perser.scores import HEADLINE
 
 STYLE = Path(__file__).with_name("perser.mplstyle")
 GREY = "#5a5a5a"
@@ -27,9 +27,10 @@ PALETTE = {
 }
 # For methods that the palette does not name, in the order of the records.
 SPARE = (("#cc79a7", "D"), ("#56b4e9", "v"), ("#d55e00", "P"), ("#8a8a8a", "X"), ("#000000", "*"))
-# One look a group, for figures with too many methods: colour, marker, filled.
-GROUP_LOOKS = dict(zip(GROUPS, (("#e69f00", "s", False), ("#004c7f", "o", True), (GREY, "D", False),
-                                ("#8a8a8a", "X", True))))
+# One colour a group, for figures with too many methods.
+GROUP_COLOURS = dict(zip(GROUPS, ("#e69f00", "#004c7f", GREY, "#8a8a8a")))
+MARKS = {"gain": {"marker": "s", "markerfacecolor": "white"}, "personal": {"marker": "o"}}
+UNITS = {"log_loss": "Log loss (0.01 nat)", "accuracy": "Accuracy (points)", "f1": "Macro F1 (points)"}
 DASHED = (0, (4, 2))
 MINUS = "\N{MINUS SIGN}"
 
@@ -98,11 +99,10 @@ def line_labels(axes: Axes, ends: Iterable[tuple[float, str, str]], room: float)
         right_label(axes, text, share, colour)
 
 
-def method_labels(axes: Axes, run: Run, ends: dict[str, float], room: float, words: str = "{}") -> None:
-    """`line_labels` of methods; words: a format that takes the title and the height."""
+def method_labels(axes: Axes, run: Run, ends: dict[str, float], room: float) -> None:
+    """`line_labels` of methods."""
     looks = look(list(ends))
-    line_labels(axes, [(end, words.format(run.title(method), end), ink(looks[method][0]))
-                       for method, end in ends.items()], room)
+    line_labels(axes, [(end, run.title(method), ink(looks[method][0])) for method, end in ends.items()], room)
 
 
 def spread_labels(heights: list[float], room: float) -> list[float]:
@@ -115,82 +115,119 @@ def spread_labels(heights: list[float], room: float) -> list[float]:
     return (isotonic_regression(heights - offsets).x + offsets).tolist()
 
 
+def legend(run: Run, better: str = "Up", opened: str = "") -> str:
+    """What open and filled marks and their bars are; better: the direction; opened: if not the gain over SSL-E."""
+    personal = " Filled: personal part, own shots minus somebody else's." if run.exchanged is not None else ""
+    opened = opened or f"gain over {wording.over(run)}"
+    return f"Open: {opened}.{personal}\n{better} is better. Bars: {wording.resampled(run)}.\n"
+
+
 @styled
-def lines_by_shots(run: Run, values: Callable[..., pd.DataFrame], ylabel: str, note: str, seed: int = 0) -> Figure:
-    """A line per method of values(scores, method, setting, shots) against the number of shots, a panel per setting."""
-    scores = per_seed(run.records)
-    numbers = sorted(int(shots) for shots in set(scores["shots"]) - {0})
-    methods = [method for method in wording.methods(run) if run.group(method) != wording.BOUND]
-    adapting = [method for method in methods if scores.loc[scores["method"] == method, "shots"].any()]
-    looks, figure = look(methods), Figure(figsize=(3.4, 2.45))
-    panels = figure.subplots(1, len(SETTINGS), sharey=True)
-    for axes, setting in zip(panels, SETTINGS):
-        ends = {}
-        for method in methods:
-            intervals = [bootstrap_interval(100 * values(scores, method, setting, shots), seed) for shots in numbers]
-            if method in adapting:
-                place = adapting.index(method) - (len(adapting) - 1) / 2
-                ends[method] = _line(axes, intervals, looks[method], min(0.11, 0.5 / len(adapting)) * place)
-            else:
-                ends[method] = intervals[0].mean
-                axes.axhline(ends[method], color=looks[method][0], linestyle=DASHED, linewidth=1)
-        axes.set(title=f"{setting.capitalize()} clips", xlabel="Shots K", xlim=(-0.4, len(numbers) - 0.6))
-        axes.set_xticks(range(len(numbers)), list(map(str, numbers)))
-    panels[0].set_ylabel(ylabel)
-    method_labels(panels[-1], run, ends, 0.085)
-    footnote(figure, f"{note}: {wording.resampled(run)}.\n", run)
-    return figure
+def lines(run: Run, rows: pd.DataFrame, x: str, xlabel: str, trained: dict[str, int] | None = None) -> Figure:
+    """Gain and personal part of each adapting method against a column x, a row of panels per score.
 
-
-def _line(axes: Axes, intervals: list[Interval], look: tuple[str, str], shift: float) -> float:
-    """Draw means with intervals; returns the height of the last mean."""
-    mean, low, high, _ = (np.array(part, dtype=float) for part in zip(*intervals))
-    axes.errorbar(np.arange(len(mean)) + shift, mean, [mean - low, high - mean], color=look[0], marker=look[1],
-                  elinewidth=0.8, markeredgecolor="white", markeredgewidth=0.4)
-    return float(mean[~np.isnan(mean)][-1])
-
-
-def forest(rows: pd.DataFrame, titles: dict[str, str], xlabel: str, fence: float = -np.inf) -> Figure:
-    """Means with intervals, a row per label under its group's name, a panel per setting (titles), from `fence` on.
-
-    rows: label, group, strong (bold type), setting, mean, low, high.
+    rows: `comparison.rows` of one setting. trained: by method the value of x with a ring around it.
     """
-    lines = []
-    for group in [name for name in ("", *GROUPS) if name in set(rows["group"])]:
-        labels = list(dict.fromkeys(rows.loc[rows["group"] == group, "label"]))
-        lines += ([(group, None)] if group else []) + [(group, label) for label in labels]
-    figure = Figure(figsize=(3.4, 0.85 + 0.145 * len(lines)))
-    panels = figure.subplots(1, len(titles), sharey=True, sharex=True)
-    heights = {line: -number for number, line in enumerate(lines)}
-    for axes, (setting, title) in zip(panels, titles.items()):
-        axes.axvline(0, color=GREY, linewidth=0.8)
-        for row in rows[rows["setting"] == setting].itertuples():
-            _estimate(axes, heights[row.group, row.label], row, fence)
-        axes.set_title(title, fontsize=7)
-        horizontal(axes)
-        axes.margins(x=0.08)
-    if np.isfinite(fence):
-        panels[0].set_xlim(left=fence)
-    panels[0].set_yticks(list(heights.values()), [label or group for group, label in lines])
-    panels[0].set_ylim(-len(lines) + 0.4, 0.6)
-    strong = set(rows.loc[rows["strong"], "label"])
-    for tick, (_, label) in zip(panels[0].get_yticklabels(), lines):
-        tick.set(fontstyle="normal" if label else "italic", fontweight="bold" if label in strong else "normal",
-                 color="black" if label else "#404040")
-    panels[0].set_xlabel(xlabel, loc="left")
+    rows = rows[rows["method"].map(lambda method: wording.group(run, method) in (wording.SIMPLE, wording.META))]
+    rows = rows[rows["gain"].notna()]
+    parts = [part for part in comparison.PARTS if rows[part].notna().any()]
+    scores, numbers = [name for name in HEADLINE if name in set(rows["score"])], sorted(rows[x].unique())
+    looks, figure = look(list(dict.fromkeys(rows["method"]))), Figure(figsize=(3.4, 0.75 + 1.1 * len(scores)))
+    panels = figure.subplots(len(scores), len(parts), sharex=True, sharey="row", squeeze=False)
+    for line, score in zip(panels, scores):
+        for axes, part in zip(line, parts):
+            axes.axhline(0, color=GREY, linestyle=DASHED, linewidth=1)
+            inside = rows[rows["score"] == score].dropna(subset=part)
+            ends = {method: _line(axes, inside[inside["method"] == method], numbers, x, part, looks[method],
+                                  (trained or {}).get(method)) for method in dict.fromkeys(inside["method"])}
+        line[0].set_ylabel(UNITS[score])
+        method_labels(axes, run, ends, 0.1)
+    for axes, part in zip(panels[0], parts):
+        axes.set_title(comparison.PARTS[part])
+    panels[-1][0].set_xlabel(xlabel, loc="left")
+    for axes in panels[-1]:
+        axes.set_xticks(range(len(numbers)), [str(number) if place % (1 + len(numbers) // 8) == 0 else ""
+                                              for place, number in enumerate(numbers)])
+    ring = "Ring: the number of steps trained with. " if trained else ""
+    footnote(figure, legend(run) + ring, run)
     return figure
 
 
-def _estimate(axes: Axes, height: float, row, fence: float) -> None:
-    """One mean with its interval and its number; beyond the fence an arrow and the number."""
-    colour, marker, filled = GROUP_LOOKS.get(row.group, GROUP_LOOKS[wording.META])
-    if row.low >= fence:
-        axes.errorbar(row.mean, height, xerr=[[row.mean - row.low], [row.high - row.mean]], color=colour, marker=marker,
-                      markersize=3.5, markeredgewidth=0.8, elinewidth=1, markerfacecolor=colour if filled else "white")
+def _line(axes: Axes, rows: pd.DataFrame, numbers: list, x: str, part: str, look: tuple[str, str],
+          ring: int | None) -> float:
+    """Draw means with bars, with a band where there are many; returns the height of the last mean."""
+    colour, marker = look
+    places = rows[x].map(numbers.index)
+    mean, low, high = (rows[part + end] for end in ("", "_low", "_high"))
+    filled = {} if part == "personal" else {"markerfacecolor": "white"}
+    if len(numbers) > 6:
+        axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.plot(places, mean, color=colour, marker=marker, markersize=3, markeredgewidth=0.7, **filled)
     else:
-        axes.plot(0.03, height, "<", color=colour, markersize=3.5, transform=axes.get_yaxis_transform())
-    axes.annotate(f"{row.mean:+z.1f}".replace("-", MINUS), (1.01, height), xycoords=("axes fraction", "data"),
-                  va="center", fontsize=5.5, fontweight="bold" if row.strong else "normal", annotation_clip=False)
+        axes.errorbar(places, mean, [mean - low, high - mean], color=colour, marker=marker, markersize=3.5,
+                      elinewidth=0.7, markeredgewidth=0.7, **filled)
+    axes.plot(places[rows[x] == ring], mean[rows[x] == ring], "o", color=ink(colour), markersize=7, fillstyle="none",
+              markeredgewidth=0.9)
+    return float(mean.iloc[-1])
+
+
+@styled
+def forest(run: Run, rows: pd.DataFrame, opened: str = "") -> Figure:
+    """Gain and personal part in each score with intervals: a line per label under its heading, a block per setting.
+
+    rows: `comparison.rows` with heading, label and strong (bold type). opened: as in `legend`. Marks far from the
+    others are arrows at the edge.
+    """
+    scores, lines = [name for name in HEADLINE if name in set(rows["score"])], []
+    for setting, block in rows.groupby("setting", sort=False):
+        lines.append((setting, f"{setting.capitalize()} clips, K = {block['shots'].max()}", ""))
+        for heading, part in block.groupby("heading", sort=False):
+            lines += [(setting, heading, "")] * bool(heading)
+            lines += [(setting, heading, label) for label in dict.fromkeys(part["label"])]
+    heights = {line: -place for place, line in enumerate(lines)}
+    figure = Figure(figsize=(3.4, 0.75 + 0.15 * len(lines)))
+    for axes, score in zip(figure.subplots(1, len(scores), sharey=True, squeeze=False)[0], scores):
+        inside = rows[rows["score"] == score]
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        axes.set_xlim(_limits(inside[inside["method"].map(partial(wording.group, run)) != wording.CONTROL]))
+        axes.set_title(UNITS[score].replace(" (", "\n("), fontsize=6.5)
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        horizontal(axes)
+        for row in inside.to_dict("records"):
+            for part, shift in (("gain", 0.17), ("personal", -0.17)):
+                _estimate(axes, heights[row["setting"], row["heading"], row["label"]] + shift, row, part,
+                          GROUP_COLOURS[wording.group(run, row["method"])])
+    figure.axes[0].set_yticks(list(heights.values()), [label or heading for _, heading, label in lines])
+    figure.axes[0].set_ylim(-len(lines) + 0.4, 0.6)
+    strong = set(rows.loc[rows["strong"], "label"])
+    for tick, (_, heading, label) in zip(figure.axes[0].get_yticklabels(), lines):
+        block = heading.endswith(tuple("0123456789")) and not label
+        tick.set(fontstyle="normal" if label or block else "italic", fontsize=6,
+                 fontweight="bold" if block or label in strong else "normal", color="black" if label else "#404040")
+    footnote(figure, f"{legend(run, 'Right', opened)}Arrow: beyond the axis. ", run)
+    return figure
+
+
+def _limits(rows: pd.DataFrame) -> tuple[float, float]:
+    """Ends of an axis of all intervals but those of means beyond Tukey's outer fences."""
+    marks = pd.concat([rows[[part, f"{part}_low", f"{part}_high"]].set_axis(["mean", "low", "high"], axis=1)
+                       for part in comparison.PARTS]).dropna()
+    low, high = marks["mean"].quantile([0.25, 0.75])
+    inside = marks[marks["mean"].between(low - 3 * (high - low), high + 3 * (high - low))]
+    room = 0.08 * max(inside["high"].max() - inside["low"].min(), 0.1)
+    return min(inside["low"].min(), 0) - room, max(inside["high"].max(), 0) + room
+
+
+def _estimate(axes: Axes, height: float, row: dict, part: str, colour: str) -> None:
+    """A mean with its interval, or an arrow at the edge if it lies beyond the axis."""
+    mean, low, high = (row[part + end] for end in ("", "_low", "_high"))
+    left, right = axes.get_xlim()
+    look = MARKS[part] | {"color": colour, "markersize": 3, "markeredgewidth": 0.7}
+    if left <= mean <= right:
+        axes.errorbar(mean, height, xerr=[[mean - low], [high - mean]], elinewidth=0.8, **look)
+    elif not np.isnan(mean):
+        look["marker"] = "<" if mean < left else ">"
+        axes.plot(0.04 if mean < left else 0.96, height, linestyle="none", transform=axes.get_yaxis_transform(), **look)
 
 
 @styled

@@ -11,7 +11,6 @@ from perser.analysis.experiments import (
     listeners,
     main,
     methods,
-    personal,
     readings,
     recipe,
     shots,
@@ -31,8 +30,7 @@ def experiment(run: Run) -> ModuleType:
 
 def tables_of(run: Run) -> dict[str, Captioned]:
     """The tables, without empty ones, of a run by name, each with its caption; the first is the one to print."""
-    shown = (personal.tables(run) if personal.applies(run) else {}) | experiment(run).tables(run)
-    return {name: captioned for name, captioned in shown.items() if len(captioned[0].cells)}
+    return {name: captioned for name, captioned in experiment(run).tables(run).items() if len(captioned[0].cells)}
 
 
 def report(run_dir: Path, out: Path) -> list[Path]:
@@ -42,7 +40,6 @@ def report(run_dir: Path, out: Path) -> list[Path]:
     if experiment(run) in (methods, main) and listeners.applies(run):
         shown, drawn = shown | listeners.tables(run), drawn | dict(listeners.figures(run))
     drawn |= {"rates": steps.rates(run), "layers": upstreams.layers([run])}
-    drawn |= dict(personal.figures(run)) if personal.applies(run) else {}
     return _write(shown, drawn, _place(run, out))
 
 

@@ -1,11 +1,10 @@
-"""Uncertainty of means over listeners: bootstrap intervals, paired differences, corrected p-values.
+"""Uncertainty of means over listeners and seeds: intervals and p-values, paired differences, corrections.
 
-Resampling is scipy's; every call gets a new numpy Generator made from the caller's seed.
+Resampling, for correlations, is scipy's; every call gets a new numpy Generator made from the caller's seed.
 """
 
 import warnings
 from collections.abc import Iterable
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from perser.scores import SETTINGS
+from perser.scores import HEADLINE, SCORES, SETTINGS
 
 RESAMPLES = 9999
 BATCH = 1000  # resamples held in memory at a time
@@ -21,30 +20,48 @@ PAIR = ("method", "baseline", "setting", "shots")
 
 
 class Interval(NamedTuple):
-    """A mean over listeners with the bounds of its 95 % interval, in the unit of the values."""
+    """A mean over listeners with its 95 % interval, in the unit of the values, and the p-value of a mean of zero."""
 
     mean: float
     low: float
     high: float
+    p: float
     listeners: int
 
 
-def bootstrap_interval(values: Iterable[float] | pd.DataFrame, seed: int) -> Interval:
-    """Mean and 95 % bootstrap interval of values per listener (n,), or per listener and seed (n, seeds).
+def interval(values: Iterable[float] | pd.DataFrame) -> Interval:
+    """Mean, 95 % interval and two-sided p of values per listener (n,), or per listener and seed (n, seeds).
 
-    With seeds, each resample draws listeners and, independently, seeds, and averages the values where the drawn rows
-    and columns cross (the pigeonhole bootstrap, Owen 2007): both are samples, and a seed's effect is shared by all
-    listeners. Percentile method: with few listeners or seeds the interval covers less than 95 %; read it next to
-    `p_value`, which is exact. For one listener the bounds are nan, for none everything is. Listeners with nan are left
-    out. The random stream depends on `seed` alone.
+    Listeners and seeds are both samples, and a seed's effect is shared by all listeners. The variance of the mean is
+    that of two crossed random factors, each negative component set to zero; t has Satterthwaite's degrees of freedom
+    (Biometrics Bulletin 2, 1946). Interval and p agree: zero lies outside exactly if p is below 5 %. For one listener
+    bounds and p are nan, for none everything is. Listeners with nan are left out.
     """
     grid = _complete(values)
     if len(grid) < 2:
-        return Interval(float(grid.mean()) if len(grid) else np.nan, np.nan, np.nan, len(grid))
-    bounds = stats.bootstrap(
-        tuple(np.arange(size) for size in grid.shape if size > 1), partial(_crossed_mean, grid), n_resamples=RESAMPLES,
-        batch=BATCH, method="percentile", vectorized=True, rng=np.random.default_rng(seed)).confidence_interval
-    return Interval(float(grid.mean()), float(bounds.low), float(bounds.high), len(grid))
+        return Interval(float(grid.mean()) if len(grid) else np.nan, np.nan, np.nan, np.nan, len(grid))
+    mean, (variance, freedom) = float(grid.mean()), _variance_of_mean(grid)
+    error = float(np.sqrt(variance))
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    size = np.abs(grid).max()  # a difference that is the same for all has no error but that of rounding
+    p = 2 * float(stats.t.sf(abs(mean) / error, freedom)) if error > 1e-12 * size else float(not size)
+    return Interval(mean, mean - half, mean + half, p, len(grid))
+
+
+def _variance_of_mean(grid: np.ndarray) -> tuple[float, float]:
+    """Variance of the mean of (listeners, seeds) and its degrees of freedom, from the mean squares of both factors."""
+    listeners, seeds = grid.shape
+    square = seeds * grid.mean(1).var(ddof=1)
+    if seeds == 1:
+        return square / listeners, listeners - 1
+    rest = grid - grid.mean(1, keepdims=True) - grid.mean(0) + grid.mean()
+    free = (listeners - 1) * (seeds - 1)
+    noise = (rest**2).sum() / free
+    squares = ((square, listeners - 1), (listeners * grid.mean(0).var(ddof=1), seeds - 1))
+    kept = [(square, freedom) for square, freedom in squares if square > noise]
+    kept.append(((1 - len(kept)) * noise, free))
+    total, spread = sum(square for square, _ in kept), sum(square**2 / freedom for square, freedom in kept)
+    return total / grid.size, total**2 / spread if spread else free
 
 
 def _complete(values: Iterable[float] | pd.DataFrame) -> np.ndarray:
@@ -53,13 +70,6 @@ def _complete(values: Iterable[float] | pd.DataFrame) -> np.ndarray:
     grid = grid[:, None] if grid.ndim == 1 else grid
     grid = grid[:, ~np.isnan(grid).all(axis=0)] if len(grid) else grid
     return grid[~np.isnan(grid).any(axis=1)] if grid.shape[1] else grid[:0]
-
-
-def _crossed_mean(grid: np.ndarray, listeners: np.ndarray, seeds: np.ndarray | None = None,
-                  axis: int = -1) -> np.ndarray:
-    """Mean of grid (n, m) where drawn rows (R, n) and columns (R, m) cross -> (R,); no columns: all of them."""
-    by_seed = np.stack([column[listeners].mean(axis=axis) for column in grid.T], axis=-1)
-    return (by_seed if seeds is None else np.take_along_axis(by_seed, seeds, -1)).mean(axis=-1)
 
 
 def select(scores: pd.DataFrame, method: str, setting: str, shots: int,
@@ -89,17 +99,6 @@ def paired_difference(scores: pd.DataFrame, method: str, baseline: str, setting:
     return (one - other).dropna(how="all")
 
 
-def p_value(differences: Iterable[float] | pd.DataFrame, seed: int) -> float:
-    """Two-sided p of a mean paired difference under random signs, exact up to 13 listeners; nan for one listener."""
-    grid = _complete(differences)
-    if len(grid) < 2:
-        return np.nan
-    values = grid.mean(axis=1)
-    return float(stats.permutation_test(
-        (values, np.zeros_like(values)), lambda one, other, axis: (one - other).mean(axis), vectorized=True,
-        permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(seed)).pvalue)
-
-
 def between_seeds(values: Iterable[float] | pd.DataFrame) -> float:
     """Standard deviation over seeds of the mean over listeners; nan for one seed."""
     grid = _complete(values)
@@ -115,43 +114,36 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
     return p_values
 
 
-def effect(differences: pd.Series | pd.DataFrame, seed: int) -> dict[str, float]:
-    """Summary of a paired difference: mean, low, high, listeners, ahead (their share above zero), between_seeds, p."""
+def effect(differences: pd.Series | pd.DataFrame) -> dict[str, float]:
+    """Summary of a paired difference: `interval`, ahead (share of listeners above zero) and between_seeds."""
     grid = _complete(differences)
-    return {**bootstrap_interval(differences, seed)._asdict(),
-            "ahead": float((grid.mean(axis=1) > 0).mean()) if len(grid) else np.nan,
-            "between_seeds": between_seeds(differences), "p": p_value(differences, seed)}
+    return {**interval(differences)._asdict(), "ahead": float((grid.mean(axis=1) > 0).mean()) if len(grid) else np.nan,
+            "between_seeds": between_seeds(differences)}
 
 
 def with_holm(rows: list[dict], *columns: str) -> pd.DataFrame:
-    """Rows as a table with p_holm, corrected over all of them; the columns that it has without a row."""
-    table = pd.DataFrame(rows, columns=None if rows else [*columns, *Interval._fields, "ahead", "between_seeds", "p"])
-    return table.assign(p_holm=holm(table["p"]))
+    """Rows as a table with p_holm, corrected over the rows of a score (and `of`, if any); its columns without a row."""
+    table = pd.DataFrame(rows, columns=None if rows else [*columns, *Interval._fields, "ahead", "between_seeds"])
+    families = table.groupby([name for name in ("score", "of") if name in table], sort=False)
+    return table.assign(p_holm=families["p"].transform(holm))
 
 
-def compare_methods(scores: pd.DataFrame, pairs: Iterable[tuple[str, str, str, int]], seed: int = 0) -> pd.DataFrame:
-    """Paired differences of macro F1 for (method, baseline, setting, shots): those, `effect` (0..1) and p_holm."""
-    return with_holm([dict(zip(PAIR, pair)) | effect(paired_difference(scores, *pair), seed) for pair in pairs], *PAIR)
+def compare_methods(scores: pd.DataFrame, pairs: Iterable[tuple[str, str, str, int]],
+                    names: Iterable[str] = HEADLINE) -> pd.DataFrame:
+    """Paired differences in printed units, better is positive, for (method, baseline, setting, shots) in some scores.
+
+    Rows of those, score, `effect` and p_holm; scores that the table lacks are left out.
+    """
+    rows = [dict(zip(PAIR, pair)) | {"score": name}
+            | effect(SCORES[name].factor * paired_difference(scores, *pair, name))
+            for name in names if name in scores for pair in pairs]
+    return with_holm(rows, *PAIR, "score")
 
 
-def compare_with(scores: pd.DataFrame, methods: Iterable[str], baseline: str, seed: int = 0) -> pd.DataFrame:
+def compare_with(scores: pd.DataFrame, methods: Iterable[str], baseline: str) -> pd.DataFrame:
     """Methods against one other, per setting at its largest number of shots: as `compare_methods`."""
     pairs = [(method, baseline, setting, most_shots(scores, setting)) for setting in SETTINGS for method in methods]
-    return compare_methods(scores, pairs, seed)
-
-
-def gains(scores: pd.DataFrame, baseline: str, largest: bool = False, seed: int = 0) -> pd.DataFrame:
-    """Gains over a baseline in points at every number of shots, or at each setting's largest (and at none).
-
-    Rows of method, setting, shots, mean, low, high, listeners and between_seeds.
-    """
-    rows, most = [], {setting: most_shots(scores, setting) for setting in set(scores["setting"])}
-    for (method, setting, shots), _ in scores.groupby(["method", "setting", "shots"], sort=False):
-        if method != baseline and (not largest or shots in (0, most[setting])):
-            values = 100 * paired_difference(scores, method, baseline, setting, shots)
-            rows.append({"method": method, "setting": setting, "shots": shots}
-                        | bootstrap_interval(values, seed)._asdict() | {"between_seeds": between_seeds(values)})
-    return pd.DataFrame(rows)
+    return compare_methods(scores, pairs)
 
 
 def best_trials(trials: pd.DataFrame, margin: float = 0.0) -> pd.DataFrame:

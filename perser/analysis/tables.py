@@ -7,15 +7,17 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from perser.analysis import wording
-from perser.analysis.statistics import Interval, bootstrap_interval, paired_difference, select
+from perser.analysis import comparison, wording
 from perser.records import Run
-from perser.scores import SETTINGS, per_seed
+from perser.scores import CONSTANT, HEADLINE, SCORES
 
-CHANCE = "Chance"
 TICK = "✓"
-TESTED = ("Differences are {}. p: random signs over listeners, Holm-corrected over the rows. Sd of seeds: standard "
-          "deviation between seeds of the mean difference.")
+TESTED = ("Positive is better. Differences are {}. p: from the same variance as the interval, Holm-corrected over the "
+          "rows of a score. Sd of seeds: standard deviation between seeds of the mean difference.")
+CONSTANT_NOTE = (f"{CONSTANT}: the same for all clips, the best for each listener's own ticks: the class ticked most, "
+                 "the shares of the ticks and, for macro F1, all classes that the threshold rule can tick.")
+TRAINING = ("Epoch 0: share of splits in which no epoch of meta-training was better than its start. Largest dev loss / "
+            "start: the largest over all splits.")
 LATEX = str.maketrans({  # pandas' own escaping leaves out the caption and the last four
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -35,139 +37,128 @@ Captioned = tuple[Table, str]
 
 
 def build(cells: pd.DataFrame, numbers: pd.DataFrame, bold: tuple[str, ...] = (),
-          block: pd.Series | pd.DataFrame | None = None) -> Table:
-    """A table. bold: columns whose best printed mean of each K is bold, ties too; block: a rule where it changes."""
+          block: pd.Series | pd.DataFrame | None = None, rivals: pd.Series | None = None) -> Table:
+    """A table. block: a rule stands where it changes. bold: columns whose highest printed mean among the `rivals` (a
+    mask of rows) of a block is bold, ties too.
+    """
     block = pd.DataFrame(index=cells.index) if block is None else pd.DataFrame(block)
     breaks = np.flatnonzero((block != block.shift()).any(axis=1))[1:]
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     for column in bold:
-        adapts = ~cells["K"].isin(["-", "all"])
-        means = cells.loc[adapts, column].str.split().str[0].replace("-", "nan").astype(float)
-        best.loc[adapts, column] = means == means.groupby(cells.loc[adapts, "K"]).transform("max")
+        means = cells.loc[rivals, column].str.split().str[0].replace("-", "nan").astype(float)
+        best.loc[rivals, column] = means == means.groupby(list(block[rivals].T.to_numpy())).transform("max")
     return Table(cells, best, numbers, tuple(int(row) for row in breaks))
 
 
-def score_table(run: Run, seed: int = 0, score: str = "f1") -> Table:
-    """A score ("f1" or "accuracy") of every method and number of shots, seen and unseen, and the gain over SSL-E.
+def score_table(run: Run, baseline: str | None = None) -> Table:
+    """Log loss, accuracy and macro F1 of every method, setting and number of shots, with gain and personal part.
 
-    Rows: chance (of macro F1 only), methods without shots, then the methods at each number of shots. Numbers are in
-    points, with the interval over listeners and seeds; gains are paired by both. `seed` is the bootstrap's.
+    Rows and numbers are those of `comparison.rows`; gains are over the baseline, by default SSL-E.
     """
-    return printed_scores(run, score_rows(run, wording.baseline(run), seed, score))
+    return printed_scores(run, comparison.rows(run, baseline))
 
 
-def score_tables(run: Run, table=None, caption=None) -> dict[str, Captioned]:
-    """A table of macro F1 under the experiment's name and one of accuracy; `score_table` unless others are given."""
-    table, caption = table or score_table, caption or score_caption
-    return {run.manifest.experiment + end: (table(run, score=score), caption(run, score=score))
-            for score, end in (("f1", ""), ("accuracy", "-accuracy"))}
+def score_tables(run: Run) -> dict[str, Captioned]:
+    """`score_table` under the experiment's name, and `levels_table`."""
+    return {run.manifest.experiment: (score_table(run), score_caption(run)), "scores": levels_table(run)}
 
 
-def score_rows(run: Run, baseline: str | None, seed: int = 0, score: str = "f1", chance: bool = True) -> pd.DataFrame:
-    """The numbers of `score_table`, with gains over any baseline."""
-    wording.labels(run.records)
-    scores = per_seed(run.records)
-    cells = sorted(dict.fromkeys(zip(scores["method"], scores["shots"])), key=lambda cell: cell[1])
-    rows = [_chance(scores, seed)] if chance and score == "f1" else []
-    return pd.DataFrame(rows + [_row(scores, method, int(shots), baseline, seed, score) for method, shots in cells])
+def printed_scores(run: Run, rows: pd.DataFrame, first: tuple[str, ...] = ()) -> Table:
+    """`comparison.rows` in print, a line per method; first: columns of the rows that come first and part the table."""
+    keys = [*first, "setting", "shots", "method"]
+    names = [name for name in HEADLINE if name in set(rows["score"])]
+    wide = rows.pivot(index=keys, columns="score").loc[rows.set_index(keys).index.unique()]
+    lines = wide.index.to_frame(index=False)
+    cells = {column.capitalize(): lines[column].where(lines[column] != lines[column].shift(), "") for column in first}
+    cells |= {"Clips": lines["setting"], "Method": lines["method"].map(run.title),
+              "K": [wording.shots(run, *cell) for cell in zip(lines["method"], lines["shots"])]}
+    for name in names:
+        part = wide.xs(name, axis=1, level="score").reset_index(drop=True)
+        cells[SCORES[name].title] = [interval_text(level, np.nan, np.nan) for level in part["level"]]
+        for column, words in comparison.PARTS.items():
+            values = zip(*(part[column + end] for end in ("", "_low", "_high")))
+            cells[f"{words}, {SCORES[name].words}"] = [interval_text(*row, "+") for row in values]
+    worse = wide.xs(names[0], axis=1, level="score").reset_index(drop=True)
+    cells["Worse"] = ["-" if np.isnan(share) else f"{round(share * number)} of {number:.0f}"
+                      for share, number in zip(worse["worse"], worse["listeners"])]
+    cells = pd.DataFrame(cells | _training(run, lines["method"]))
+    numbers = wide.set_axis([f"{part}_{name}" for part, name in wide.columns], axis=1).reset_index()
+    bold = tuple(column for column in cells if column.startswith(tuple(comparison.PARTS.values())))
+    groups = lines["method"].map(lambda method: wording.group(run, method))
+    rivals = lines["shots"].gt(0) & groups.isin([wording.SIMPLE, wording.META])
+    return build(cells, numbers, bold, lines[[*first, "setting", "shots"]], rivals)
 
 
-def _row(scores: pd.DataFrame, method: str, shots: int, baseline: str | None, seed: int, score: str) -> dict:
-    row = {"method": method, "shots": shots}
-    for setting in SETTINGS:
-        row |= _points(setting, bootstrap_interval(select(scores, method, setting, shots, score), seed))
-    for setting in SETTINGS:
-        gain = Interval(np.nan, np.nan, np.nan, 0)
-        if method != baseline and baseline in set(scores["method"]):
-            gain = bootstrap_interval(paired_difference(scores, method, baseline, setting, shots, score), seed)
-        row |= _points(f"gain_{setting}", gain)
-    rows = scores[(scores["method"] == method) & (scores["shots"] == shots)]
-    return row | {"records": int(rows["records"].sum())}
+def _training(run: Run, methods: pd.Series) -> dict[str, pd.Series]:
+    """Columns on the meta-training of each line's method, where the run knows."""
+    splits = comparison.training(run)
+    if splits.empty:
+        return {}
+    start = splits["epoch"].eq(0).groupby(splits["method"]).mean().map("{:.0%}".format)
+    rise = splits.groupby("method")["rise"].max().map("{:.2g}".format)
+    return {"Epoch 0": methods.map(start).fillna("-"), "Largest dev loss / start": methods.map(rise).fillna("-")}
 
 
-def _chance(scores: pd.DataFrame, seed: int) -> dict:
-    """The score of ticking every class, on the queries of the first row."""
-    first = scores.iloc[0]
-    rows = scores[(scores["method"] == first["method"]) & (scores["shots"] == first["shots"])]
-    row = {"method": CHANCE, "shots": 0, "records": int(rows["records"].sum())}
-    for setting in SETTINGS:
-        chance = select(rows, first["method"], setting, first["shots"], score="chance")
-        row |= _points(setting, bootstrap_interval(chance, seed))
-    return row
+def score_caption(run: Run, *sentences: str, over: str = "") -> str:
+    """The caption of a score table; over: what each gain is over, if not SSL-E on the same run."""
+    alone = run.exchanged is None
+    worst = SCORES["log_loss" if "log_loss" in run.records else "accuracy"].words
+    bound = [f"{run.title(method)}: the best of several adaptations to all other ratings of the listener." for method in
+             wording.methods(run, wording.BOUND)]
+    return wording.caption(
+        run, f"Gain: over {over or wording.over(run)}, positive is better, {wording.pairing(run)}.",
+        "Personal part: -, since the run has no results with somebody else's shots." if alone else
+        "Personal part: own shots minus somebody else's (another test listener's), paired in the same way.",
+        f"Worse: listeners whose {worst} is worse than that.", CONSTANT_NOTE, *bound, *sentences, wording.BEST,
+        *([TRAINING, comparison.risen(run)] if len(comparison.training(run)) else []))
 
 
-def _points(name: str, interval: Interval) -> dict:
-    """An interval as columns, in points."""
-    return {name: 100 * interval.mean, f"{name}_low": 100 * interval.low, f"{name}_high": 100 * interval.high,
-            f"{name}_listeners": int(interval.listeners)}
+def levels_table(run: Run) -> Captioned:
+    """Every score of every method, also with somebody else's shots, per listener and pooled."""
+    numbers = comparison.levels(run)
+    others = numbers["shots_of"].map({"own": "", "other": ", somebody else's shots"})
+    cells = {"Clips": numbers["setting"], "Method": numbers["method"].map(run.title) + others,
+             "K": [wording.shots(run, *cell) for cell in zip(numbers["method"], numbers["shots"])]}
+    for name in [name for name in SCORES if name in numbers]:
+        values = zip(numbers[name], numbers[f"{name}_pooled"])
+        cells[SCORES[name].title] = ["-" if np.isnan(one) else f"{one:.1f} ({pooled:.1f})" for one, pooled in values]
+    cells["Records"] = numbers["records"].astype(str)
+    return build(pd.DataFrame(cells), numbers, block=numbers[["setting", "shots"]]), wording.caption(
+        run, "Balanced accuracy: mean recall of the most "
+        "probable class. Brier score and calibration error (expected, ten bins) in hundredths. Somebody else's shots: "
+        "those of another test listener.", CONSTANT_NOTE, "Records: rows of records.parquet behind the line.",
+        brackets="pooled, i.e. from the counts of all listeners together")
 
 
-def printed_scores(run: Run, numbers: pd.DataFrame, block: pd.Series | None = None) -> Table:
-    """The printed form of `score_rows`, and of their groups if they have a column of these."""
-    groups = {"Group": group.where(group != group.shift(), "") for group in [numbers.get("group")] if group is not None}
-    cells = pd.DataFrame({
-        **groups, "Method": numbers["method"].map(run.title),
-        "K": [wording.shots(run, method, shots) for method, shots in zip(numbers["method"], numbers["shots"])],
-        **{setting.capitalize(): _printed(numbers, setting) for setting in SETTINGS},
-        **{f"Gain {setting}": _printed(numbers, f"gain_{setting}", sign="+") for setting in SETTINGS},
-        "Records": numbers["records"].astype(str)})
-    return build(cells, numbers, ("Seen", "Unseen"), block)
-
-
-def _printed(numbers: pd.DataFrame, name: str, sign: str = "") -> list[str]:
-    return [interval_text(*values, sign) for values in zip(*(numbers[name + end] for end in ("", "_low", "_high")))]
-
-
-def score_caption(run: Run, *sentences: str, within: str = "", score: str = "f1") -> str:
-    """The caption of a score table; within: what each gain is taken on, for a table of several runs."""
-    return wording.caption(run, f"Gain: over {wording.over(run)}{within}, {wording.pairing(run)}.", wording.BEST,
-                           f"{CHANCE}: every class ticked for every clip." if score == "f1" else "", *sentences,
-                           wording.COUNTED, score=score)
-
-
-def runs_table(runs: dict[str, Run], column: str, seed: int = 0) -> Table:
+def runs_table(runs: dict[str, Run], column: str) -> Table:
     """The score tables of several runs at the largest number of shots; column: heading of the runs' names."""
-    parts = [score_table(at_most_shots(run), seed).numbers.assign(group=name) for name, run in runs.items()]
-    numbers = pd.concat(parts, ignore_index=True)
-    chance = numbers["method"] == CHANCE  # it stands once if it is the same for all runs
-    if len(numbers[chance].drop(columns="group").drop_duplicates()) == 1:
-        numbers.loc[chance, "group"] = ""
-        numbers = numbers.drop_duplicates(ignore_index=True)
-    table = printed_scores(wording.join_runs(list(runs.values())), numbers, numbers["group"])
-    cells, bold = (part.rename(columns={"Group": column}) for part in table[:2])
-    return Table(cells, bold, numbers.rename(columns={"group": column.lower()}), table.breaks)
-
-
-def at_most_shots(run: Run) -> Run:
-    """A run's records at no and at its largest number of shots."""
-    return run._replace(records=run.records[run.records["shots"].isin([0, run.records["shots"].max()])])
+    parts = [comparison.rows(comparison.largest(run)).assign(**{column: name}) for name, run in runs.items()]
+    return printed_scores(wording.join_runs(list(runs.values())), pd.concat(parts, ignore_index=True), (column,))
 
 
 def comparison_table(run: Run, rows: pd.DataFrame) -> Table:
-    """Rows of `statistics.compare_methods`, in points: each method against its baseline."""
-    return difference_table(rows, {"Method": rows["method"].map(run.title)}, "Difference", ["setting"],
+    """Rows of `statistics.compare_methods`: each method against its baseline."""
+    return difference_table(rows, {"Method": rows["method"].map(run.title)}, "Difference", ["score", "setting"],
                             Against=rows["baseline"].map(run.title))
 
 
 def difference_table(rows: pd.DataFrame, first: dict[str, pd.Series], name: str, block: list[str],
                      **last: pd.Series) -> Table:
-    """Paired differences (as from `statistics.effect`) in points, after what is compared, setting, shots and `last`."""
-    numbers = rows.assign(**{column: 100 * rows[column] for column in ("mean", "low", "high", "between_seeds")})
+    """Paired differences (as from `statistics.effect`) after the score, what is compared, setting, shots and `last`."""
     cells = pd.DataFrame({
-        **first, "Clips": rows["setting"], "K": rows["shots"].astype(str), **last,
-        name: [interval_text(*row, "+") for row in zip(numbers["mean"], numbers["low"], numbers["high"])],
+        "Score": rows["score"].map(lambda score: SCORES[score].title), **first, "Clips": rows["setting"],
+        "K": rows["shots"].astype(str), **last,
+        name: [interval_text(*row, "+") for row in zip(rows["mean"], rows["low"], rows["high"])],
         "Listeners ahead": [f"{round(share * number)} of {number}" if number else "-"
-                            for share, number in zip(numbers["ahead"].fillna(0), numbers["listeners"])],
-        "p (Holm)": [p_text(p) for p in numbers["p_holm"]],
-        "Sd of seeds": [interval_text(sd, np.nan, np.nan) for sd in numbers["between_seeds"]]})
-    return build(cells, numbers, block=numbers[block])
+                            for share, number in zip(rows["ahead"].fillna(0), rows["listeners"])],
+        "p (Holm)": [p_text(p) for p in rows["p_holm"]],
+        "Sd of seeds": [interval_text(sd, np.nan, np.nan) for sd in rows["between_seeds"]]})
+    return build(cells, rows, block=rows[block])
 
 
 def comparison_caption(run: Run, *sentences: str) -> str:
     """The caption of paired differences; sentences: what each row is compared with."""
-    number = run.records["listener"].nunique()
-    few = f"With {number} listeners p is at least {2 / 2**number:.2g} before the correction." if number < 10 else ""
-    return wording.caption(run, *sentences, TESTED.format(wording.pairing(run)), few)
+    return wording.caption(run, *sentences, TESTED.format(wording.pairing(run)))
 
 
 def interval_text(mean: float, low: float, high: float, sign: str = "") -> str:

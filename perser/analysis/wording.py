@@ -6,20 +6,25 @@ import pandas as pd
 
 from perser.errors import UserError
 from perser.records import GROUPS, RANDOM, Manifest, Run
-from perser.scores import SETTINGS
+from perser.scores import CONSTANT, SETTINGS
 
 LABELS = ("corpus", "upstream", "synthetic", "experiment")
 SIMPLE, META, BOUND, CONTROL = GROUPS
-SCORES = {"f1": "Macro F1", "accuracy": "Accuracy (share of clips whose most probable class the listener ticked)"}
-COUNTED = "Records: rows of records.parquet behind the line."
+UNITS = ("Log loss in hundredths of a nat, accuracy (share of clips whose most probable class the listener ticked) and "
+         "macro F1 (of the paper's threshold rule) in points")
 CLIPS = {"dev": "in choices on dev listeners", "seen": "on seen clips", "unseen": "on unseen clips"}
-BEST = "Bold: best printed mean for the same K."
+BEST = "Bold: best printed mean for the same clips and K."
 
 
 def methods(run: Run, group: str | None = None, kind: str | None = None) -> list[str]:
     """Methods in the order of the records; only those of a group (one of records.GROUPS) or kind if given."""
     infos = {method: run.manifest.methods[method] for method in dict.fromkeys(run.records["method"])}
     return [method for method, info in infos.items() if group in (None, info.group) and kind in (None, info.kind)]
+
+
+def group(run: Run, method: str) -> str:
+    """A method's group; the best constant answer is a control."""
+    return CONTROL if method == CONSTANT else run.group(method)
 
 
 def settings(run: Run, method: str) -> dict[str, Any]:
@@ -30,6 +35,11 @@ def settings(run: Run, method: str) -> dict[str, Any]:
 def baseline(run: Run) -> str | None:
     """SSL-E, which ignores the shots and which gains are measured from; None if the run has none."""
     return next(iter(methods(run, kind="ssl-e")), None)
+
+
+def compares(run: Run) -> bool:
+    """Whether a method that adapts can be compared with SSL-E."""
+    return baseline(run) is not None and bool(run.records["shots"].any())
 
 
 def over(run: Run) -> str:
@@ -96,7 +106,9 @@ def join_runs(runs: list[Run]) -> Run:
     manifest = manifests[0].model_copy(update=joined | digests | {
         "commit": commits.pop() if len(commits) == 1 else None,
         "methods": {name: info for manifest in reversed(manifests) for name, info in manifest.methods.items()}})
-    return Run(pd.concat([run.records for run in runs], ignore_index=True).assign(**joined), manifest)
+    exchanged = [run.exchanged for run in runs if run.exchanged is not None]
+    return Run(pd.concat([run.records for run in runs], ignore_index=True).assign(**joined), manifest,
+               exchanged=pd.concat(exchanged, ignore_index=True) if exchanged else None)
 
 
 def count(number: int, noun: str) -> str:
@@ -121,8 +133,8 @@ def pairing(run: Run) -> str:
 
 
 def resampled(run: Run) -> str:
-    """The interval's name, with what the bootstrap resamples."""
-    return "95 % bootstrap interval over listeners" + _seeds(run.records, " and seeds")
+    """The interval's name, with what it takes for samples."""
+    return "95 % interval over listeners" + _seeds(run.records, " and seeds")
 
 
 def origin(run: Run) -> str:
@@ -141,14 +153,18 @@ def source(run: Run) -> str:
             f"{count(records['seed'].nunique(), 'seed')}, {drawn} of the K shots")
 
 
-def caption(run: Run, *sentences: str, score: str = "f1") -> str:
-    """A table's caption: stamp, score, source and uncertainty, then the table's own sentences, then provenance."""
+def caption(run: Run, *sentences: str, brackets: str = "") -> str:
+    """A table's caption: stamp, units, source, the table's own sentences, provenance.
+
+    brackets: what stands in brackets, by default the interval.
+    """
     records, synthetic = run.records, stamp(run)
     seeds, few = _seeds(records, " and seeds"), records["listener"].nunique() < 10
     parts = [
         f"{synthetic.capitalize()}." if synthetic else "",
-        f"{SCORES[score]} in points, mean over listeners{seeds} with the {resampled(run)}: {source(run)}.",
-        "With so few listeners the interval is too narrow." if few else "",
+        f"{UNITS}, mean over listeners{seeds}; in brackets {brackets or 'the ' + resampled(run)}: "
+        f"{source(run)}.",
+        "So few listeners are compared as if their values were normally distributed." if few else "",
         "" if seeds else "One seed: the interval does not cover variation between seeds.",
         "The listener is held out in both settings. Seen: other listeners' ratings of the clips were in the training "
         "set. Unseen: no rating from the clips' session was.",

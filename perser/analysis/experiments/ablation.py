@@ -1,16 +1,17 @@
 """What each part of the method adds: every combination of CSMT, DA and LSLR, all else equal."""
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing, statistics, tables as printing, wording
+from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
 from perser.analysis.statistics import paired_difference
 from perser.analysis.tables import TICK, Captioned, Table
 from perser.records import Run
-from perser.scores import SETTINGS, per_seed
+from perser.scores import HEADLINE, SCORES, SETTINGS, per_seed
 
 PARTS = ("CSMT", "DA", "LSLR")
 SHARED = "shared"  # the reading of CSMT with one batch in both loops; it takes the place of CSMT
@@ -25,8 +26,9 @@ def applies(run: Run) -> bool:
 
 
 def tables(run: Run) -> dict[str, Captioned]:
-    """Macro F1 and accuracy with check marks, and the parts' main effects."""
-    return printing.score_tables(run, table, caption) | {"effects": effects_table(run)}
+    """The scores with check marks, and the parts' main effects."""
+    shown = {run.manifest.experiment: (table(run), caption(run))}
+    return printing.score_tables(run) | shown | {"effects": effects_table(run)}
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -51,21 +53,35 @@ def design(run: Run) -> dict[frozenset[str], str]:
     return next((methods for methods in designs.values() if methods.keys() >= set(COMBINATIONS)), {})
 
 
-def effects(run: Run, seed: int = 0) -> pd.DataFrame:
-    """Paired difference of macro F1 with and without each part, averaged over all combinations of the other parts.
+def effects(run: Run) -> pd.DataFrame:
+    """Paired difference with and without each part, averaged over all combinations of the other parts.
 
-    Rows of part, setting, shots, then as in `statistics.effect` (0..1) and p_holm over all rows.
+    Rows of part, setting, shots, of, score, then as in `statistics.effect` in printed units and p_holm over all rows of
+    a score. of: "gain", of the score itself, and "personal", of the part of it that somebody else's shots do not give.
     """
-    scores, methods, rows = per_seed(run.records), design(run), []
+    methods, rows, own = design(run), [], per_seed(run.records)
+    other = None if run.exchanged is None else per_seed(run.exchanged)
     contrasts = {part: [(rest | {part}, rest) for rest in COMBINATIONS if part not in rest] for part in PARTS}
     contrasts[SHARED] = [({SHARED, "DA", "LSLR"}, ALL)]
-    for part, combined in contrasts.items():
+    for name, (part, combined) in product([name for name in HEADLINE if name in own], contrasts.items()):
         pairs = [tuple(methods.get(frozenset(side)) for side in sides) for sides in combined]
         for setting in SETTINGS if all(map(all, pairs)) else ():
-            for shots in statistics.shot_numbers(scores, setting):
-                mean = sum(paired_difference(scores, *pair, setting, shots) for pair in pairs) / len(pairs)
-                rows.append({"part": part, "setting": setting, "shots": shots} | statistics.effect(mean, seed))
-    return statistics.with_holm(rows, "part", "setting", "shots")
+            for shots in statistics.shot_numbers(own, setting):
+                cell = {"part": part, "setting": setting, "shots": shots, "score": name}
+                mean, swapped = (_mean_difference(scores, pairs, setting, shots, name) for scores in (own, other))
+                rows.append(cell | {"of": "gain"} | statistics.effect(mean))
+                if swapped is not None:
+                    rows.append(cell | {"of": "personal"} | statistics.effect((mean - swapped).dropna(how="all")))
+    return statistics.with_holm(rows, "part", "setting", "shots", "score", "of")
+
+
+def _mean_difference(scores: pd.DataFrame | None, pairs: list[tuple[str, str]], setting: str, shots: int,
+                     name: str) -> pd.DataFrame | None:
+    """Mean of paired differences in printed units, better is positive; None without scores."""
+    if scores is None:
+        return None
+    differences = [paired_difference(scores, *pair, setting, shots, name) for pair in pairs]
+    return SCORES[name].factor * sum(differences) / len(pairs)
 
 
 def kept_start(run: Run) -> pd.DataFrame:
@@ -86,20 +102,17 @@ def kept_start(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "same", "records"])
 
 
-def table(run: Run, seed: int = 0, score: str = "f1") -> Table:
+def table(run: Run) -> Table:
     """Every combination of the parts at every number of shots, with the gain over plain MAML."""
     methods = design(run)
     chosen = {method: combination for combination, method in methods.items()}
-    numbers = printing.score_rows(run, methods[frozenset()], seed, score, chance=False)
-    marks = {part: [_mark(chosen.get(method), part) for method in numbers["method"]] for part in PARTS}
-    plain = printing.printed_scores(run, numbers, numbers["shots"])
-    named = numbers["method"].map(lambda method: chosen.get(method, frozenset()) in (frozenset(), ALL))
-    cells = plain.cells.assign(Method=plain.cells["Method"].where(named, ""), **marks)
-    cells = cells[["Method", *PARTS, *plain.cells.columns[1:]]]
-    bold = plain.bold.assign(**dict.fromkeys(PARTS, False))[list(cells)]
-    titles = {name: name.replace("Gain", "Over MAML,") for name in cells}
-    return Table(cells.rename(columns=titles), bold.rename(columns=titles),
-                 numbers.rename(columns=lambda name: name.replace("gain", "over_maml")), plain.breaks)
+    plain = printing.score_table(run, methods[frozenset()])
+    names = plain.numbers["method"]
+    marks = {part: [_mark(chosen.get(method), part) for method in names] for part in PARTS}
+    few = names.map(lambda method: chosen.get(method, frozenset()) in (frozenset(), ALL))
+    cells = plain.cells.assign(Method=plain.cells["Method"].where(few, ""), **marks)
+    order = ["Clips", "Method", *PARTS, "K", *plain.cells.columns[3:]]
+    return plain._replace(cells=cells[order], bold=plain.bold.assign(**dict.fromkeys(PARTS, False))[order])
 
 
 def _mark(combination: frozenset[str] | None, part: str) -> str:
@@ -109,32 +122,33 @@ def _mark(combination: frozenset[str] | None, part: str) -> str:
     return TICK if part in combination else SHARED if part == "CSMT" and SHARED in combination else ""
 
 
-def caption(run: Run, score: str = "f1") -> str:
-    """What is on and off, and what the last columns are."""
-    return wording.caption(
+def caption(run: Run) -> str:
+    """What is on and off, and what the gains are over."""
+    return printing.score_caption(
         run, f"{TICK}: the part is on, all three as in Meta-PerSER; {SHARED}: CSMT with the same batch in both loops.",
-        f"Over MAML: the gain over the row with every part off, {wording.pairing(run)}.", wording.BEST,
-        wording.COUNTED, score=score)
+        over="MAML, the row with every part off")
 
 
 def effects_table(run: Run) -> Captioned:
-    """The main effects, in points."""
+    """The main effects."""
     rows = effects(run)
     part = rows["part"].replace({SHARED: "CSMT: one batch in both loops, not two"})
-    table = printing.difference_table(rows, {"Part": part}, "Effect", ["part"])
+    of = rows["of"].map({"gain": "score", "personal": "personal part"})
+    table = printing.difference_table(rows, {"Part": part, "Of": of}, "Effect", ["score", "part"])
     return table, printing.comparison_caption(
         run, "Effect: with the part minus without it, averaged over the four combinations of the other two parts; the "
-        "last part compares two readings of CSMT with the other parts on.")
+        "last part compares two readings of CSMT with the other parts on. Of the score, and of its personal part.")
 
 
-@drawing.styled
-def effects_figure(run: Run, seed: int = 0) -> Figure:
-    """What each part adds at the largest number of shots, seen and unseen."""
-    rows = effects(printing.at_most_shots(run), seed)
-    most = int(run.records["shots"].max())
-    points = rows.assign(label=rows["part"].replace({SHARED: f"CSMT, {SHARED}"}), group="", strong=False,
-                         **{name: 100 * rows[name] for name in ("mean", "low", "high")})
-    figure = drawing.forest(points, {setting: f"{setting.capitalize()} clips" for setting in SETTINGS},
-                            f"With the part minus without it (points), K = {most}")
-    drawing.footnote(figure, f"Macro F1; bars: {wording.resampled(run)}.\n", run)
-    return figure
+def effects_figure(run: Run) -> Figure:
+    """What each part adds at the largest number of shots, to the scores and to their personal parts."""
+    rows = effects(comparison.largest(run))
+    keys = ["part", "setting", "shots", "score"]
+    wide = rows.pivot(index=keys, columns="of", values=["mean", "low", "high"]).loc[rows.set_index(keys).index.unique()]
+    points = wide.index.to_frame(index=False)
+    for of, end in product(comparison.PARTS, ("mean", "low", "high")):
+        name = of if end == "mean" else f"{of}_{end}"
+        points[name] = wide[end, of].to_numpy() if (end, of) in wide else np.nan
+    return drawing.forest(run, points.assign(
+        label=points["part"].replace({SHARED: f"CSMT, {SHARED}"}), heading="", strong=False,
+        method=design(run)[ALL]), "what the part adds")

@@ -9,11 +9,11 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing, statistics, tables as printing, wording
-from perser.analysis.statistics import most_shots, paired_difference
+from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
+from perser.analysis.experiments import main
 from perser.analysis.tables import Captioned, p_text
 from perser.records import Run
-from perser.scores import SETTINGS, per_seed
+from perser.scores import SCORES, SETTINGS
 
 TRAITS = {"distance": "Distance from the others", "consistency": "Consistency with oneself"}
 
@@ -35,23 +35,27 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 
 def gains_and_traits(run: Run, method: str) -> pd.DataFrame:
-    """A row per listener and setting: gain over SSL-E in points (mean over seeds, largest K) and traits."""
-    scores, rows = per_seed(run.records), []
+    """A row per listener, setting and part: gain or personal part at the largest K, mean over seeds, and traits.
+
+    Columns part, value (of `main.headline`, in printed units), setting, listener and those of `run.listeners`.
+    """
+    rows = []
     for setting in SETTINGS:
-        gain = 100 * paired_difference(scores, method, wording.baseline(run), setting, most_shots(scores, setting))
-        gain = gain.mean(axis=1).rename("gain").rename_axis("listener").reset_index()
-        rows.append(gain.assign(setting=setting).merge(run.listeners, on="listener"))
+        shots = int(run.records.loc[run.records["setting"] == setting, "shots"].max())
+        for part, values in main.of_listeners(run, method, setting, shots, main.headline(run)).items():
+            value = values.mean(axis=1).rename("value").rename_axis("listener").reset_index()
+            rows.append(value.assign(setting=setting, part=part).merge(run.listeners, on="listener"))
     return pd.concat(rows, ignore_index=True)
 
 
 def correlations(gains: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Spearman's correlation of the gain with each trait, and with each at equal ranks of the other (`given`)."""
+    """Spearman's correlation of each part with each trait, and with each at equal ranks of the other (`given`)."""
     rows = []
-    for setting, partial in product(SETTINGS, (False, True)):
-        inside = gains[gains["setting"] == setting]
+    for part, setting, partial in product(comparison.PARTS, SETTINGS, (False, True)):
+        inside = gains[(gains["part"] == part) & (gains["setting"] == setting)]
         for trait, other in (TRAITS, reversed(TRAITS)) if len(inside) else ():
-            rho = statistics.correlation(inside["gain"], inside[trait], seed, inside[other] if partial else None)
-            rows.append({"setting": setting, "trait": trait, "given": other if partial else ""} | rho)
+            rho = statistics.correlation(inside["value"], inside[trait], seed, inside[other] if partial else None)
+            rows.append({"part": part, "setting": setting, "trait": trait, "given": other if partial else ""} | rho)
     frame = pd.DataFrame(rows)
     return frame.assign(p_holm=statistics.holm(frame["p"]))
 
@@ -66,37 +70,44 @@ def traits_table(run: Run, method: str) -> Captioned:
     rows = correlations(gains_and_traits(run, method))
     cells = pd.DataFrame({
         "Trait": rows["trait"] + rows["given"].map(lambda other: other and f", at equal {other}"),
-        "Clips": rows["setting"], "Spearman's rho": list(map(rho_text, rows.itertuples())),
+        "Of": rows["part"].map(comparison.PARTS), "Clips": rows["setting"],
+        "Spearman's rho": list(map(rho_text, rows.itertuples())),
         "Listeners": rows["listeners"].astype(str), "p (Holm)": list(map(p_text, rows["p_holm"]))})
-    return printing.build(cells, rows), wording.caption(
-        run, f"Gain of {run.title(method)} over {wording.over(run)} at the largest K, mean over seeds, against two "
-        "traits of each listener: distance of the ratings from those of the other listeners of the same clips, and "
-        "consistency of the ratings of clips that the others rate alike. Spearman's rank correlation with its 95 % "
-        "bootstrap interval over listeners; at equal ranks of the other trait: the partial one. p: by permutation, "
-        "Holm-corrected over the rows.")
+    return printing.build(cells, rows, block=rows[["part", "setting"]]), wording.caption(
+        run, f"Gain of {run.title(method)} over {wording.over(run)} in {SCORES[main.headline(run)].words} at "
+        "the largest K, and its personal part, mean over seeds, against two traits of each listener: distance of the "
+        "ratings from those of the other listeners of the same clips, and consistency of the ratings of clips that the "
+        "others rate alike. Spearman's rank correlation, in brackets its 95 % bootstrap interval over listeners; at "
+        "equal ranks of the other trait: the partial one. p: by permutation, Holm-corrected over the rows.",
+        brackets="its interval")
 
 
 @drawing.styled
 def who(run: Run, method: str, seed: int = 0) -> Figure:
-    """Each listener's gain against two traits."""
+    """Each listener's gain and personal part against two traits; the correlation is that of the last part."""
     gains = gains_and_traits(run, method)
-    measured = correlations(gains, seed).set_index(["setting", "trait", "given"])
-    figure = Figure(figsize=(3.4, 3.2))
+    last = list(dict.fromkeys(gains["part"]))[-1]
+    measured = correlations(gains, seed).set_index(["part", "setting", "trait", "given"])
+    figure = Figure(figsize=(3.4, 3.3))
     panels = figure.subplots(len(SETTINGS), len(TRAITS), sharex="col", sharey=True)
-    colour, marker = drawing.look([method])[method]
+    colour = drawing.look([method])[method][0]
     for row, setting in zip(panels, SETTINGS):
-        inside = gains[gains["setting"] == setting]
         for axes, trait in zip(row, TRAITS):
             axes.axhline(0, color=drawing.GREY, linewidth=0.8)
-            axes.plot(inside[trait], inside["gain"], marker, color=colour, markersize=3, alpha=0.75, markeredgewidth=0)
-            rho = rho_text(measured.loc[(setting, trait, "")]).replace("-", drawing.MINUS)
+            for part, mark in drawing.MARKS.items():
+                inside = gains[(gains["setting"] == setting) & (gains["part"] == part)]
+                axes.plot(inside[trait], inside["value"], markersize=3, markeredgewidth=0.6, linestyle="none",
+                          **mark | {"color": colour})
+            rho = rho_text(measured.loc[(last, setting, trait, "")]).replace("-", drawing.MINUS)
             axes.set_title(rf"$\rho$ = {rho}", fontsize=6.5)
-        row[0].set_ylabel(f"Gain, {setting} clips (points)")
+        row[0].set_ylabel(f"{drawing.UNITS[main.headline(run)]}\n{setting} clips")
     for axes, label in zip(panels[-1], TRAITS.values()):
         axes.set_xlabel(label)
+    open_marks = "Open: gain" if last == "gain" else "Open: gain, filled: personal part"
     drawing.footnote(
-        figure, f"Gain of {run.title(method)} over {wording.over(run)}, one dot per listener.\n"
-        r"$\rho$: Spearman's rank correlation, 95 % bootstrap interval over listeners", wording.stamp(run))
+        figure, f"{open_marks} of {run.title(method)}, a mark per listener.\n"
+        rf"$\rho$: Spearman's rank correlation of the {comparison.PARTS[last].lower()}, 95 % bootstrap interval",
+        wording.stamp(run))
     return figure
 
 

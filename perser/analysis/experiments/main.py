@@ -6,12 +6,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing, tables as printing, wording
+from perser.analysis import comparison, figures as drawing, tables as printing, wording
 from perser.analysis.experiments import methods, shots
-from perser.analysis.statistics import bootstrap_interval, paired_difference
+from perser.analysis.statistics import interval
 from perser.analysis.tables import Captioned
 from perser.records import Run
-from perser.scores import SETTINGS, per_seed
+from perser.scores import SCORES, SETTINGS, per_seed
 
 
 def applies(run: Run) -> bool:
@@ -20,54 +20,65 @@ def applies(run: Run) -> bool:
 
 
 def tables(run: Run) -> dict[str, Captioned]:
-    """Macro F1 and accuracy; methods without meta-learning against SSL-E, those with it against the best of these."""
+    """The scores; methods without meta-learning against SSL-E, those with it against the best of these."""
     return printing.score_tables(run) | {"comparisons": methods.ladder_table(run)}
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Lines by shots, and each listener's gain where there is a baseline."""
+    """Lines by shots, the forest, and each listener's gain and personal part."""
     yield from shots.figures(run)
-    if wording.baseline(run):
+    yield from methods.figures(run)
+    if wording.compares(run):
         yield "gains", gains(run)
 
 
+def of_listeners(run: Run, method: str, setting: str, shots: int, score: str) -> dict[str, pd.DataFrame]:
+    """Gain and, where the run allows it, personal part of each listener and seed, in printed units."""
+    own, factor = comparison.grids(per_seed(run.records)), SCORES[score].factor
+    other = {} if run.exchanged is None else comparison.grids(per_seed(run.exchanged))
+    start = own.get((wording.baseline(run), setting, 0))
+    against = {"gain": start, "personal": other.get((method, setting, shots))}
+    return {part: (factor * (own[method, setting, shots][score] - grid[score])).dropna(how="all")
+            for part, grid in against.items() if grid is not None}
+
+
+def headline(run: Run) -> str:
+    """The score that a figure of one score shows: log loss, or what older records allow."""
+    return "log_loss" if "log_loss" in run.records else "f1"
+
+
 @drawing.styled
-def gains(run: Run, number: int | None = None, seed: int = 0) -> Figure:
-    """Each listener's gain over SSL-E with the first and the last adapting method at `number` (the most) shots."""
-    scores, baseline = per_seed(run.records), wording.baseline(run)
-    number = number or int(scores["shots"].max())
-    adapting = list(dict.fromkeys(scores.loc[scores["shots"] == number, "method"]))
-    chosen = list(dict.fromkeys([adapting[0], adapting[-1]]))
+def gains(run: Run, method: str | None = None) -> Figure:
+    """Each listener's gain and personal part at the largest number of shots; by default of the last adapting method."""
+    adapting, score = run.records.loc[run.records["shots"] > 0, "method"], headline(run)
+    method = method or adapting.iloc[-1]
     figure = Figure(figsize=(3.4, 3.3))
     panels = figure.subplots(len(SETTINGS), 1, sharey=True)
-    means = []
     for axes, setting in zip(panels, SETTINGS):
-        means.append(_panel(axes, {method: 100 * paired_difference(scores, method, baseline, setting, number)
-                                   for method in chosen}, seed))
-        axes.set(title=f"{setting.capitalize()} clips, K = {number}", ylabel="Gain (points)")
-    for axes, ends in zip(panels, means):
-        drawing.method_labels(axes, run, ends, 0.24, "{}\n{:+.1f}")
-    panels[-1].set_xlabel(f"Listeners, sorted by the gain of {run.title(chosen[-1])}")
-    drawing.footnote(figure, f"Gain in macro F1 over {wording.over(run)}; dots: mean over seeds.\n"
-                     f"Bars: mean, {wording.resampled(run)}.\n", run)
+        shots = int(run.records.loc[run.records["setting"] == setting, "shots"].max())
+        means = _panel(axes, of_listeners(run, method, setting, shots, score), drawing.look([method])[method])
+        axes.set(title=f"{run.title(method)}, {setting} clips, K = {shots}", ylabel=drawing.UNITS[score])
+        drawing.line_labels(axes, [(mean, f"{comparison.PARTS[part]}\n{mean:+.1f}", "black")
+                                   for part, mean in means.items()], 0.24)
+    panels[-1].set_xlabel(f"Listeners, sorted by the {comparison.PARTS[list(means)[-1]].lower()}")
+    drawing.footnote(figure, f"{drawing.legend(run)}Dots: mean over seeds; to the right the mean. ", run)
     return figure
 
 
-def _panel(axes: Axes, gain: dict[str, pd.DataFrame], seed: int) -> dict[str, float]:
-    """A dot per listener, means with intervals to the right; gain: listeners by seeds, by method. Returns the means."""
-    rows = pd.DataFrame({method: values.mean(axis=1) for method, values in gain.items()})
+def _panel(axes: Axes, parts: dict[str, pd.DataFrame], look: tuple[str, str]) -> dict[str, float]:
+    """Dots per listener, means with intervals to the right; parts: listeners by seeds. Returns the means."""
+    rows = pd.DataFrame({part: values.mean(axis=1) for part, values in parts.items()})
     rows = rows.sort_values(rows.columns[-1])
-    looks, number, means = drawing.look(list(rows)), len(rows), {}
+    number, means = len(rows), {}
     axes.axhline(0, color=drawing.GREY, linewidth=0.8)
     axes.vlines(range(number), rows.min(axis=1), rows.max(axis=1), color="#c8c8c8", linewidth=0.7, zorder=1)
-    for place, method in enumerate(rows):
-        colour, marker = looks[method]
-        hollow = {} if method == rows.columns[-1] else {"markerfacecolor": "white"}
-        axes.plot(range(number), rows[method], marker, color=colour, markersize=3, markeredgewidth=0.7, **hollow)
-        mean, low, high, _ = bootstrap_interval(gain[method], seed)
-        axes.errorbar(number * (1.05 + 0.05 * place), mean, [[mean - low], [high - mean]], color=colour, marker=marker,
-                      markersize=3.5, capsize=2, elinewidth=1.2, **hollow)
-        means[method] = mean
+    for place, part in enumerate(rows):
+        mark = drawing.MARKS[part] | {"color": look[0], "linestyle": "none", "markeredgewidth": 0.7}
+        axes.plot(range(number), rows[part], markersize=3, **mark)
+        mean, low, high, *_ = interval(parts[part])
+        axes.errorbar(number * (1.05 + 0.05 * place), mean, [[mean - low], [high - mean]], markersize=3.5, capsize=2,
+                      elinewidth=1.2, **mark)
+        means[part] = mean
     axes.set_xlim(-0.03 * number - 0.5, number * (1.07 + 0.05 * len(means)))
     axes.set_xticks(range(number), list(rows.index) if number <= 12 else [""] * number)
     axes.tick_params(axis="x", length=2 if number <= 12 else 0)

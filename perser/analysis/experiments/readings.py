@@ -24,5 +24,5 @@ def reading(run: Run) -> str:
 
 def table(runs: list[Run]) -> Captioned:
     """The readings one below the other at the largest number of shots."""
-    return (printing.runs_table({reading(run): run for run in runs}, "Reading"),
-            printing.score_caption(wording.join_runs(runs), within=" under the same reading"))
+    return (printing.runs_table({reading(run): run for run in runs}, "reading"),
+            printing.score_caption(wording.join_runs(runs), over="SSL-E under the same reading"))

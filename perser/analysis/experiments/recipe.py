@@ -18,7 +18,7 @@ def applies(run: Run) -> bool:
 
 
 def tables(run: Run) -> dict[str, Captioned]:
-    """Macro F1 and accuracy; every method against the first reference, one-change variants of the second against it."""
+    """The scores; every method against the first reference, one-change variants of the second against it."""
     shown, (first, *second) = printing.score_tables(run), run.manifest.config["references"][:2]
     compared = {"comparisons": (first, wording.methods(run, wording.META) + wording.methods(run, wording.SIMPLE))}
     compared |= {"published": (reference, one_change(run, reference)) for reference in second}
@@ -31,7 +31,7 @@ def tables(run: Run) -> dict[str, Captioned]:
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """The forest of gains."""
+    """The forest."""
     return methods.figures(run)
 
 

@@ -6,15 +6,14 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import seaborn
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing, statistics, tables as printing, wording
-from perser.analysis.statistics import bootstrap_interval, most_shots, select
-from perser.analysis.tables import TICK, Captioned, Table, interval_text
+from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
+from perser.analysis.statistics import most_shots, select
+from perser.analysis.tables import TICK, Captioned, Table
 from perser.records import KEYS, Run
-from perser.scores import SETTINGS, per_seed
+from perser.scores import HEADLINE, SCORES, SETTINGS, per_seed
 
 MODEL = ["method", "fold", "group", "seed"]  # identifies a trained model in learnt.parquet
 
@@ -25,39 +24,26 @@ def applies(run: Run) -> bool:
 
 
 def tables(run: Run) -> dict[str, Captioned]:
-    """Macro F1 and accuracy at every number of steps, and other numbers against the number trained with."""
+    """The scores at every number of steps, and other numbers against the number trained with."""
     tested = printing.comparison_caption(run, "Difference: after so many inner steps minus after those trained with.")
     compared = trained_table(run, against_trained(run)), tested
-    return printing.score_tables(run, table, caption) | {"comparisons": compared}
+    return {run.manifest.experiment: (table(run), caption(run)), "comparisons": compared}
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Gains by step."""
-    yield "steps", gains_by_step(run)
+    """Lines of gain and personal part by step, a figure per setting."""
+    for setting in SETTINGS:
+        yield f"steps-{setting}", lines(run, setting)
 
 
-def by_step(run: Run, seed: int = 0, score: str = "f1") -> pd.DataFrame:
-    """A score in points by number of inner steps, and the gain over SSL-E, at each setting's largest number of shots.
-
-    Without SSL-E the gain is over fine-tuning before its first step, which is the same model.
-    """
-    tuned = [method for method in wording.methods(run, kind="finetune")
-             if wording.settings(run, method).get("start", "ssl-e") == "ssl-e"]
-    start, rows = wording.baseline(run) or tuned[0], []
-    parts = {int(number): per_seed(part) for number, part in run.records.groupby("inner_steps")}
-    for method, (number, scores), setting in product(wording.methods(run), parts.items(), SETTINGS):
-        part = scores[(scores["method"] == method) & (scores["setting"] == setting)]
-        part = part[part["shots"] == part["shots"].max()]
-        if part.empty:
-            continue
-        shots = most_shots(part, setting)
-        values = 100 * select(part, method, setting, shots, score)
-        gain = (values - 100 * select(parts[0], start, setting, shots, score)).dropna(how="all")
-        rows.append({"method": method, "inner_steps": number, "setting": setting, "shots": shots}
-                    | bootstrap_interval(values, seed)._asdict()
-                    | dict(zip(("gain", "gain_low", "gain_high"), bootstrap_interval(gain, seed)))
-                    | {"between_seeds": statistics.between_seeds(gain), "records": int(part["records"].sum())})
-    return pd.DataFrame(rows)
+def by_step(run: Run) -> pd.DataFrame:
+    """`comparison.rows` of each number of inner_steps, at each setting's largest number of shots."""
+    run, tables = comparison.largest(run), []
+    for number in sorted(set(run.records.loc[run.records["shots"] > 0, "inner_steps"])):
+        part = run.only(lambda frame, number=number: frame["shots"].eq(0) | frame["inner_steps"].eq(number))
+        rows = comparison.rows(part).assign(inner_steps=int(number))
+        tables.append(rows[rows["shots"] > 0] if tables else rows)
+    return pd.concat(tables, ignore_index=True)
 
 
 def trained_steps(run: Run) -> dict[str, int]:
@@ -66,85 +52,56 @@ def trained_steps(run: Run) -> dict[str, int]:
     return {name: int(settings["inner_steps"]) for name, settings in configured if settings.get("inner_steps")}
 
 
-def against_trained(run: Run, seed: int = 0) -> pd.DataFrame:
-    """Macro F1 after every other number of inner steps minus that after the number trained with, at the largest K.
+def against_trained(run: Run) -> pd.DataFrame:
+    """Scores after every other number of inner steps minus those after the number trained with, at the largest K.
 
-    Rows of method, setting, shots, inner_steps, trained, then as in `statistics.effect` (0..1), and p_holm.
+    Rows of method, setting, shots, inner_steps, trained, score, then as in `statistics.effect`, and p_holm.
     """
     parts, rows = {int(number): per_seed(part) for number, part in run.records.groupby("inner_steps")}, []
-    for (method, trained), setting in product(trained_steps(run).items(), SETTINGS):
-        values = {number: select(part, method, setting, most_shots(part, setting)) for number, part in parts.items()}
+    names = [name for name in HEADLINE if name in next(iter(parts.values()))]
+    for name, (method, trained), setting in product(names, trained_steps(run).items(), SETTINGS):
+        values = {number: select(part, method, setting, most_shots(part, setting), name)
+                  for number, part in parts.items()}
         for number, after in values.items():
             if len(after) and number != trained and len(values.get(trained, ())):
-                difference = (after - values[trained]).dropna(how="all")
+                difference = SCORES[name].factor * (after - values[trained]).dropna(how="all")
                 rows.append({"method": method, "setting": setting, "shots": most_shots(parts[trained], setting),
-                             "inner_steps": number, "trained": trained} | statistics.effect(difference, seed))
-    return statistics.with_holm(rows, "method", "setting", "shots", "inner_steps", "trained")
+                             "inner_steps": number, "trained": trained, "score": name} | statistics.effect(difference))
+    return statistics.with_holm(rows, "method", "setting", "shots", "inner_steps", "trained", "score")
 
 
-def table(run: Run, seed: int = 0, score: str = "f1") -> Table:
-    """A score after each number of inner steps, seen and unseen side by side; trained: the number trained with."""
-    wording.labels(run.records)
-    numbers, trained = by_step(run, seed, score), trained_steps(run)
-    rows = list(dict.fromkeys(zip(numbers["method"], numbers["inner_steps"])))
-    cells = {"Method": [run.title(method) for method, _ in rows], "Steps": [str(number) for _, number in rows],
-             "Trained": [TICK if trained.get(method) == number else "" for method, number in rows]}
-    parts = dict(list(numbers.set_index(["method", "inner_steps"]).groupby("setting", sort=False)))
-    for prefix, sign in (("", ""), ("gain", "+")):
-        for setting, part in parts.items():
-            names = [f"{prefix}_low", f"{prefix}_high"] if prefix else ["low", "high"]
-            texts = {row: interval_text(*values, sign)
-                     for row, *values in part[[prefix or "mean", *names]].itertuples(name=None)}
-            title = f"Gain {setting}" if prefix else f"{setting.capitalize()}, K = {part['shots'].max()}"
-            cells[title] = [texts.get(row, "-") for row in rows]
-    return printing.build(pd.DataFrame(cells), numbers, block=pd.Series([method for method, _ in rows]))
+def table(run: Run) -> Table:
+    """The scores after each number of inner steps, of one method after the other; the number trained with is marked."""
+    trained = trained_steps(run)
+    rows = by_step(run).sort_values(["setting", "method"], kind="stable", key=lambda names: names.map(
+        {name: place for place, name in enumerate(dict.fromkeys(names))}))
+    cells, _, numbers, _ = printing.printed_scores(run, rows, ("inner_steps",))
+    steps = [f"{number} {TICK if trained.get(method) == number else ''}".strip() if shots else "-"
+             for number, method, shots in zip(numbers["inner_steps"], numbers["method"], numbers["shots"])]
+    cells = cells.drop(columns="Inner_steps")
+    cells.insert(3, "Steps", steps)
+    return printing.build(cells, numbers, block=numbers[["setting", "method"]])
 
 
-def caption(run: Run, score: str = "f1") -> str:
+def caption(run: Run) -> str:
     """What a step is, and which number was trained with."""
-    return wording.caption(
+    return printing.score_caption(
         run, "Steps: inner steps at test, all from the same initialisation; beyond those trained with, the last step's "
-        f"rates are reused. {TICK}: the number trained with.",
-        f"Gain: over {wording.over(run)}, {wording.pairing(run)}.", score=score)
+        f"rates are reused. {TICK}: the number trained with.")
 
 
 def trained_table(run: Run, rows: pd.DataFrame) -> Table:
-    """Rows of `against_trained`, in points."""
+    """Rows of `against_trained`."""
     return printing.difference_table(rows, {"Method": rows["method"].map(run.title)}, "Difference",
-                                     ["method", "setting"], Steps=rows["inner_steps"].astype(str),
+                                     ["score", "method", "setting"], Steps=rows["inner_steps"].astype(str),
                                      Trained=rows["trained"].astype(str))
 
 
-@drawing.styled
-def gains_by_step(run: Run, seed: int = 0) -> Figure:
-    """Gain over SSL-E by number of inner steps, a line per method, with a ring around the number trained with."""
-    rows, trained, baseline = by_step(run, seed), trained_steps(run), wording.baseline(run)
-    methods = [method for method in wording.methods(run) if method != baseline]
-    looks, figure = drawing.look(methods), Figure(figsize=(3.4, 2.45))
-    panels = figure.subplots(1, len(SETTINGS), sharey=True)
-    for axes, setting in zip(panels, SETTINGS):
-        inside = rows[rows["setting"] == setting]
-        axes.axhline(0, color=drawing.GREY, linestyle=drawing.DASHED, linewidth=1)
-        ends = {method: _curve(axes, inside[inside["method"] == method], looks[method], trained.get(method))
-                for method in methods}
-        axes.set(title=f"{setting.capitalize()} clips, K = {inside['shots'].max()}", xlabel="Inner steps at test",
-                 xticks=range(0, int(inside["inner_steps"].max()) + 1, 2))
-    panels[0].set_ylabel(f"Gain over {wording.over(run)} (points)")
-    drawing.method_labels(panels[-1], run, ends | ({baseline: 0.0} if baseline else {}), 0.085)
-    drawing.footnote(figure, f"Gain in macro F1; bands: {wording.resampled(run)}.\n"
-                     "Ring: the number of steps trained with. ", run)
-    return figure
-
-
-def _curve(axes: Axes, rows: pd.DataFrame, look: tuple[str, str], trained: int | None) -> float:
-    """Draw gains by step with a band; returns the height of the right end, in points."""
-    colour, marker = look
-    steps, gain = rows["inner_steps"], rows["gain"]
-    axes.fill_between(steps, rows["gain_low"], rows["gain_high"], color=colour, alpha=0.15, linewidth=0)
-    axes.plot(steps, gain, color=colour, marker=marker, markersize=3, markeredgewidth=0)
-    axes.plot(steps[steps == trained], gain[steps == trained], "o", color=drawing.ink(colour), markersize=7,
-              fillstyle="none", markeredgewidth=0.9)
-    return float(gain.iloc[-1])
+def lines(run: Run, setting: str) -> Figure:
+    """Gain and personal part by number of inner steps, with a ring around the number trained with."""
+    rows = by_step(run)
+    rows = rows[(rows["setting"] == setting) & (rows["shots"] > 0)]
+    return drawing.lines(run, rows, "inner_steps", f"Inner steps, {setting} clips", trained_steps(run))
 
 
 def learned_rates(learnt: pd.DataFrame, shots: int | None = None) -> dict[str, pd.DataFrame]:

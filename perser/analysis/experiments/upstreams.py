@@ -3,11 +3,10 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import figures as drawing, tables as printing, wording
-from perser.analysis.tables import CHANCE, Captioned
+from perser.analysis import comparison, figures as drawing, tables as printing, wording
+from perser.analysis.tables import Captioned
 from perser.errors import UserError
 from perser.records import Run
-from perser.scores import SETTINGS
 
 
 def comparable(runs: list[Run]) -> list[list[Run]]:
@@ -31,39 +30,17 @@ def table(runs: list[Run]) -> Captioned:
         raise UserError(f"upstreams with different settings ({', '.join(sorted(digests))}): run them all again")
     random = [wording.labels(run.records)["upstream"] for run in runs if wording.random_weights(run)]
     warning = f"Random weights: {', '.join(random)} share a model's architecture and have learned nothing."
-    return (printing.runs_table({wording.upstream(run): run for run in runs}, "Upstream"),
-            printing.score_caption(wording.join_runs(runs), warning if random else "", within=" on the same upstream"))
+    joined = wording.join_runs(runs)
+    return (printing.runs_table({wording.upstream(run): run for run in runs}, "upstream"),
+            printing.score_caption(joined, warning if random else "", over="SSL-E on the same upstream"))
 
 
-@drawing.styled
-def figure(runs: list[Run], seed: int = 0) -> Figure:
-    """Macro F1 on every upstream: a row each, a mark per method."""
-    joined, names = wording.join_runs(runs), list(map(wording.upstream, runs))
-    rows = printing.runs_table(dict(zip(names, runs)), "Upstream", seed).numbers
-    looks = drawing.look(wording.methods(joined))
-    drawn = Figure(figsize=(3.4, 0.85 + 0.42 * len(names)))
-    panels = drawn.subplots(1, len(SETTINGS), sharey=True, sharex=True)
-    below = {method: 0.26 * (place - (len(looks) - 1) / 2) for place, method in enumerate(looks)}
-    for axes, setting in zip(panels, SETTINGS):
-        chance = rows.loc[rows["method"] == CHANCE, setting]
-        axes.axvline(chance.iloc[0], color=drawing.GREY, linewidth=0.9, linestyle=(0, (1, 1.5)))
-        for method, (colour, marker) in looks.items():
-            part = rows[rows["method"] == method]
-            bars = [part[setting] - part[f"{setting}_low"], part[f"{setting}_high"] - part[setting]]
-            axes.errorbar(part[setting], -part["upstream"].map(names.index) - below[method], xerr=bars, color=colour,
-                          marker=marker or "D", markersize=3.2, elinewidth=1, linestyle="none")
-        axes.set(title=f"{setting.capitalize()} clips", xlabel="Macro F1 (points)")
-        drawing.horizontal(axes)
-    panels[0].set_yticks(range(0, -len(names), -1), [name.replace(" (", "\n(") for name in names])
-    panels[0].set_ylim(0.5 - len(names), 0.5)
-    for method, (colour, _) in looks.items():
-        drawing.right_label(panels[-1], joined.title(method), 1 - (0.5 + below[method]) / len(names),
-                            drawing.ink(colour))
-    shots = " and ".join(map(str, sorted(set(rows["shots"]) - {0})))
-    drawing.footnote(drawn, f"K = {shots}; bars: {wording.resampled(joined)}.\nDotted: every class ticked. "
-                     f"{wording.labels(joined.records)['corpus']}; {wording.listeners(joined.records)}",
-                     wording.stamp(joined))
-    return drawn
+def figure(runs: list[Run]) -> Figure:
+    """Gain and personal part on every upstream."""
+    parts = [comparison.rows(comparison.largest(run)).assign(heading=wording.upstream(run)) for run in runs]
+    rows, joined = pd.concat(parts, ignore_index=True), wording.join_runs(runs)
+    rows = rows[rows["gain"].notna()]
+    return drawing.forest(joined, rows.assign(label=rows["method"].map(joined.title), strong=False))
 
 
 def number_of_layers(learnt: pd.DataFrame) -> int:
