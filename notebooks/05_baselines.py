@@ -14,15 +14,17 @@
 # - **Nearest listener**: the models of the training listeners whose predictions fit the K ratings best.
 # - **Listener embedding**: a vector per listener, trained jointly with SSL-E. A new listener's is fitted to the K
 #   ratings.
-# - **All data**: tuned on all other ratings of the listener, cross-validated. Nobody has these ratings at the start.
-#   It shows what more ratings would bring.
+# - **All data**: the best of several adaptations to all other ratings of the listener, cross-validated. Nobody has
+#   these ratings at the start. It shows what more ratings would bring.
+# - Controls that listen to nothing: the **majority** of the shots, their **shares**, and the **best constant answer**,
+#   chosen with the listener's test ratings in hand.
 #
-# Two corpora: RAVDESS, real speech with **synthetic** listeners, and the embedded corpus with **synthetic** speech and
-# listeners. No number here is the paper's.
+# Two corpora: EmoDB with its real listeners, and RAVDESS, real speech with **synthetic** listeners. No number here is
+# the paper's.
 
 # %% tags=["parameters"]
-first = "../results/ravdess/logmel"
-second = "../results/synthetic/logmel"
+first = "../results/emodb/whisper-tiny.en"
+second = "../results/ravdess/whisper-tiny.en"
 search = "../results/search"
 
 # %%
@@ -41,15 +43,17 @@ for run in runs:
 # %% [markdown]
 # ## The tables
 #
-# Read the gains. They are paired by listener and seed, so differences between easy and hard listeners cancel. Notice
-# which methods lose to SSL-E, which does not adapt at all.
+# At the largest K. Read the gains and the personal parts: what the listener's own shots give beyond somebody else's.
+# They are paired by listener and seed, so differences between easy and hard listeners cancel. Notice which methods lose
+# to SSL-E, which does not adapt at all, and in which score.
 
 # %%
-simple = [run._replace(records=run.records[run.records["method"].map(run.group) != perser.wording.META])
-          for run in runs]
-for run in simple:
-    table, caption = perser.experiments.methods.table(run), perser.experiments.methods.caption(run)
-    display(Markdown(perser.tables.markdown(table, caption)))
+simple = []
+for run in runs:
+    chosen = [method for method in perser.wording.methods(run) if run.group(method) != perser.wording.META]
+    simple.append(perser.comparison.of(run, chosen))
+for run in map(perser.comparison.largest, simple):
+    display(Markdown(perser.tables.markdown(perser.tables.score_table(run), perser.tables.score_caption(run))))
 
 # %% [markdown]
 # ## The same as a figure, at the largest K
@@ -61,37 +65,29 @@ for run in simple:
     display(Image(png, width=560))
 
 # %% [markdown]
-# ## Accuracy at the largest K
-#
-# The share of clips whose most probable class the listener ticked. Accuracy needs one class where macro F1 needs the
-# whole set, so the order of the methods may differ.
-
-# %%
-for run in map(perser.tables.at_most_shots, simple):
-    table = perser.experiments.methods.table(run, score="accuracy")
-    display(Markdown(perser.tables.markdown(table, perser.experiments.methods.caption(run, score="accuracy"))))
-
-# %% [markdown]
 # ## The method to beat
 #
-# The method with the highest mean for each corpus, setting and K. It is picked on the test listeners, which favours it,
-# and others may lie within its interval. The last column is what all of a listener's ratings would bring. Gains over
-# SSL-E with their 95 % intervals.
+# The method without meta-learning with the best mean for each corpus, setting, K and score. It is picked on the test
+# listeners, which favours it, and others may lie within its interval. Gains over SSL-E with their 95 % intervals, the
+# personal part, and what all of a listener's ratings would bring.
 
 # %%
 rows = []
 for run in simple:
-    scores, baseline = perser.scores.per_seed(run.records), perser.wording.baseline(run)
-    [bound] = perser.wording.methods(run, perser.wording.BOUND)
-    for setting in perser.scores.SETTINGS:
-        for shots in perser.statistics.shot_numbers(scores, setting):
-            best = perser.experiments.methods.best_rival(run, scores, setting, shots)
-            differences = (100 * perser.statistics.paired_difference(scores, method, baseline, setting, shots)
-                           for method in (best, bound))
-            intervals = (perser.statistics.bootstrap_interval(difference, seed=0) for difference in differences)
-            texts = (perser.tables.interval_text(*interval[:3], "+") for interval in intervals)
-            rows.append([run.manifest.corpus, setting, shots, run.title(best), *texts])
-columns = ["corpus", "clips", "K", "best method", "gain", "gain of all data"]
+    numbers, scores = perser.comparison.rows(run), perser.scores.per_seed(run.records)
+    cells = numbers.set_index(["method", "setting", "shots", "score"]).sort_index()
+    combinations = numbers.loc[numbers["shots"] > 0, ["setting", "shots", "score"]].drop_duplicates()
+    for setting, shots, name in combinations.itertuples(index=False):
+        best = perser.experiments.methods.best_rival(run, scores, setting, shots, name)
+        number = shots if (best, setting, shots, name) in cells.index else 0
+        [bound] = perser.wording.methods(run, perser.wording.BOUND)
+        places = (((best, setting, number, name), "gain"), ((best, setting, number, name), "personal"),
+                  ((bound, setting, 0, name), "gain"))
+        texts = (perser.tables.interval_text(*cells.loc[cell, [part, f"{part}_low", f"{part}_high"]], "+")
+                 for cell, part in places)
+        title = perser.scores.SCORES[name].title
+        rows.append([run.manifest.corpus, setting, shots, title, run.title(best), *texts])
+columns = ["corpus", "clips", "K", "score", "best method", "gain", "personal part", "gain of all data"]
 print(pd.DataFrame(rows, columns=columns).to_string(index=False))
 
 # %% [markdown]
@@ -111,8 +107,8 @@ for run in simple:
 #
 # Settings that an experiment lists in a grid (learning rates, steps, masses) are chosen in each split on its dev
 # listeners. The settings of a method's training (learning rates of meta-learning, sizes, epochs) were searched once
-# with `perser search`, on corpora with other simulated listeners and, for the embedded corpus, other speech. A method
-# keeps its initial settings unless a trial beats them by more than the margin.
+# with `perser search`, on listeners that no table shows. A method keeps its initial settings unless a trial beats them
+# by more than the margin.
 #
 # A longer search gives a method more chances, so all methods have the same number of trials, or all combinations where
 # their settings are lists. Meta-PerSER-X is the exception: its trials are preceded by the earlier ones that
@@ -135,14 +131,8 @@ table = pd.DataFrame({
     "trial": best["trial"] + 1, "settings": best["settings"].str.strip("{}"), "commit": best["commit"].str[:10]})
 display(Markdown(table.to_markdown(index=False, floatfmt=".2f")))
 
-# %%
-kept = json.loads(best.set_index("method").loc["all-data", "settings"])["inner_steps"]
-most = max(settings["methods"]["all-data"]["space"]["inner_steps"]["choices"])
-print(f"All data keeps {kept} inner steps of at most {most}", "in the search:",
-      "more might be better, so the upper bound may be too low" if kept == most else "more would not help")
-
 # %% [markdown]
 # ## What this does not show
 #
-# Simulated listeners have the biases and cues of their model. How much of a real listener is bias decides how well
-# prior shift does, and only a corpus that identifies its listeners can tell.
+# Simulated listeners have the biases and cues of their model: compare their personal parts with those of EmoDB's
+# people. EmoDB's speech is acted, and its quadrants of valence and arousal are not the paper's classes.

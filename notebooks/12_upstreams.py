@@ -1,18 +1,18 @@
 # %% [markdown]
 # # The same methods on other upstreams
 #
-# A personal model cannot learn what its upstream does not represent. This page runs SSL-E, fine-tuning and Meta-PerSER,
-# with the settings of the main experiment, on several upstreams. It asks how much the upstream changes the result,
-# which of its layers are read, and whether it helps to adapt the layer weights to the listener too, which the paper
-# leaves open.
+# A personal model cannot learn what its upstream does not represent. This page runs the methods of the main experiment,
+# with its settings, on several upstreams. It asks how much the upstream changes the result, which of its layers are
+# read, and whether it helps to adapt the layer weights to the listener too, which the paper leaves open.
 #
-# **No trained speech model is part of this page.** Besides `logmel` it shows models of three families with *random
-# weights*: small versions of wav2vec 2.0, HuBERT and WavLM that have learned nothing (`tools/random_upstreams.py`).
-# They run through the same code as trained models, and they are the baseline that a result must beat before it owes
-# anything to training. Speech and listeners are **synthetic**.
+# First real listeners (EmoDB) on a trained speech encoder, Whisper tiny.en, and on features that no training made:
+# log-mel spectra and the eGeMAPS descriptors. Then small models of three families with *random weights*, which have
+# learned nothing (`tools/random_upstreams.py`), on **synthetic** speech and listeners: the baseline that a result must
+# beat before it owes anything to training.
 
 # %% tags=["parameters"]
-results = "../results/synthetic"
+results = "../results/emodb"
+random = "../results/synthetic"
 
 # %%
 from pathlib import Path
@@ -20,21 +20,25 @@ from pathlib import Path
 import perser
 from IPython.display import Image, Markdown, display
 
-runs = perser.experiments.upstreams.in_order(list(map(perser.records.load, Path(results).glob("*/upstreams"))))
+parts = [perser.experiments.upstreams.in_order(list(map(perser.records.load, Path(folder).glob(f"*/{name}"))))
+         for folder, name in ((results, "main"), (random, "upstreams"))]
+parts = [part for part in parts if part]
+runs = [run for part in parts for run in part]
 for run in runs:
     print(perser.wording.upstream(run))
     print("  ", perser.wording.source(run))
     print("   synthetic:", run.manifest.synthetic or "nothing")
 
 # %% [markdown]
-# ## The table
+# ## The tables
 #
-# Compare *Seen* and *Unseen* between upstreams, and the gains within an upstream. A gain on random weights owes nothing
-# to training: the K ratings alone show how often a listener ticks each class. Where the features carry so little
-# information, no method reaches the score of ticking every class.
+# At the largest K. Compare the levels between upstreams, and gains and personal parts within an upstream. A gain on
+# random weights owes nothing to training: the K ratings alone show how often a listener ticks each class. The best
+# constant answer shows where an upstream carries so little that listening does not pay.
 
 # %%
-display(Markdown(perser.tables.markdown(*perser.experiments.upstreams.table(runs))))
+for part in parts:
+    display(Markdown(perser.tables.markdown(*perser.experiments.upstreams.table(part))))
 
 # %% [markdown]
 # Meta-PerSER against fine-tuning at the largest K, on each upstream:
@@ -47,21 +51,22 @@ for run in runs:
     print(perser.tables.comparison_table(run, rows).cells.to_string(index=False))
 
 # %% [markdown]
-# ## The figure
+# ## The figures
 #
-# The dotted line is the score of ticking every class of every clip. A useful result is to its right.
+# Open marks are gains over SSL-E on the same upstream, filled ones personal parts.
 
 # %% tags=["nbval-ignore-output"]
-figure = perser.experiments.upstreams.figure(runs)
-pdf, png = perser.figures.save(figure, "../out/notebooks/figures/upstreams")
-display(Image(png, width=560))
+for part in parts:
+    figure = perser.experiments.upstreams.figure(part)
+    pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/upstreams-{part[0].manifest.corpus}")
+    display(Image(png, width=560))
 
 # %% [markdown]
-# ## Why gains are large on random weights
+# ## Where a gain in macro F1 comes from
 #
 # Macro F1 gives all classes the same weight, and a class that is never predicted scores zero. Listed are the classes
-# that a method predicts for less than one clip in a hundred. On features with little information, SSL-E predicts only
-# the most frequent classes. Gradient steps on the K ratings bring the others back, right or wrong.
+# that a method predicts for less than one clip in a hundred. Where SSL-E leaves out classes that a method brings back,
+# right or wrong, a gain in macro F1 says little about the person.
 
 # %%
 for run in runs:
@@ -78,9 +83,9 @@ for run in runs:
 # ## Which layers are read
 #
 # The head reads a weighted sum of an upstream's layers. The weights are learned, positive and sum to one. Layer 0 is
-# the input of the transformer. `logmel` has a single layer and no weights. No random layer is better than another, so
-# the deviation from the dashed line (equal weights) is what chance produces, and trained layers have to exceed it
-# before a preference means anything. Mean and standard deviation over folds, groups and seeds.
+# the input of the transformer. Upstreams of a single layer have no weights. No random layer is better than another, so
+# on random weights the deviation from the dashed line (equal weights) is what chance produces, and trained layers have
+# to exceed it before a preference means anything. Mean and standard deviation over folds, groups and seeds.
 
 # %%
 for run in runs:
@@ -101,10 +106,10 @@ if figure := perser.experiments.upstreams.layers(runs):
 # *Meta-PerSER, layers too* adapts a fifth tensor in the inner loop, the layer weights, with learned rates. It is
 # compared with Meta-PerSER, whose layer weights are the same for all listeners, at the largest K. Below the table are
 # its mean learned rates, where *mix* is the layer weights. On random layers no effect is expected, since no layer knows
-# what another does not. Only trained layers can answer the question.
+# what another does not. Only trained layers can answer the question. No table: no such run is committed.
 
 # %%
-for path in sorted(Path(results).glob("*/layers")):
+for path in sorted([*Path(results).glob("*/layers"), *Path(random).glob("*/layers")]):
     run = perser.records.load(path)
     rows = perser.statistics.compare_with(perser.scores.per_seed(run.records), ["meta-perser-layers"], "meta-perser")
     table, caption = perser.tables.comparison_table(run, rows), perser.tables.comparison_caption(run)
@@ -113,13 +118,13 @@ for path in sorted(Path(results).glob("*/layers")):
     print(rates.round(3).to_string())
 
 # %% [markdown]
-# ## With trained models
+# ## With other models
 #
-# Run one experiment per upstream, then this page on the folder that contains them:
+# Run the experiment once per upstream, then this page on the folder that contains the runs:
 #
 # ```bash
-# perser run upstreams --corpus iemocap --root /path/to/IEMOCAP_full_release --upstream wavlm-base-plus \
-#     --out out/iemocap/wavlm-base-plus/upstreams
-# perser report out/iemocap/*/upstreams --out out
+# perser run main --corpus iemocap --root /path/to/IEMOCAP_full_release --upstream wavlm-base-plus \
+#     --out out/iemocap/wavlm-base-plus/main
+# perser report out/iemocap/*/main --out out
 # python tools/notebooks.py execute 12 -p results=out/iemocap
 # ```

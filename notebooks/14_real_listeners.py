@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Real listeners, and whether it is personal at all
 #
-# All other pages show simulated listeners or log-mel features. This one shows 36 **real people** who rated EmoDB's
-# emotional speech for valence and arousal (four quadrants), through a real pre-trained speech encoder, Whisper tiny.en.
-# It asks of every method: does it help *this* listener, or would anybody's shots have done the same?
+# 36 **real people** rated EmoDB's emotional speech for valence and arousal (four quadrants). Its features are those of
+# a real pre-trained speech encoder, Whisper tiny.en. This page asks of every method: does it help *this* listener, or
+# would anybody's shots have done the same?
 #
 # A gain over SSL-E has two parts. *Drift* is what somebody else's shots give: a change of the general model that has
 # nothing to do with the person. The *personal part* is what the listener's own shots give beyond that. Only the
 # personal part is evidence of personalisation.
 
 # %% tags=["parameters"]
-results = "../results/emodb/whisper-tiny.en/people"
+results = "../results/emodb/whisper-tiny.en/methods"
 
 # %%
 from pathlib import Path
@@ -29,57 +29,81 @@ print("synthetic:", run.manifest.synthetic or "nothing")
 # which of them lose nothing against SSL-E.
 
 # %%
-rows = perser.experiments.personal.rows(run)
-rows = rows[~rows["method"].isin(perser.wording.methods(run, perser.wording.CONTROL))]
-most = rows[rows["shots"] == rows.groupby("setting")["shots"].transform("max")]
-personal = most.groupby("method", sort=False)["personal_log_loss_low"].min() > 0
-harmless = most.groupby("method", sort=False)["gain_log_loss_low"].min() > -0.3
-print("personal part of the log loss above zero on seen and unseen clips:",
-      ", ".join(run.title(method) for method in personal[personal].index) or "none")
-print("and not worse than SSL-E by more than 0.3:",
-      ", ".join(run.title(method) for method in personal[personal & harmless].index) or "none")
-
-# %% [markdown]
-# ## The table
-#
-# Log loss is in hundredths of a nat. Positive gains and positive personal parts are better. The two controls listen to
-# nothing: they answer all clips alike, from the shares of the classes in the shots.
+claims = perser.claims.of_run(run, results)
+print("\n".join(perser.claims.lines([claim for claim in claims if claim["kind"] != "macro F1"])))
 
 # %%
-display(Markdown(perser.tables.markdown(*perser.experiments.personal.tables(run)["personal"])))
+verdicts = {}
+for claim in claims:
+    if claim["kind"] != "macro F1":
+        holds = verdicts.setdefault(claim["method"], {}).setdefault(claim["kind"], [])
+        holds.append(claim["verdict"] == "holds")
+for words, kinds in (("personal part above zero in log loss and accuracy, on seen and unseen clips", ("personal",)),
+                     ("the same, and harmless", ("personal", "harmless")),
+                     ("the same, and a gain over SSL-E", ("personal", "harmless", "gain"))):
+    methods = [method for method, held in verdicts.items() if all(kind in held and all(held[kind]) for kind in kinds)]
+    print(f"{words}: {', '.join(methods) or 'none'}")
+
+# %% [markdown]
+# *yes*: the interval is above zero and the p-value, corrected for the number of claims of its kind, at most 5 %.
+# *(yes)*: only the correction fails. *harmless*: neither interval of the gain reaches below -0.3.
+#
+# ## The table
+#
+# Log loss is in hundredths of a nat. Positive gains and positive personal parts are better. The controls listen to
+# nothing: they answer all clips alike. The best constant answer is chosen with the listener's test ratings in hand.
+
+# %%
+table = perser.tables.score_table(perser.comparison.largest(run))
+display(Markdown(perser.tables.markdown(table, perser.tables.score_caption(run))))
 
 # %% [markdown]
 # ## The figure
 #
-# Where the square (gain) and the dot (personal part) agree, the gain is personal. Where the dot is right of the square,
-# the method also changes the general model for the worse, which eats part of what is personal.
-
-# %%
-pdf, png = perser.figures.save(perser.experiments.personal.figure(run), "../out/notebooks/figures/personal")
+# Where the open mark (gain) and the filled one (personal part) agree, the gain is personal. Where the filled mark is
+# right of the open one, the method also changes the general model for the worse, which eats part of what is personal.
 
 # %% tags=["nbval-ignore-output"]
-display(Image(png, width=900))
+pdf, png = perser.figures.save(perser.experiments.methods.forest(run), "../out/notebooks/figures/personal")
+display(Image(png, width=560))
 
 # %% [markdown]
 # ## The score decides what is seen
 #
-# The paper's score is the macro F1 of a threshold rule, which gives rare classes the same weight as common ones. By this
-# score the order is nearly the reverse. Gains over SSL-E in points, at the largest number of shots:
+# The paper's score is the macro F1 of a threshold rule, which gives rare classes the same weight as common ones.
+# Methods in the order of their gain in each score:
 
 # %%
-gains = perser.statistics.gains(perser.scores.per_seed(run.records), perser.wording.baseline(run), largest=True)
-gains = gains[gains["method"].isin(most["method"])]
-print(gains.pivot(index="method", columns="setting", values="mean").round(1).to_string())
+rows = perser.comparison.rows(perser.comparison.largest(run))
+adapting = rows[rows["group"].isin([perser.wording.SIMPLE, perser.wording.META]) & (rows["shots"] > 0)]
+for (setting, name), part in adapting.groupby(["setting", "score"], sort=False):
+    part = part.sort_values("gain", ascending=False)
+    order = (f"{run.title(method)} ({gain:+.1f})" for method, gain in zip(part["method"], part["gain"]))
+    print(f"{perser.scores.SCORES[name].title}, {setting} clips:", ", ".join(order))
+
+# %% [markdown]
+# The same methods by all scores, per listener and pooled over listeners:
+
+# %%
+display(Markdown(perser.tables.markdown(*perser.tables.levels_table(perser.comparison.largest(run)))))
 
 # %% [markdown]
 # ## How much is there to win?
 #
-# *All data* is SSL-E fine-tuned on all other ratings of the listener, cross-validated: what many more labels would give.
-# The kept epoch of meta-training is 0 where training did not help on the development listeners.
+# *All data* is the best of several adaptations to all other ratings of the listener: what many more labels would give.
 
 # %%
-bound = perser.wording.methods(run, perser.wording.BOUND)
-columns = ["method", "setting", "gain_accuracy", "gain_log_loss"]
-print(most[most["method"].isin(bound)][columns].round(1).to_string(index=False))
-start = run.learnt["value"].eq(0)[run.learnt["tensor"] == "epoch"].groupby(run.learnt["method"], sort=False).mean()
-print((100 * start).round().astype(int).rename("splits at epoch 0, %").to_string())
+for row in rows[rows["group"] == perser.wording.BOUND].itertuples():
+    text = perser.tables.interval_text(row.gain, row.gain_low, row.gain_high, "+")
+    print(f"{run.title(row.method)}, {row.setting} clips, {perser.scores.SCORES[row.score].words}: {text}")
+
+# %% [markdown]
+# ## Was meta-training stable?
+#
+# The kept epoch is 0 where training did not help on the development listeners.
+
+# %%
+kept = run.learnt[run.learnt["tensor"] == "epoch"]
+for method, part in kept.groupby("method", sort=False):
+    print(f"{run.title(method):24} epoch 0 in {100 * part['value'].eq(0).mean():.0f} % of {len(part)} splits")
+print(perser.comparison.risen(run) or "No dev loss above twice its start is known.")

@@ -33,9 +33,9 @@ def grids(scores: pd.DataFrame) -> Grids:
 
 
 def rows(run: Run, baseline: str | None = None, names: Iterable[str] = HEADLINE) -> pd.DataFrame:
-    """A row per setting, number of shots, method and score, in printed units; gains are positive where better.
+    """A row per setting, number of shots, method (and its group) and score, in printed units.
 
-    level, gain (over the baseline, by default SSL-E) and personal (own shots minus somebody else's), each with _low and
+    Gains are positive where better: level, gain (over the baseline, by default SSL-E) and personal (own shots minus somebody else's), each with _low and
     _high, the last two with _p; worse: share of listeners who lose; listeners; records. A part that the records do not
     allow is nan.
     """
@@ -48,8 +48,8 @@ def rows(run: Run, baseline: str | None = None, names: Iterable[str] = HEADLINE)
         start = cells.get((baseline, setting, shots), cells.get((baseline, setting, 0)))
         for name in [name for name in names if name in cell]:
             parts = _parts(cell, None if method == baseline else start, others.get((method, setting, shots)), name)
-            table.append({"method": method, "setting": setting, "shots": shots, "score": name} | parts
-                         | {"records": int(records[method, setting, shots])})
+            table.append({"method": method, "group": wording.group(run, method), "setting": setting, "shots": shots,
+                          "score": name} | parts | {"records": int(records[method, setting, shots])})
     return pd.DataFrame(table)
 
 
@@ -103,6 +103,12 @@ def largest(run: Run) -> Run:
     """A run at no and, in each setting, at its largest number of shots."""
     most = run.records.groupby("setting")["shots"].max()
     return run.only(lambda frame: frame["shots"].isin([0]) | frame["shots"].eq(frame["setting"].map(most)))
+
+
+def of(run: Run, methods: Iterable[str]) -> Run:
+    """A run's records of some methods."""
+    chosen = list(methods)
+    return run.only(lambda frame: frame["method"].isin(chosen))
 
 
 def training(run: Run) -> pd.DataFrame:

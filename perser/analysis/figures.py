@@ -1,7 +1,7 @@
 """Figures: style, palette, saving and the primitives that the experiments draw with."""
 
 from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -128,8 +128,7 @@ def lines(run: Run, rows: pd.DataFrame, x: str, xlabel: str, trained: dict[str, 
 
     rows: `comparison.rows` of one setting. trained: by method the value of x with a ring around it.
     """
-    rows = rows[rows["method"].map(lambda method: wording.group(run, method) in (wording.SIMPLE, wording.META))]
-    rows = rows[rows["gain"].notna()]
+    rows = rows[rows["group"].isin([wording.SIMPLE, wording.META]) & rows["gain"].notna()]
     parts = [part for part in comparison.PARTS if rows[part].notna().any()]
     scores, numbers = [name for name in HEADLINE if name in set(rows["score"])], sorted(rows[x].unique())
     looks, figure = look(list(dict.fromkeys(rows["method"]))), Figure(figsize=(3.4, 0.75 + 1.1 * len(scores)))
@@ -189,14 +188,14 @@ def forest(run: Run, rows: pd.DataFrame, opened: str = "") -> Figure:
     for axes, score in zip(figure.subplots(1, len(scores), sharey=True, squeeze=False)[0], scores):
         inside = rows[rows["score"] == score]
         axes.axvline(0, color=GREY, linewidth=0.8)
-        axes.set_xlim(_limits(inside[inside["method"].map(partial(wording.group, run)) != wording.CONTROL]))
+        axes.set_xlim(_limits(inside[inside["group"] != wording.CONTROL]))
         axes.set_title(UNITS[score].replace(" (", "\n("), fontsize=6.5)
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         horizontal(axes)
         for row in inside.to_dict("records"):
             for part, shift in (("gain", 0.17), ("personal", -0.17)):
                 _estimate(axes, heights[row["setting"], row["heading"], row["label"]] + shift, row, part,
-                          GROUP_COLOURS[wording.group(run, row["method"])])
+                          GROUP_COLOURS[row["group"]])
     figure.axes[0].set_yticks(list(heights.values()), [label or heading for _, heading, label in lines])
     figure.axes[0].set_ylim(-len(lines) + 0.4, 0.6)
     strong = set(rows.loc[rows["strong"], "label"])

@@ -65,7 +65,7 @@ def score_tables(run: Run) -> dict[str, Captioned]:
 
 def printed_scores(run: Run, rows: pd.DataFrame, first: tuple[str, ...] = ()) -> Table:
     """`comparison.rows` in print, a line per method; first: columns of the rows that come first and part the table."""
-    keys = [*first, "setting", "shots", "method"]
+    keys = [*first, "setting", "shots", "method", "group"]
     names = [name for name in HEADLINE if name in set(rows["score"])]
     wide = rows.pivot(index=keys, columns="score").loc[rows.set_index(keys).index.unique()]
     lines = wide.index.to_frame(index=False)
@@ -84,8 +84,7 @@ def printed_scores(run: Run, rows: pd.DataFrame, first: tuple[str, ...] = ()) ->
     cells = pd.DataFrame(cells | _training(run, lines["method"]))
     numbers = wide.set_axis([f"{part}_{name}" for part, name in wide.columns], axis=1).reset_index()
     bold = tuple(column for column in cells if column.startswith(tuple(comparison.PARTS.values())))
-    groups = lines["method"].map(lambda method: wording.group(run, method))
-    rivals = lines["shots"].gt(0) & groups.isin([wording.SIMPLE, wording.META])
+    rivals = lines["shots"].gt(0) & lines["group"].isin([wording.SIMPLE, wording.META])
     return build(cells, numbers, bold, lines[[*first, "setting", "shots"]], rivals)
 
 

@@ -151,4 +151,4 @@ def effects_figure(run: Run) -> Figure:
         points[name] = wide[end, of].to_numpy() if (end, of) in wide else np.nan
     return drawing.forest(run, points.assign(
         label=points["part"].replace({SHARED: f"CSMT, {SHARED}"}), heading="", strong=False,
-        method=design(run)[ALL]), "what the part adds")
+        group=wording.META), "what the part adds")

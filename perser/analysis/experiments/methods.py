@@ -78,5 +78,4 @@ def forest(run: Run) -> Figure:
     rows = rows[rows["gain"].notna()]
     return drawing.forest(run, rows.assign(
         label=rows["method"].map(run.title).str.split(" (", regex=False).str[0],
-        heading=rows["method"].map(lambda method: wording.group(run, method)),
-        strong=rows["method"].isin(wording.ours(run))))
+        heading=rows["group"], strong=rows["method"].isin(wording.ours(run))))
