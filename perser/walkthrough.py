@@ -67,10 +67,9 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     """
     run, finished = Path(run), records.load(run)
     about = median_gain(finished, method)
-    fold, seed = about["fold"], about["seed"]
-    plan = _plan(run, finished.manifest, Path(root), upstream)
+    plan, seed = _plan(run, finished.manifest, Path(root), upstream), about["seed"]
     code = plan.data.listeners.index(about["listener"])
-    unit = (fold, next(place for place, group in enumerate(plan.groups) if code in group), seed)
+    unit = (about["fold"], next(place for place, group in enumerate(plan.groups) if code in group), seed)
     task, models = plan.task(unit), run / "checkpoints" / unit_name(unit)
     model, general = (checkpoints.load(models / name).model for name in (method, wording.baseline(finished)))
     rates = model.settings.get(about["shots"])
@@ -88,9 +87,9 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     about |= {"draw": draw, "epoch": model.epoch, "held_out": list(task.split.test_listeners),
               "training_ratings": len(task.split.train), "classes": list(task.data.classes),
               "corpus_options": finished.manifest.corpus_options}
-    tables = {"rates": pd.DataFrame(rates.numpy(), columns=list(TENSORS)), "shots": rated(task, one.support[0]),
-              "steps": by_step(task, steps, one), "answers": answers(task, one, general.head, steps[-1]),
-              "draws": scored}
+    tables = {"rates": pd.DataFrame(rates.numpy(), columns=list(TENSORS)), "draws": scored,
+              "shots": answers(task, one.support[0]), "steps": by_step(task, steps, one),
+              "answers": answers(task, one.query[0], before=general.head, after=steps[-1])}
     for name, table in tables.items():
         with records.whole(run / "walk" / f"{name}.csv") as half:
             table.to_csv(half, index=False, float_format="%.6g")
@@ -101,19 +100,17 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
 def median_gain(run: records.Run, method: str) -> dict:
     """Who is walked: listener, fold, seed and shots, and how they were chosen. UserError: no such method, or no SSL-E.
 
-    Gains in hundredths of a nat: this one, the least and the greatest of `walks`, combinations of listener, fold and
-    seed.
+    Gains in hundredths of a nat: this one, the least and the greatest of all `walks` (listener, fold and seed).
     """
     baseline, frame = wording.baseline(run), run.records
     if baseline is None or method not in set(frame["method"]):
         raise UserError(f"method {method!r} or SSL-E is not in this run; it has {', '.join(frame['method'].unique())}")
     shots = most_shots(frame, SETTING)
     frame = frame[(frame["setting"] == SETTING) & frame["shots"].isin([0, shots])]
-    losses = (100 * frame["log_loss"] / frame["queries"]).groupby(
-        [frame["method"], *(frame[name] for name in ("listener", "fold", "seed"))]).mean()
+    frame = frame.assign(loss=100 * frame["log_loss"] / frame["queries"])
+    losses = frame.pivot_table("loss", ["listener", "fold", "seed"], "method")
     gains = (losses[baseline] - losses[method]).dropna()
-    place = median_place(gains)
-    listener, fold, seed = place
+    listener, fold, seed = place = median_place(gains)
     return {**wording.labels(run.records), "method": method, "title": run.title(method), "general": run.title(baseline),
             "listener": listener, "fold": int(fold), "seed": int(seed), "shots": shots,
             "gain": round(float(gains[place]), 4), "least": round(float(gains.min()), 4),
@@ -181,20 +178,14 @@ def by_step(task: Task, steps: list[Head], episodes: Episodes) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rated(task: Task, ratings) -> pd.DataFrame:
-    """Clip and ticked classes, joined by ";", of some ratings."""
+def answers(task: Task, ratings, **by: Head) -> pd.DataFrame:
+    """Clip and ticked classes, joined by ";", of some ratings; `NAME CLASS`: probabilities by the head of that name."""
     data = task.data
     ticks = [";".join(name for name, on in zip(data.classes, row) if on) for row in data.labels[ratings].tolist()]
-    return pd.DataFrame({"clip": [data.clips[clip] for clip in data.clip[ratings]], "ticks": ticks})
-
-
-def answers(task: Task, episodes: Episodes, general: Head, personal: Head) -> pd.DataFrame:
-    """The first episode's query: clip, ticks, and columns `before CLASS` and `after CLASS` with probabilities."""
-    query, columns = episodes.query[0], {}
-    for name, head in (("before", general), ("after", personal)):
-        shares = _logits(task, head, query).softmax(-1).numpy()
-        columns |= {f"{name} {label}": shares[:, place] for place, label in enumerate(task.data.classes)}
-    return rated(task, query).assign(**columns)
+    shares = [pd.DataFrame(_logits(task, head, ratings).softmax(-1).numpy(),
+                           columns=[f"{name} {label}" for label in data.classes]) for name, head in by.items()]
+    return pd.concat([pd.DataFrame({"clip": [data.clips[clip] for clip in data.clip[ratings]], "ticks": ticks}),
+                      *shares], axis=1)
 
 
 def by_draw(task: Task, episodes: dict[str, Episodes], general: Head, model: GradientModel,

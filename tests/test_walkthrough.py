@@ -113,7 +113,8 @@ def test_every_draw_is_scored_by_the_model_that_its_shots_make(task, episodes, a
 
 def test_answers_name_clips_and_ticks_and_hold_both_models_probabilities(task, episodes, adapting):
     [first, *_, last] = walkthrough.trail(task, draw(episodes, 1), adapting, 5)
-    table = walkthrough.answers(task, draw(episodes, 1), first, last)
+    table = walkthrough.answers(task, episodes.query[1], before=first, after=last)
+    assert list(walkthrough.answers(task, episodes.query[1])) == ["clip", "ticks"]
     assert list(table) == ["clip", "ticks", *(f"{name} {label}" for name in ("before", "after") for label in CLASSES)]
     for place, rating in enumerate(episodes.query[1]):
         assert table.loc[place, "clip"] == f"c{29 - rating}"
@@ -126,7 +127,7 @@ def test_answers_name_clips_and_ticks_and_hold_both_models_probabilities(task, e
 
 def test_bars_are_the_answers_and_stars_the_ticks(task, episodes, adapting):
     [first, *_, last] = walkthrough.trail(task, draw(episodes, 1), adapting, 5)
-    rows = walkthrough.answers(task, draw(episodes, 1), first, last).head(4)
+    rows = walkthrough.answers(task, episodes.query[1][:4], before=first, after=last)
     figure = figures.answers(rows, list(CLASSES), "synthetic: listeners")
     assert figure.get_suptitle() == "synthetic: listeners"
     for axes, row in zip(figure.axes, rows.to_dict("records"), strict=False):

@@ -151,7 +151,7 @@ def noise_ceiling(corpus: Corpus) -> dict:
 def likeness(corpus: Corpus, shots: int = 20, draws: int = 20) -> dict[str, float | None]:
     """Three numbers that simulated listeners should share with people.
 
-    They can be compared between corpora with different classes and numbers of listeners per clip; None: not measurable.
+    Corpora of different classes and numbers of listeners per clip can be compared by them. None: cannot be measured.
 
     - personal: nats that a listener's own `shots` ratings are worth more than somebody else's. Their class shares, half
       a tick added to each class, predict the listener's other ratings; the difference in log loss, mean over draws
@@ -161,10 +161,8 @@ def likeness(corpus: Corpus, shots: int = 20, draws: int = 20) -> dict[str, floa
     """
     cast = votes(corpus.ratings, corpus.classes)
     chance, agreement = _overlap(cast.weights, np.zeros_like(cast.clip)), _overlap(cast.weights, cast.clip)
-    retest = np.nan
-    if corpus.repeats is not None:
-        again = votes(corpus.repeats, corpus.classes)
-        retest = _overlap(again.weights, again.clip * len(again.names) + again.listener)
+    again = votes(corpus.ratings[:0] if corpus.repeats is None else corpus.repeats, corpus.classes)
+    retest = _overlap(again.weights, again.clip * len(again.names) + again.listener)
     values = {"personal": _personal(cast, shots, draws), "agreement": (agreement - chance) / (1 - chance),
               "retest": (retest - chance) / (1 - chance)}
     return {name: round(float(value), 4) if np.isfinite(value) else None for name, value in values.items()}
