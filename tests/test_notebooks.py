@@ -31,7 +31,7 @@ PARAMETERS = {
     "12_upstreams": {"results", "random"},
     "14_real_listeners": {"results"},
 }
-REAL = ("04", "06", "07", "14")  # pages that show nothing but real speech and listeners
+REAL = ("03", "04", "06", "07", "14")  # pages that show nothing but real speech and listeners
 NOT_COMPARED = "nbval-ignore-output"
 
 
