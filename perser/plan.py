@@ -8,7 +8,7 @@ import torch
 
 from perser import provenance, settings
 from perser.corpora import Corpus
-from perser.corpora.agreement import listener_traits
+from perser.corpora.agreement import listener_traits, noise_ceiling
 from perser.data import Task, from_corpus, make_task
 from perser.experiment import Experiment
 from perser.features.upstreams import Upstream
@@ -41,6 +41,7 @@ class Plan(Protocol):
             "experiment": experiment.name, "classes": list(corpus.classes), "waveform_moments": moments,
             "corpus_options": corpus.options, "upstream_identity": upstream.identity,
             "label_smoothing": base.label_smoothing}
+        self.ceiling = None if corpus.repeats is None or corpus.repeats.empty else noise_ceiling(corpus)
         self.traits = listener_traits(corpus.ratings, corpus.classes)
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
         self.origin = {"numerics_version": NUMERICS_VERSION, "commit": provenance.git()["commit"],

@@ -169,10 +169,21 @@ def caption(run: Run, *sentences: str, brackets: str = "") -> str:
         "The listener is held out in both settings. Seen: other listeners' ratings of the clips were in the training "
         "set. Unseen: no rating from the clips' session was.",
         *sentences,
+        noise_ceiling(run.manifest),
         *left_out(run),
         provenance(run.manifest),
     ]
     return " ".join(part for part in parts if part)
+
+
+def noise_ceiling(manifest: Manifest) -> str:
+    """One sentence on how listeners agree with themselves; empty where no clip was rated twice."""
+    ceiling = manifest.noise_ceiling
+    if not ceiling:
+        return ""
+    others = "" if ceiling["others"] is None else f", and {100 * ceiling['others']:.1f} % of them agree with the others"
+    return (f"Noise ceiling: of {ceiling['pairs']} clips that a listener rated again, {100 * ceiling['same']:.1f} % got "
+            f"the same rating{others}.")
 
 
 def left_out(run: Run) -> list[str]:
