@@ -9,15 +9,16 @@ from perser.analysis import claims, comparison, tables
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def table_block(run_dir: Path) -> str:
-    """A run's score table at the largest number of shots as Markdown."""
-    run = comparison.largest(records.load(run_dir))
+def table_block(run_dir: str, *methods: str) -> str:
+    """A run's score table of some methods, by default all, at the largest number of shots as Markdown."""
+    run = comparison.largest(records.load(ROOT / run_dir))
+    run = comparison.of(run, methods) if methods else run
     return tables.markdown(tables.score_table(run), tables.score_caption(run))
 
 
-def claims_block(*run_dirs: Path) -> str:
+def claims_block(*run_dirs: str) -> str:
     """The headline claims of runs and those against the best method without meta-learning, whatever the verdict."""
-    judged = [claim for run_dir in run_dirs for claim in claims.of_run(records.load(run_dir), run_dir)]
+    judged = [claim for run_dir in run_dirs for claim in claims.of_run(records.load(ROOT / run_dir), ROOT / run_dir)]
     shown = [claim for claim in judged if claim["kind"] != "macro F1" or claim["bar"]]
     return "\n".join(["```", *claims.lines(shown), "```", ""])
 
@@ -26,7 +27,7 @@ def fill(text: str) -> str:
     """The README with all blocks between markers rewritten."""
     for name, write in (("table", table_block), ("claims", claims_block)):
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
-                      lambda match, write=write: match[1] + write(*map(ROOT.joinpath, match[2].split())) + match[3],
+                      lambda match, write=write: match[1] + write(*match[2].split()) + match[3],
                       text, flags=re.DOTALL)
     return text
 
