@@ -67,11 +67,12 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     """
     run, finished = Path(run), records.load(run)
     about = median_gain(finished, method)
-    plan, seed = _plan(run, finished.manifest, Path(root), upstream), about["seed"]
+    names, seed = (method, wording.baseline(finished)), about["seed"]
+    plan = _plan(run, finished.manifest, names, Path(root), upstream)
     code = plan.data.listeners.index(about["listener"])
     unit = (about["fold"], next(place for place, group in enumerate(plan.groups) if code in group), seed)
     task, models = plan.task(unit), run / "checkpoints" / unit_name(unit)
-    model, general = (checkpoints.load(models / name).model for name in (method, wording.baseline(finished)))
+    model, general = (checkpoints.load(models / name).model for name in names)
     rates = model.settings.get(about["shots"])
     if not isinstance(model, GradientModel) or not isinstance(rates, Tensor):
         raise UserError(f"{method}: has no inner learning rate per step and tensor; walk a method that has")
@@ -126,13 +127,14 @@ def median_place(values: pd.Series):
     return values.sort_values(kind="stable").index[(len(values) - 1) // 2]
 
 
-def _plan(run: Path, manifest: records.Manifest, root: Path, upstream: str | None) -> Plan:
-    """The plan of a finished run. UserError: settings of another version, or the root holds other data."""
+def _plan(run: Path, manifest: records.Manifest, names: tuple[str, ...], root: Path, upstream: str | None) -> Plan:
+    """The plan of a finished run's methods of these names. UserError: settings of another version, other data."""
     corpus = load_corpus(manifest.corpus, root, **manifest.corpus_options)
     model = upstreams.load(upstream or manifest.upstream)
     matrix = features.extract(corpus, model, run.parent / "features", manifest.waveform_moments)
     try:
-        experiment = Experiment.model_validate(manifest.config)
+        methods = {name: manifest.config["methods"][name] for name in names}
+        experiment = Experiment.model_validate(manifest.config | {"methods": methods, "references": ()})
     except ValidationError as error:
         raise UserError(f"{run}: settings of another version ({error.errors()[0]['msg']}); run it again") from None
     plan = Plan(experiment, corpus, model, matrix, manifest.waveform_moments, run)
