@@ -5,17 +5,20 @@ caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 CORPUS=data/synthetic
-RUN=out/synthetic/logmel/main
+UPSTREAM=whisper-tiny.en # a speech model of the package index, 71 MB; logmel needs none
 
 usage() {
     cat <<'TEXT'
 usage: ./reproduce.sh [COMMAND]
 
-  (none)    set up, make the embedded corpus, run the main experiment on it,
-            render its tables, figures and notebooks into out/   about 10 minutes
+  [--upstream NAME]
+            set up, get the speech model, make the embedded corpus, run the main
+            experiment on it, render its tables, figures and notebooks into out/
+                                                                about 10 minutes
   check [CORPUS=DIR ...]
             what is present, what can run, where to get the rest       seconds
-  report    tables, figures and notebooks from the committed records   4 minutes
+  report [--upstream NAME]
+            tables, figures and notebooks from the committed records   4 minutes
   full --corpus NAME --root DIR [--upstream NAME ...]
             the main experiment on a corpus of your own    minutes to hours
   test      every check: unit tests and the committed notebooks       12 minutes
@@ -24,8 +27,11 @@ usage: ./reproduce.sh [COMMAND]
   help      this text
 
 The first command that needs .venv creates it: 4 minutes, 8 GB of disk.
-PERSER_PYTHON names the Python (3.11 or 3.12) to create it with.
+The upstream is whisper-tiny.en unless another is named; it is downloaded once (71 MB).
+`--upstream logmel` needs no model. PERSER_CACHE names the folder for models (~/.cache/perser),
+PERSER_PYTHON the Python (3.11 or 3.12) to create .venv with.
 examples: ./reproduce.sh
+          ./reproduce.sh --upstream logmel
           ./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release --upstream wavlm-base-plus
 TEXT
 }
@@ -157,6 +163,24 @@ corpus() {
     stage "embedded corpus" perser synth "$CORPUS"
 }
 
+# speech_model NAME: get a model that the package index holds. Other upstreams need nothing here.
+speech_model() {
+    [[ $1 == whisper-tiny.en* ]] || return 0
+    local before=$failed
+    stage "speech model" perser models get whisper-tiny.en
+    ((failed == before)) \
+        || printf 'no %s: connect to the package index, or use --upstream logmel, which needs no model\n' "$1"
+}
+
+# Set `upstream` from the arguments of a command that takes no others.
+choose_upstream() {
+    case "$*" in
+    "") upstream=$UPSTREAM ;;
+    "--upstream $UPSTREAM" | "--upstream logmel") upstream=$2 ;;
+    *) usage_error "expected --upstream $UPSTREAM or --upstream logmel, got '$*'; full takes any upstream" ;;
+    esac
+}
+
 # The notebooks that show one run. The others always show the committed results.
 pages=(00 01 02 03 04)
 
@@ -166,30 +190,36 @@ notebooks() {
 }
 
 default_job() {
+    choose_upstream "$@"
+    local run=out/synthetic/$upstream/main
     cat <<TEXT
-Everything from nothing on the embedded corpus (synthetic speech, simulated listeners), on $jobs cores:
+Everything from nothing on the embedded corpus (synthetic speech, simulated listeners) with $upstream, on $jobs cores:
   set-up               4 min the first time, then none    .venv
+  speech model         71 MB the first time, then none    ${PERSER_CACHE:-~/.cache/perser}
   embedded corpus      1 min the first time, then none    $CORPUS
-  main experiment      4 min, resumes where it stopped    $RUN
+  main experiment      5 min, resumes where it stopped    $run
   tables, notebooks    1 min, only what changed           the same folder
 TEXT
     only_one
     start_timing
     if set_up; then
+        speech_model "$upstream"
         corpus
-        stage "main experiment" perser run main --corpus synthetic --root "$CORPUS" --upstream logmel \
-            --out "$RUN" --jobs "$jobs"
-        stage "tables and figures" perser report "$RUN" --out out
-        notebooks "$RUN/notebooks" -p results="$RUN"
+        stage "main experiment" perser run main --corpus synthetic --root "$CORPUS" --upstream "$upstream" \
+            --out "$run" --jobs "$jobs"
+        stage "one listener" perser walk "$run" --root "$CORPUS"
+        stage "tables and figures" perser report "$run" --out out
+        notebooks "$run/notebooks" -p results="$run" -p upstream="$upstream"
         count_skips
     fi
     if ((!failed)); then
-        printf '\n%s\ntables and figures: %s\nnotebooks:          %s/notebooks\n\n' "$(<"$RUN/main.md")" "$RUN" "$RUN"
+        printf '\n%s\ntables and figures: %s\nnotebooks:          %s/notebooks\n\n' "$(<"$run/main.md")" "$run" "$run"
     fi
     summary
 }
 
 committed_report() {
+    choose_upstream "$@"
     printf 'Tables, figures and notebooks from the committed records: 4 min after the set-up (4 min, once)\n'
     local runs
     runs=(results/*/*/*/records.parquet)
@@ -197,10 +227,11 @@ committed_report() {
     [[ -d ${runs[0]} ]] || { printf 'results/ holds no committed records\n' >&2; exit 1; }
     only_one
     if set_up; then
+        speech_model "$upstream"
         corpus
         stage "tables and figures" perser report "${runs[@]}" --out out/committed
         pages=() # all of them
-        notebooks out/committed/notebooks
+        notebooks out/committed/notebooks -p upstream="$upstream"
     fi
     summary
 }
@@ -220,21 +251,23 @@ full() {
     [[ -n $name && -n $root ]] || usage_error "full needs --corpus NAME and --root DIR"
     [[ $root == /* ]] || root=$(realpath --relative-to=. -- "$caller/$root")
     [[ -d $root ]] || usage_error "--root $root is not a folder"
-    ((${#upstreams[@]})) || upstreams=(logmel)
+    ((${#upstreams[@]})) || upstreams=("$UPSTREAM")
     for upstream in "${!upstreams[@]}"; do # folders are relative to the caller's directory
         [[ ${upstreams[upstream]} == /* || ! -d $caller/${upstreams[upstream]} ]] \
             || upstreams[upstream]=$(realpath -- "$caller/${upstreams[upstream]}")
     done
     printf 'The main experiment on %s at %s with: %s\n' "$name" "$root" "${upstreams[*]}"
-    printf '  set-up 4 min once; features: minutes (logmel) to hours (large models without a GPU), stored; '
+    printf '  set-up 4 min once; features: minutes (whisper-tiny.en) to hours (large models without a GPU), stored; '
     printf 'then about 6 min per 1,000 clips and upstream on two cores\n'
     unset HF_HUB_OFFLINE
     only_one
     if set_up; then
         for upstream in "${upstreams[@]}"; do
+            speech_model "$upstream"
             runs+=("out/$name/${upstream//\//--}/main")
             stage "main ${upstream//\//--}" perser run main --corpus "$name" --root "$root" \
                 --upstream "$upstream" --out "${runs[-1]}" --jobs "$jobs"
+            stage "walk ${upstream//\//--}" perser walk "${runs[-1]}" --root "$root" --upstream "$upstream"
         done
         stage "tables and figures" perser report "${runs[@]}" --out out
         for upstream in "${upstreams[@]}"; do
@@ -252,6 +285,7 @@ run_tests() {
     rm -f out/log/*.xml
     local unit=0 pages=0
     if set_up; then
+        speech_model "$UPSTREAM"
         corpus
         "${die_with_script[@]}" python -m pytest --junitxml=out/log/unit.xml || unit=$?
         "${die_with_script[@]}" python -m pytest -o addopts= --nbval --nbval-kernel-startup-timeout=300 notebooks --junitxml=out/log/notebooks.xml || pages=$?
@@ -262,16 +296,18 @@ run_tests() {
 }
 
 clean_environment
-command=${1:-default}
-(($#)) && shift
+case ${1:-} in
+"" | --upstream) command=default ;;
+*) command=$1 && shift ;;
+esac
 case $command in
-check | full | promote) ;;
+default | check | report | full | promote) ;;
 *) (($# == 0)) || usage_error "$command takes no arguments" ;;
 esac
 case $command in
-default) default_job ;;
+default) default_job "$@" ;;
 check | promote) python=$(find_python) && "$python" "tools/$command.py" "$@" ;;
-report) committed_report ;;
+report) committed_report "$@" ;;
 full) full "$@" ;;
 test) run_tests ;;
 help | -h | --help) usage ;;

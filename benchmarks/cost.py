@@ -12,13 +12,13 @@ from benchmarks import measure
 from benchmarks.measure import Turns
 from perser import experiment as experiments
 from perser import seeds
-from perser.data import Data, Task, listener_groups, make_task, split
+from perser.data import Data, Task, folds, listener_groups, make_task, split
 from perser.episodes import Draws, draws_by_listener
 from perser.errors import UserError
 from perser.experiment import Experiment
 from perser.methods import Method, Start
 from perser.methods.ssl_e import cross_fitted, train
-from perser.plan import LEAST_DEV
+from perser.protocol import LEAST_DEV
 
 EXPERIMENT = Path("experiments/methods.toml")
 SESSIONS = 5
@@ -84,7 +84,8 @@ def make_problem(shape: Shape, experiment: Experiment) -> tuple[Task, Draws]:
     data = Data(torch.randn(shape.clips, shape.layers, shape.width, generator=g), np.arange(shape.clips) % SESSIONS + 1,
                 np.repeat(np.arange(shape.clips), RATERS),
                 np.concatenate([draw.choice(shape.listeners, RATERS, replace=False) for _ in range(shape.clips)]),
-                labels, *(tuple(map(str, range(count))) for count in (shape.listeners, shape.clips, shape.classes)))
+                labels, *(tuple(map(str, range(count))) for count in (shape.listeners, shape.clips, shape.classes)),
+                tuple(folds(range(1, SESSIONS + 1))))
     groups = listener_groups(data, experiment.groups, max(experiment.shots) + experiment.min_queries)
     part = split(data, 1, 0, groups, min(map(len, groups)) >= LEAST_DEV)
     dev = draws_by_listener(data, part.dev, experiment.shots, experiment.dev_draws, experiment.min_queries, 0,

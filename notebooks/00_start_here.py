@@ -55,7 +55,7 @@ display(Markdown(perser.tables.markdown(perser.tables.score_table(run), perser.t
 #
 # | command | two cores, no GPU |
 # |---|---|
-# | `./reproduce.sh`: set-up, corpus, this run, tables, notebooks | about 10 minutes the first time |
+# | `./reproduce.sh`: set-up, speech model, corpus, its main run, tables, notebooks | about 10 minutes the first time |
 # | `./reproduce.sh report`: tables, figures and notebooks from the committed records | a few minutes |
 # | `./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release` | minutes to hours |
 #

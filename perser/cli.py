@@ -73,6 +73,8 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OPTION = click.option("--option", "options", multiple=True, metavar="KEY=VALUE",
                       help="An option of the corpus, such as listeners=all for iemocap. Repeatable.")
+TRAINED_ON = click.option("--upstream", default="whisper-tiny.en", show_default=True,
+                          help="A name of `perser models`, logmel (needs no model), a hub id or a local folder.")
 
 
 def corpus_options(pairs: tuple[str, ...]) -> dict:
@@ -180,13 +182,13 @@ def experiment_file(name: str) -> Path:
     return given if given.suffix == ".toml" else Path("experiments") / f"{name}.toml"
 
 
-@main.command(epilog="Example: perser run main --corpus synthetic --root data/synthetic --upstream logmel "
-                     "--out out/synthetic/logmel/main --set draws=10")
+@main.command(epilog="Example: perser run main --corpus synthetic --root data/synthetic "
+                     "--out out/synthetic/whisper-tiny.en/main --set draws=10")
 @click.argument("experiment")
 @click.option("--corpus", required=True, help="iemocap, cremad, emodb, msp_podcast, ravdess, table or synthetic.")
 @ROOT
 @OPTION
-@click.option("--upstream", default="logmel", show_default=True, help="A name, a hub id or a local folder.")
+@TRAINED_ON
 @click.option("--revision", help="Revision of a hub model; unset: the pinned one.")
 @click.option("--out", required=True, type=DIRECTORY, help="Run directory: configuration, parts, records, DONE.")
 @click.option("--store", type=DIRECTORY, help="Feature store.  [default: features beside OUT]")
@@ -202,7 +204,7 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
     from perser import records, workers
     from perser.analysis import comparison, report, tables
 
-    settings = usage(experiments.load, experiment_file(experiment), overrides)
+    settings = usage(experiments.load, experiment_file(experiment), overrides, corpus)
     plan = planned(settings, corpus, root, corpus_options(options), upstream, revision, out, store, normalise)
     workers.run(plan, jobs, terminal())
     finished = records.load(out)
@@ -231,7 +233,7 @@ def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, r
 @click.argument("file", default=Path("experiments/search.toml"), type=FILE)
 @click.option("--root", "roots", multiple=True, metavar="CORPUS=DIR", help="Folder of each corpus of the search.")
 @click.option("--method", "methods", multiple=True, help="Only these methods. Repeatable.")
-@click.option("--upstream", default="logmel", show_default=True, help="A name, a hub id or a local folder.")
+@TRAINED_ON
 @click.option("--out", default=Path("out/search"), show_default=True, type=DIRECTORY, help="Parts, features, trials.")
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
 def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstream: str, out: Path, jobs: int) -> None:
@@ -258,7 +260,7 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
     click.echo(best_trials(trials, plan.margin).to_string(index=False))
 
 
-@main.command(epilog="Example: perser report results/synthetic/logmel/main --out out/report")
+@main.command(epilog="Example: perser report results/synthetic/whisper-tiny.en/main --out out/report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=DIRECTORY, help="Tables and figures go under here.")
 def report(runs: tuple[Path, ...], out: Path) -> None:
@@ -275,7 +277,19 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 UPSTREAM = click.option("--upstream", help="Name, hub id or folder of the model's upstream.  [default: as in training]")
 
 
-@main.command(epilog="Example: perser adapt --model out/synthetic/logmel/main/checkpoints/fold1-group0-seed0/"
+@main.command(epilog="Example: perser walk out/emodb/whisper-tiny.en/main --root /path/to/EmoDB")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@ROOT
+@click.option("--method", default="meta-perser", show_default=True, help="A method with learning rates by tensor.")
+@UPSTREAM
+def walk(run: Path, root: Path, method: str, upstream: str | None) -> None:
+    """Record how a finished run adapts to one listener, step by step, in RUN/walk. Notebook 03 shows it."""
+    from perser import walkthrough
+
+    click.echo(walkthrough.record(run, root, method, upstream))
+
+
+@main.command(epilog="Example: perser adapt --model out/synthetic/whisper-tiny.en/main/checkpoints/fold1-group0-seed0/"
                      "meta-perser --ratings mine.csv --audio clips --out mine.safetensors")
 @click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="A model directory of `perser run`.")

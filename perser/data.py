@@ -1,5 +1,6 @@
 """Ratings and features as arrays, who is held out, and what every method of one split works with."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,19 @@ from perser.settings import Base
 FIVE = (((1, 2, 3), 5, 4), ((1, 2, 5), 4, 3), ((1, 4, 5), 3, 2), ((3, 4, 5), 2, 1), ((2, 3, 4), 1, 5))
 
 
+class Fold(NamedTuple):
+    """Sessions of one fold. Clips of test sessions are never trained on."""
+
+    train: tuple[int, ...]
+    dev: int
+    test: int
+
+
 class Data(NamedTuple):
     """All that learning reads: N clips, R ratings with at least one class, C classes.
 
     features (N, L, D); session (N,); clip and listener (R,): row of each rating's clip and place of its listener in
-    `listeners`; labels (R, C) bool: the ticks of each rating.
+    `listeners`; labels (R, C) bool: the ticks of each rating; folds: those of the corpus, or `folds`.
     """
 
     features: Tensor
@@ -30,6 +39,7 @@ class Data(NamedTuple):
     listeners: tuple[str, ...]
     clips: tuple[str, ...]
     classes: tuple[str, ...]
+    folds: tuple[Fold, ...] = ()
 
 
 def from_corpus(corpus: Corpus, features: Tensor) -> Data:
@@ -43,7 +53,8 @@ def from_corpus(corpus: Corpus, features: Tensor) -> Data:
         clip=corpus.clips.index.get_indexer(ratings["clip"]),
         listener=np.searchsorted(np.array(listeners), ratings["listener"].to_numpy(str)),
         labels=torch.tensor(ratings[classes].to_numpy(bool)),
-        listeners=tuple(listeners), clips=tuple(corpus.clips.index), classes=corpus.classes)
+        listeners=tuple(listeners), clips=tuple(corpus.clips.index), classes=corpus.classes,
+        folds=tuple(Fold(*fold) for fold in corpus.folds) or tuple(folds(corpus.clips["session"])))
 
 
 def rating_targets(labels: Tensor, smoothing: float) -> Tensor:
@@ -71,14 +82,6 @@ def by_listener(data: Data, pool: np.ndarray, least: int) -> dict[int, np.ndarra
     return {int(listener): part for listener, part in zip(listeners, parts) if len(part) >= least}
 
 
-class Fold(NamedTuple):
-    """Sessions of one fold. Clips of test sessions are never trained on."""
-
-    train: tuple[int, ...]
-    dev: int
-    test: int
-
-
 class Split(NamedTuple):
     """One fold with one group of listeners held out. Every pool is an array of rating ids."""
 
@@ -92,14 +95,15 @@ class Split(NamedTuple):
     unseen: np.ndarray       # test listeners, test session
 
 
-def folds(sessions: np.ndarray) -> list[Fold]:
+def folds(sessions: Iterable[int]) -> list[Fold]:
     """Folds in which every session is the test session once: EMO-SUPERB's table for five, a rotation otherwise.
 
     Raises UserError for fewer than three sessions.
     """
     names = sorted({int(session) for session in sessions})
     if len(names) < 3:
-        raise UserError(f"{len(names)} session(s) in the corpus; train, dev and test sessions need at least 3")
+        raise UserError(f"{len(names)} session(s) in the corpus; train, dev and test sessions need at least 3: give "
+                        "clips a session, such as a number for every few speakers")
     if len(names) == 5:
         at = dict(enumerate(names, start=1))
         return [Fold(tuple(at[session] for session in train), at[dev], at[test]) for train, dev, test in FIVE]
@@ -128,7 +132,7 @@ def split(data: Data, fold: int, group: int, groups: list[tuple[int, ...]], dev_
     half a dozen listeners, one says little about the others. Their dev ratings are of the dev session, which nobody
     trains on.
     """
-    sessions = folds(data.session)[fold - 1]
+    sessions = data.folds[fold - 1]
     test, dev = groups[group], groups[(group + 1) % len(groups)]
     by_test = np.isin(data.listener, test)
     by_dev = np.isin(data.listener, dev) if dev_held_out else ~by_test

@@ -75,17 +75,18 @@ def evaluation_episodes(data: Data, pool: np.ndarray, listener: int, shots: int,
 
 
 def _separate_orders(data: Data, support_pool: np.ndarray, pool: np.ndarray, listener: int, most: int, draws: int,
-                     seed: int, purpose: str) -> Episodes:
-    """Supports (draws, most) from one pool and queries (draws, Q) from another, without the ratings of the supports.
+                     min_queries: int, seed: int, purpose: str) -> Episodes:
+    """Supports (draws, most) from a pool that holds the queries' and queries (draws, Q) without the supports' ratings.
 
-    Q is what every draw has left.
+    The supports leave `min_queries` ratings of the queries' pool; Q is what every draw has left.
     """
     supports, queries = [], []
     for draw in range(draws):
         rng = seeds.rng(seed, purpose, data.listeners[listener], draw)
-        supports.append(rng.permutation(support_pool)[:most])
-        order = rng.permutation(pool)
-        queries.append(order[~np.isin(order, supports[-1])])
+        order, rest = rng.permutation(support_pool), rng.permutation(pool)
+        shared = np.isin(order, pool)
+        supports.append(order[~shared | (shared.cumsum() <= len(pool) - min_queries)][:most])
+        queries.append(rest[~np.isin(rest, supports[-1])])
     least = min(map(len, queries))
     return Episodes(np.stack(supports), np.stack([query[:least] for query in queries]))
 
@@ -94,48 +95,73 @@ def _separate_orders(data: Data, support_pool: np.ndarray, pool: np.ndarray, lis
 Draws = dict[tuple[int, int], Episodes]
 
 
+def able_listeners(data: Data, pool: np.ndarray, shots: int, min_queries: int,
+                   support_pool: np.ndarray | None = None) -> np.ndarray:
+    """Listeners with enough ratings for an episode, sorted; pools as in `draws_by_listener`."""
+    queries = np.bincount(data.listener[pool], minlength=len(data.listeners))
+    everything = queries if support_pool is None else np.bincount(data.listener[support_pool], minlength=len(queries))
+    return np.flatnonzero((queries >= min_queries) & (everything >= shots + min_queries))
+
+
 def draws_by_listener(data: Data, pool: np.ndarray, shots: tuple[int, ...], draws: int, min_queries: int, seed: int,
                       purpose: str, support_pool: np.ndarray | None = None) -> Draws:
-    """Evaluation episodes of all listeners with enough ratings in the pool, by (listener, shots).
+    """Evaluation episodes of all listeners with enough ratings, by (listener, shots).
 
-    support_pool: ratings that supports are drawn from; None for the pool itself. Queries are always of the pool.
+    support_pool: ratings that supports are drawn from, those of the pool among them; None for the pool itself. Queries
+    are always of the pool.
     """
-    most = max(shots)
-    if support_pool is not None:
-        supports = by_listener(data, support_pool, most)
-        orders = {listener: _separate_orders(data, supports[listener], part, listener, most, draws, seed, purpose)
-                  for listener, part in by_listener(data, pool, min_queries).items() if listener in supports}
-        return {(listener, k): Episodes(support[:, :k], query) for listener, (support, query) in orders.items()
-                if query.shape[1] >= min_queries for k in shots}
-    able = by_listener(data, pool, most + min_queries)
-    return {(listener, k): evaluation_episodes(data, part, listener, k, most, draws, seed, purpose)
-            for listener, part in able.items() for k in shots}
+    most, queries = max(shots), by_listener(data, pool, 1)
+    supports = {} if support_pool is None else by_listener(data, support_pool, 1)
+    episodes = {}
+    for listener in able_listeners(data, pool, most, min_queries, support_pool).tolist():
+        if support_pool is None:
+            orders = evaluation_episodes(data, queries[listener], listener, most, most, draws, seed, purpose)
+        else:
+            orders = _separate_orders(data, supports[listener], queries[listener], listener, most, draws, min_queries,
+                                      seed, purpose)
+        episodes |= {(listener, k): Episodes(orders.support[:, :k], orders.query) for k in shots}
+    return episodes
 
 
 class Pools(NamedTuple):
     """Ratings that training episodes are drawn from, one listener's after the other's in flat arrays.
 
     Those of listener i are ratings[starts[i]:starts[i + 1]], so that a draw costs the same for any number of listeners.
+    least: ratings that every one of these listeners has.
     """
 
     ratings: np.ndarray
     starts: np.ndarray
+    least: int
 
 
 def training_pools(data: Data, pool: np.ndarray, csmt: str, shots: int, query: int, seed: int) -> Pools:
     """The pool by listener, without listeners who have too few ratings for an episode.
 
-    With csmt "split", each listener's ratings are shuffled once, so that their halves are the two pools.
+    An episode is smaller than asked for where listeners with a tenth of the ratings or more would be left out; see
+    `query_size`. With csmt "split", each listener's ratings are shuffled once, so that their halves are the two pools.
     """
-    least = 2 * max(shots, query) if csmt == "split" else shots + query
     counts = np.bincount(data.listener[pool], minlength=len(data.listeners))
+    least = 2 * max(shots, query) if csmt == "split" else shots + query
+    least = min(least, int(np.quantile(counts[data.listener[pool]], 0.1, method="lower"))) if len(pool) else 0
     able = counts >= least
     order = np.argsort(data.listener[pool], kind="stable")
-    pools = Pools(pool[order[able[data.listener[pool][order]]]], np.concatenate([[0], np.cumsum(counts[able])]))
+    starts = np.concatenate([[0], np.cumsum(counts[able])])
+    pools = Pools(pool[order[able[data.listener[pool][order]]]], starts, least)
     for place, listener in enumerate(np.flatnonzero(able) if csmt == "split" else ()):
         ratings = pools.ratings[pools.starts[place]:pools.starts[place + 1]]
         ratings[:] = seeds.rng(seed, "csmt split", data.listeners[listener]).permutation(ratings)
     return pools
+
+
+def query_size(pools: Pools, csmt: str, shots: int, query: int) -> int:
+    """The query clips that an episode has room for, at most `query`; 0 where there is no such episode.
+
+    >>> query_size(Pools(None, None, 18), "combined", 10, 20), query_size(Pools(None, None, 18), "split", 10, 20)
+    (8, 0)
+    """
+    half = pools.least // 2
+    return min(query, max(0, pools.least - shots) if csmt != "split" else half if shots <= half else 0)
 
 
 def train_episodes(pools: Pools, csmt: str, shots: int, query: int, count: int, rng: np.random.Generator) -> Episodes:

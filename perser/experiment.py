@@ -15,6 +15,7 @@ from perser.settings import Base, Counts, Numbers, Settings, explain, override, 
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+_-]*$")]  # it becomes the name of a folder
 SHARED = ("shared.toml", "tuned.toml")  # tables that `like` names: definitions, and what the search chose for them
 COMMON = "experiment"  # the table of shared.toml that all experiments beside it start from
+BY_CORPUS = "corpora"  # and its tables of changes for some corpora
 
 
 @cache
@@ -49,7 +50,9 @@ class Experiment(Settings):
     dev: Literal["held-out", "training"] | None = Field(
         None, description="dev listeners: a held-out group, or the training listeners in the dev session; "
                           "unset: held-out where groups have at least four listeners")
-    folds: Counts | None = Field(None, description="folds to run, from 1; unset: all")
+    folds: Counts | Literal["paired"] | None = Field(
+        None, description="folds to run, from 1; unset: all, with every group of listeners; paired: all, fold i with the "
+                          "i-th group alone")
     test_inner_steps: Numbers | None = Field(
         None, description="numbers of inner steps to test after, repeating the last step's learning rates beyond those "
                           "trained; unset: as trained")
@@ -66,17 +69,16 @@ class Experiment(Settings):
         return self
 
 
-def load(path: Path, overrides: tuple[str, ...] = ()) -> Experiment:
+def load(path: Path, overrides: tuple[str, ...] = (), corpus: str = "") -> Experiment:
     """The experiment in a TOML file with `key.sub=value` overrides.
 
-    It starts from the table `experiment` of shared.toml beside the file. A method's table may say `like = "NAME"`: it
-    then starts from the tables of that name in shared.toml and tuned.toml. Raises UserError in one line that names the
-    file, the key and, for an unknown key, the nearest valid one.
+    It starts from the table `experiment` of shared.toml beside the file, changed by the table `corpora.CORPUS` there. A
+    method's table may say `like = "NAME"`: it then starts from the tables of that name in shared.toml and tuned.toml.
+    Raises UserError in one line that names the file, the key and, for an unknown key, the nearest valid one.
     """
     path = Path(path)
-    shared = path.with_name(SHARED[0])
-    common, settings = read_toml(shared).get(COMMON, {}) if shared.exists() else {}, read_toml(path)
-    base = settings.get("base", {})
+    shared, settings = read_toml(path.with_name(SHARED[0])) if path.with_name(SHARED[0]).exists() else {}, read_toml(path)
+    common, base = shared.get(COMMON, {}) | shared.get(BY_CORPUS, {}).get(corpus, {}), settings.get("base", {})
     settings = common | settings | {"base": common.get("base", {}) | base if isinstance(base, dict) else base}
     for change in overrides:
         override(settings, change)

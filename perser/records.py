@@ -97,6 +97,12 @@ class Manifest(_Fields):
     listeners: int = Field(description="listeners of the corpus")
     listener_groups: int = Field(description="groups of listeners, each held out in turn")
     dev_listeners: str = Field(description="held-out (a group of their own) or training (the training listeners)")
+    support: str | None = Field(None, description="where shots come from: same or any; null in runs of before")
+    shots: dict[str, list[int]] = Field({}, description="numbers of shots that most listeners have, for dev, seen and "
+                                                        "unseen; empty in runs of before")
+    noise_ceiling: dict[str, float | int | None] | None = Field(
+        None, description="how listeners agree with themselves and with others on clips rated twice; null where there "
+                          "are none, and in runs of before")
     units: int = Field(description="combinations of fold, held-out group and seed")
     units_computed: int = Field(description="units that the last call computed; the others were there already")
     minutes: float = Field(description="minutes that the last call took")

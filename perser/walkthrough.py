@@ -1,161 +1,201 @@
-"""One listener's adaptation step by step, for the notebook that explains it."""
+"""One listener's adaptation step by step: recorded from a finished run, and read by the notebook that explains it."""
 
+import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
+from pydantic import ValidationError
+from torch import Tensor
 
-from perser import experiment as experiments
-from perser import features
+from perser import checkpoints, features, records
 from perser import model as heads
-from perser.adapt import constant_lr, personal_heads
-from perser.corpora import Corpus
+from perser.adapt import personal_heads
+from perser.analysis import wording
+from perser.analysis.statistics import most_shots
 from perser.corpora import load as load_corpus
 from perser.data import Task
-from perser.episodes import Draws, Episodes, batch_of, draws_by_listener
-from perser.evaluate import choose, count, evaluate
+from perser.episodes import Episodes, batch_of
+from perser.errors import UserError
+from perser.evaluate import count
+from perser.experiment import Experiment
 from perser.features import upstreams
-from perser.methods import GradientModel, Start
-from perser.methods.maml import metatrain
-from perser.methods.ssl_e import train, unadapted
+from perser.methods import GradientModel
 from perser.model import TENSORS, Head, cross_entropy
-from perser.plan import Plan
-from perser.scores import macro_f1
+from perser.plan import Plan, unit_name
+from perser.workers import exchanged
+
+SETTING = "unseen"
 
 
 class Walk(NamedTuple):
-    """One held-out listener of one split: the task, SSL-E, the dev listeners' draws, and the listener's own draws."""
+    """What `record` keeps of one listener; about: who, which model, how chosen.
 
-    corpus: Corpus
-    plan: Plan
-    task: Task
-    start: Start
-    dev: Draws
-    listener: str
-    episodes: Episodes
-    seed: int
-    shots: int
-
-    def fit(self, method: str) -> GradientModel:
-        """A method of the experiment, fitted to the split."""
-        return self.plan.experiment.methods[method].fit(self.task, self.start, self.dev, self.seed)
-
-
-def begin(corpus: str, root: Path, upstream: str, experiment: Path, out: Path, fold: int, group: int, seed: int,
-          shots: int) -> Walk:
-    """Load a corpus, extract features, train SSL-E on one split and draw the first held-out listener's shots.
-
-    The queries are unseen clips. out: where features are stored.
+    rates: the inner learning rates, a row per inner step, a column per tensor. draws: for every draw of the shots,
+    accuracy and log loss of the query by the general model, and after the listener's own and somebody else's shots.
+    Of the one draw that is walked, shots: clip and ticks; steps: rows of `by_step`; answers: clip, ticks and every
+    class's probability before and after, a row per query.
     """
-    torch.set_num_threads(1)
-    loaded, model, out = load_corpus(corpus, root), upstreams.load(upstream), Path(out)
-    matrix = features.extract(loaded, model, out / corpus / upstream.replace("/", "--") / "features")
-    plan = Plan(experiments.load(Path(experiment)), loaded, model, matrix, model.normalise, out / "notebooks" / "run")
-    task, settings = plan.task((fold, group, seed)), plan.experiment
-    draws = draws_by_listener(task.data, task.split.unseen, settings.shots, settings.draws, settings.min_queries, seed,
-                              "test draws")
-    listener = min(draws)[0]
-    return Walk(loaded, plan, task, Start(train(task, seed), dict), plan.dev_draws(task, seed),
-                task.data.listeners[listener], draws[listener, shots], seed, shots)
+
+    about: dict
+    rates: pd.DataFrame
+    shots: pd.DataFrame
+    steps: pd.DataFrame
+    answers: pd.DataFrame
+    draws: pd.DataFrame
 
 
-def general_model(walk: Walk) -> GradientModel:
-    """SSL-E as a model that does not adapt, whatever the number of shots."""
-    return unadapted(walk.start.head)._replace(settings={walk.shots: torch.zeros(0, len(TENSORS))})
+def read(run: Path) -> Walk:
+    """The walk that lies in a run's folder walk/. UserError: there is none."""
+    place = Path(run) / "walk"
+    try:
+        tables = [pd.read_csv(place / f"{name}.csv", keep_default_na=False) for name in Walk._fields[1:]]
+        return Walk(json.loads((place / "about.json").read_text()), *tables)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place}: no whole record of a walk there ({error}); make it with "
+                        f"`perser walk {run} --root DIR`") from None
 
 
-def meta_train(walk: Walk, method: str) -> tuple[GradientModel, float, pd.DataFrame]:
-    """Meta-train a method: the kept model, the first inner learning rate, and dev F1 and loss by epoch."""
-    settings = walk.plan.experiment.methods[method]
-    grid = [constant_lr(lr, settings.inner_steps, settings.adapts) for lr in settings.inner_lr_grid]
-    first = choose(walk.task, GradientModel(walk.start.head, {}), grid, walk.dev, per_shots=False)[walk.shots]
-    model, history = metatrain(walk.task, walk.start.head, first, settings, walk.dev, walk.seed)
-    return model, float(first.max()), pd.DataFrame(history).set_index("epoch")
+@torch.no_grad()
+def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | None = None) -> Path:
+    """Walk one listener of a finished run and write the run's folder walk/.
+
+    root: the corpus; upstream: as in `perser.personal.embed`. The listener, fold and seed have the median gain of the
+    method over SSL-E in log loss (unseen clips, most shots; the lower of two), and so has the draw among theirs.
+    UserError: the run has no such method or other data, or its models are missing.
+    """
+    run, finished = Path(run), records.load(run)
+    about = median_gain(finished, method)
+    plan, seed = _plan(run, finished.manifest, Path(root), upstream), about["seed"]
+    code = plan.data.listeners.index(about["listener"])
+    unit = (about["fold"], next(place for place, group in enumerate(plan.groups) if code in group), seed)
+    task, models = plan.task(unit), run / "checkpoints" / unit_name(unit)
+    model, general = (checkpoints.load(models / name).model for name in (method, wording.baseline(finished)))
+    rates = model.settings.get(about["shots"])
+    if not isinstance(model, GradientModel) or not isinstance(rates, Tensor):
+        raise UserError(f"{method}: has no inner learning rate per step and tensor; walk a method that has")
+    draws = plan.draws(task.split, SETTING, seed)
+    listeners = sorted({listener for listener, _ in draws})
+    own = [draws[listener, about["shots"]] for listener in listeners]
+    place = listeners.index(code)
+    episodes = {"own": own[place]} | ({"other": exchanged(own)[place]} if len(own) > 1 else {})
+    scored = by_draw(task, episodes, general.head, model, about["shots"])
+    draw = int(median_place(scored["general log_loss"] - scored["own log_loss"]))
+    one = Episodes(*(ratings[draw:draw + 1] for ratings in own[place]))
+    steps = trail(task, one, model, about["shots"])
+    about |= {"draw": draw, "epoch": model.epoch, "held_out": list(task.split.test_listeners),
+              "training_ratings": len(task.split.train), "classes": list(task.data.classes),
+              "corpus_options": finished.manifest.corpus_options}
+    tables = {"rates": pd.DataFrame(rates.numpy(), columns=list(TENSORS)), "draws": scored,
+              "shots": answers(task, one.support[0]), "steps": by_step(task, steps, one),
+              "answers": answers(task, one.query[0], before=general.head, after=steps[-1])}
+    for name, table in tables.items():
+        with records.whole(run / "walk" / f"{name}.csv") as half:
+            table.to_csv(half, index=False, float_format="%.6g")
+    records.write_json(about, run / "walk" / "about.json")
+    return run / "walk"
 
 
-def trail(walk: Walk, model: GradientModel, draw: int) -> list[Head]:
-    """The listener's head before the first inner step and after each one, for one draw of the shots."""
-    with torch.no_grad():
-        batch = batch_of(walk.task, _one(walk.episodes, draw))
-        weights = next(personal_heads(model.head, [model.settings[walk.shots]], batch, every_step=True)).weights()
+def median_gain(run: records.Run, method: str) -> dict:
+    """Who is walked: listener, fold, seed and shots, and how they were chosen. UserError: no such method, or no SSL-E.
+
+    Gains in hundredths of a nat: this one, the least and the greatest of all `walks` (listener, fold and seed).
+    """
+    baseline, frame = wording.baseline(run), run.records
+    if baseline is None or method not in set(frame["method"]):
+        raise UserError(f"method {method!r} or SSL-E is not in this run; it has {', '.join(frame['method'].unique())}")
+    shots = most_shots(frame, SETTING)
+    frame = frame[(frame["setting"] == SETTING) & frame["shots"].isin([0, shots])]
+    frame = frame.assign(loss=100 * frame["log_loss"] / frame["queries"])
+    losses = frame.pivot_table("loss", ["listener", "fold", "seed"], "method")
+    gains = (losses[baseline] - losses[method]).dropna()
+    listener, fold, seed = place = median_place(gains)
+    return {**wording.labels(run.records), "method": method, "title": run.title(method), "general": run.title(baseline),
+            "listener": listener, "fold": int(fold), "seed": int(seed), "shots": shots,
+            "gain": round(float(gains[place]), 4), "least": round(float(gains.min()), 4),
+            "greatest": round(float(gains.max()), 4), "walks": len(gains), "data_digest": run.manifest.data_digest}
+
+
+def median_place(values: pd.Series):
+    """The index of the median, of the lower of two.
+
+    >>> median_place(pd.Series({"a": 3.0, "b": 1.0, "c": 2.0, "d": 4.0}))
+    'c'
+    """
+    return values.sort_values(kind="stable").index[(len(values) - 1) // 2]
+
+
+def _plan(run: Path, manifest: records.Manifest, root: Path, upstream: str | None) -> Plan:
+    """The plan of a finished run. UserError: settings of another version, or the root holds other data."""
+    corpus = load_corpus(manifest.corpus, root, **manifest.corpus_options)
+    model = upstreams.load(upstream or manifest.upstream)
+    matrix = features.extract(corpus, model, run.parent / "features", manifest.waveform_moments)
+    try:
+        experiment = Experiment.model_validate(manifest.config)
+    except ValidationError as error:
+        raise UserError(f"{run}: settings of another version ({error.errors()[0]['msg']}); run it again") from None
+    plan = Plan(experiment, corpus, model, matrix, manifest.waveform_moments, run)
+    if plan.fingerprint != manifest.data_digest:
+        raise UserError(f"{root}: not the clips, ratings or features that {run} was computed from; give that corpus")
+    return plan
+
+
+def trail(task: Task, episodes: Episodes, model: GradientModel, shots: int) -> list[Head]:
+    """The head before the first inner step and after each one, of the first episode."""
+    batch = batch_of(task, episodes)
+    weights = next(personal_heads(model.head, [model.settings[shots]], batch, every_step=True)).weights()
     return [Head(*(tensor[step, 0] for tensor in weights)) for step in range(len(weights.a))]
 
 
-def _one(episodes: Episodes, draw: int) -> Episodes:
-    return Episodes(*(rating_ids[draw:draw + 1] for rating_ids in episodes))
+def _logits(task: Task, head: Head, ratings) -> Tensor:
+    """Logits (n, C) of the clips of some ratings under one head."""
+    return heads.logits(head, task.data.features[task.data.clip[ratings]])
 
 
-@torch.no_grad()
-def query_logits(walk: Walk, head: Head, draw: int) -> torch.Tensor:
-    """Logits (Q, C) of one draw's query under one head."""
-    data = walk.task.data
-    return heads.logits(head, data.features[data.clip[walk.episodes.query[draw]]])
+def _scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy in points and mean log loss in hundredths of a nat."""
+    counts = count(logits, labels)
+    return {"accuracy": 100 * counts.top / counts.queries, "log_loss": 100 * counts.log_loss / counts.queries}
 
 
-def tick_shares(walk: Walk) -> pd.DataFrame:
-    """How often SSL-E and the listener tick each class on the queries of all draws, in percent."""
-    draws = range(len(walk.episodes.query))
-    model = torch.cat([heads.predict(query_logits(walk, walk.start.head, draw)) for draw in draws])
-    listener = walk.task.data.labels[torch.from_numpy(walk.episodes.query)].flatten(0, 1)
-    shares = {"SSL-E ticks %": model, "listener ticks %": listener}
-    return pd.DataFrame({name: (100 * ticks.float().mean(0)).numpy() for name, ticks in shares.items()},
-                        index=walk.task.data.classes).round(0).astype(int)
-
-
-@torch.no_grad()
-def by_step(walk: Walk, heads_by_step: list[Head], draw: int) -> pd.DataFrame:
+def by_step(task: Task, steps: list[Head], episodes: Episodes) -> pd.DataFrame:
     """What each inner step changes: one row per step, from 0.
 
-    support_loss, query_loss; macro_f1 (points) and ticks (classes per clip) of the query; and for each tensor its share
-    of the change: the root mean square over the query's logits when it alone takes its adapted value.
+    support_loss, query_loss; accuracy and log_loss of the query, as in tables; and for each tensor its share of the
+    change: the root mean square over the query's logits when it alone takes its adapted value.
     """
-    task, rows, start = walk.task, [], query_logits(walk, heads_by_step[0], draw)
-    support, query = (torch.from_numpy(rating_ids[draw]) for rating_ids in walk.episodes)
-    for step, head in enumerate(heads_by_step):
-        logits = query_logits(walk, head, draw)
-        support_logits = heads.logits(head, task.data.features[task.data.clip[support]])
-        counts = count(logits, task.data.labels[query])
-        alone = {name: heads_by_step[0]._replace(**{name: getattr(head, name)}) for name in TENSORS[1:]}
-        rows.append({
-            "step": step,
-            "support_loss": float(cross_entropy(support_logits, task.targets[support], task.inner_class_weights)),
-            "query_loss": float(cross_entropy(logits, task.targets[query], task.class_weights)),
-            "macro_f1": 100 * float(macro_f1(counts.tp, counts.fp, counts.fn)),
-            "ticks": float(heads.predict(logits).sum(1).float().mean()),
-            **{name: float((query_logits(walk, changed, draw) - start).square().mean().sqrt())
-               for name, changed in alone.items()}})
+    rows, start, (support, query) = [], steps[0], (torch.from_numpy(ratings[0]) for ratings in episodes)
+    before = _logits(task, start, query)
+    for step, head in enumerate(steps):
+        losses = {f"{name}_loss": float(cross_entropy(_logits(task, head, ratings), task.targets[ratings], weights))
+                  for name, ratings, weights in (("support", support, task.inner_class_weights),
+                                                 ("query", query, task.class_weights))}
+        alone = {name: start._replace(**{name: getattr(head, name)}) for name in TENSORS[1:]}
+        rows.append({"step": step} | losses | _scores(_logits(task, head, query), task.data.labels[query])
+                    | {name: float((_logits(task, changed, query) - before).square().mean().sqrt())
+                       for name, changed in alone.items()})
     return pd.DataFrame(rows)
 
 
-def f1_by_draw(walk: Walk, model: Any) -> list[float]:
-    """Macro F1 (points) of the query after adaptation, for every draw of the shots."""
-    draws = [_one(walk.episodes, draw) for draw in range(len(walk.episodes.query))]
-    return [100 * float(macro_f1(counts.tp, counts.fp, counts.fn))
-            for counts, _ in evaluate(walk.task, model, walk.shots, draws)]
+def answers(task: Task, ratings, **by: Head) -> pd.DataFrame:
+    """Clip and ticked classes, joined by ";", of some ratings; `NAME CLASS`: probabilities by the head of that name."""
+    data = task.data
+    ticks = [";".join(name for name, on in zip(data.classes, row) if on) for row in data.labels[ratings].tolist()]
+    shares = [pd.DataFrame(_logits(task, head, ratings).softmax(-1).numpy(),
+                           columns=[f"{name} {label}" for label in data.classes]) for name, head in by.items()]
+    return pd.concat([pd.DataFrame({"clip": [data.clips[clip] for clip in data.clip[ratings]], "ticks": ticks}),
+                      *shares], axis=1)
 
 
-@torch.no_grad()
-def predictions(walk: Walk, heads_by_step: list[Head], draw: int) -> pd.DataFrame:
-    """Query clips in words: clip, what the listener ticked, what the head predicts after each step."""
-    data, query = walk.task.data, walk.episodes.query[draw]
-    columns = {"clip": [data.clips[clip] for clip in data.clip[query]],
-               "listener": words(data.labels[query], data.classes)}
-    sets = [heads.predict(query_logits(walk, head, draw)) for head in heads_by_step]
-    return pd.DataFrame(columns | {step: words(ticks, data.classes) for step, ticks in enumerate(sets)})
-
-
-def support_in_words(walk: Walk, draw: int) -> list[tuple[str, str]]:
-    """The shots of one draw: clip and what the listener ticked."""
-    data, support = walk.task.data, walk.episodes.support[draw]
-    return list(zip((data.clips[clip] for clip in data.clip[support]), words(data.labels[support], data.classes)))
-
-
-def words(ticks: torch.Tensor, classes: tuple[str, ...]) -> list[str]:
-    """Ticks (N, C) as text, classes joined by a comma."""
-    return [", ".join(name for name, on in zip(classes, row) if on) or "none" for row in ticks.tolist()]
-
-
-def inner_lr_table(walk: Walk, model: GradientModel) -> pd.DataFrame:
-    """The learnt inner learning rates: one row per inner step, one column per tensor that can adapt."""
-    return pd.DataFrame(model.settings[walk.shots].numpy(), columns=list(TENSORS)).drop(columns="mix")
+def by_draw(task: Task, episodes: dict[str, Episodes], general: Head, model: GradientModel,
+            shots: int) -> pd.DataFrame:
+    """`_scores` of every draw: by the general model, and by the model after each kind of shots."""
+    rows = []
+    logits = {name: next(model.answers(batch_of(task, part), [model.settings[shots]]))
+              for name, part in episodes.items()}
+    for draw, query in enumerate(episodes["own"].query):
+        by_model = {"general": _logits(task, general, query)} | {name: part[draw] for name, part in logits.items()}
+        rows.append({"draw": draw} | {f"{name} {score}": value for name, answer in by_model.items()
+                                      for score, value in _scores(answer, task.data.labels[query]).items()})
+    return pd.DataFrame(rows)

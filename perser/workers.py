@@ -20,14 +20,15 @@ from tqdm import tqdm
 from perser import checkpoints, provenance, records, settings
 from perser.checkpoints import Checkpoint
 from perser.data import Task
-from perser.episodes import Episodes, batch_of, draws_by_listener
+from perser.episodes import Episodes, batch_of
 from perser.errors import UserError
 from perser.evaluate import count, join_episodes, split_logits
 from perser.methods.base import GradientModel, Start, inner_steps, setting_for, with_inner_steps
 from perser.methods.ssl_e import cross_fitted, train, unadapted
 from perser.model import TENSORS, Head
-from perser.plan import NUMERICS_VERSION, SETTINGS, Plan, Unit
+from perser.plan import NUMERICS_VERSION, Plan, Unit
 from perser.records import Manifest, MethodInfo, Origin
+from perser.scores import SETTINGS
 
 DEV_LOSSES = ("dev loss start", "dev loss largest", "dev loss kept")  # of meta-training, in learnt.parquet
 
@@ -76,7 +77,7 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
     fold, group, seed = unit
     task = plan.task(unit)
     start = Start(_ssl_e(plan, task, unit), partial(_cross_fitted, plan, task, unit))
-    dev = plan.dev_draws(task, seed)
+    dev = plan.draws(task.split, "dev", seed)
     for name in plan.missing(unit):
         part, began, method = plan.part(unit, name), time.perf_counter(), plan.experiment.methods[name]
         model = method.fit(task, start, dev, seed)
@@ -130,9 +131,7 @@ def rows(task: Task, model: NamedTuple, plan: Plan, seed: int) -> list[dict]:
     """
     experiment, rows, fixed = plan.experiment, [], 0 in model.settings
     for setting in SETTINGS:
-        draws = draws_by_listener(task.data, getattr(task.split, setting), plan.shots[setting],
-                                  experiment.draws, experiment.min_queries, seed, "test draws",
-                                  plan.support_pool(task.split, setting))
+        draws = plan.draws(task.split, setting, seed)
         listeners = sorted({listener for listener, _ in draws})
         for shots in (plan.shots[setting][:1] if fixed else plan.shots[setting]) if listeners else ():
             parts = {"own": [draws[listener, shots] for listener in listeners]}
@@ -213,5 +212,7 @@ def _manifest(plan: Plan, config: dict, minutes: float, jobs: int, computed: int
                  for name, method in plan.experiment.methods.items()},
         numerics_version=NUMERICS_VERSION, data_digest=plan.fingerprint, clips=len(plan.data.clips),
         ratings=len(plan.data.clip), listeners=len(plan.data.listeners), listener_groups=len(plan.groups),
-        dev_listeners="held-out" if plan.dev_held_out else "training", units=len(plan.units),
-        units_computed=computed, minutes=minutes, jobs=jobs, origins=_origins(plan), machine=provenance.machine())
+        dev_listeners="held-out" if plan.dev_held_out else "training", support=plan.experiment.support,
+        shots={name: list(numbers) for name, numbers in plan.shots.items()}, noise_ceiling=plan.ceiling,
+        units=len(plan.units), units_computed=computed, minutes=minutes, jobs=jobs, origins=_origins(plan),
+        machine=provenance.machine())

@@ -1,11 +1,13 @@
-"""Traits of a listener against values derived by hand; kappa against scikit-learn."""
+"""Traits of a listener and likeness to people against values derived by hand; kappa against scikit-learn."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 from sklearn.metrics import cohen_kappa_score
 
-from perser.corpora.agreement import kappa_table, listener_traits
+from perser.corpora import Corpus
+from perser.corpora.agreement import kappa_table, likeness, listener_traits
 
 CLASSES = ("x", "y")
 
@@ -78,3 +80,45 @@ def test_kappa_weights_pairs_of_labels():
     assert kappa_table(rows, CLASSES).loc["A", "B"] == pytest.approx(0)
     same = ratings([(str(clip), who, "x") for clip in range(20) for who in "AB"])
     assert kappa_table(same, CLASSES).isna().all(axis=None)
+
+
+def corpus(rows, repeats=None):
+    """A corpus of (clip, listener, ticked classes)."""
+    return Corpus("made", CLASSES, pd.DataFrame(), ratings(rows), repeats=None if repeats is None else ratings(repeats))
+
+
+def test_likeness_is_overlap_beyond_chance_by_hand():
+    rows = [("1", "A", "x"), ("1", "B", "x"), ("2", "A", "xy"), ("2", "B", "y"), ("3", "A", "y"), ("4", "A", "")]
+    # Five votes: x, x, xy, y, y. Of ten pairs xx and yy overlap fully, the four pairs with xy by half: 4 / 10.
+    # Same clip: x and x, 1; xy and y, 1/2: 3/4. Rated twice: x and xy, 1/2; y and y, 1; x and x, 1: 5/6.
+    repeats = [("1", "A", "x"), ("1", "A", "xy"), ("2", "A", "y"), ("2", "A", "y"), ("1", "B", "x"), ("1", "B", "x")]
+    assert likeness(corpus(rows, repeats)) == {
+        "personal": None, "agreement": round((3 / 4 - 4 / 10) / (6 / 10), 4),
+        "retest": round((5 / 6 - 4 / 10) / (6 / 10), 4)}
+    assert likeness(corpus(rows))["retest"] is None
+    assert set(likeness(corpus([("1", "A", "")])).values()) == {None}
+
+
+def test_likeness_of_listeners_with_one_answer_is_the_log_of_its_share_by_hand():
+    # A always says x, B always y. Shares of x after four of A's ratings: 4.5 / 5, after four of B's: 0.5 / 5.
+    rows = [(str(clip), who, tick) for clip in range(12) for who, tick in zip("AB", "xy", strict=True)]
+    few = [("1", "C", "x"), ("2", "C", "x")]  # C has too few ratings to count
+    assert likeness(corpus(rows + few), shots=4)["personal"] == pytest.approx(np.log(9), abs=1e-4)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.5])
+def test_the_personal_number_is_zero_without_differences_and_does_not_ask_who_rated_what(spread):
+    """Thirty listeners of forty ratings, drawn from own log-odds, against the exact expectation by the binomial."""
+    draw = np.random.default_rng(0)
+    odds = spread * draw.standard_normal(30)
+    p = 1 / (1 + np.exp(-odds))
+    rows = [(f"{who}-{clip}", f"L{who:02d}", "x" if draw.random() < p[who] else "y")
+            for who in range(30) for clip in range(200)]
+    counts = np.arange(21)
+    chance = binom.pmf(counts[:, None], 20, p)  # of `counts` x among a listener's 20 shots
+    logs = np.log(np.stack([counts + 0.5, 20.5 - counts]) / 21) @ chance  # expected log shares (x or y, listener)
+    own = p * logs[0] + (1 - p) * logs[1]
+    anybody = np.outer(p, logs[0]) + np.outer(1 - p, logs[1])
+    expected = np.mean(own - (anybody.sum(axis=1) - np.diag(anybody)) / 29)
+    measured = likeness(corpus(rows))["personal"]
+    assert measured == pytest.approx(expected, abs=0.01 if not spread else 0.1 * expected)

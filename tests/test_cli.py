@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from perser import checkpoints, experiment, workers
+from perser import checkpoints, experiment, walkthrough, workers
 from perser.cli import main, planned
 
 ROOT = Path(__file__).parents[1]
@@ -136,11 +136,20 @@ def test_show_counts(perser, root):
 
 
 def test_run_prints_the_table_and_says_that_it_is_synthetic(perser, root, finished):
-    words = ["run", "main", "--corpus", "synthetic", "--root", root, "--out", finished, "--jobs", 1]
-    code, out, err = perser(*words, *sets(*TINY))
+    words = ["run", "main", "--corpus", "synthetic", "--root", root, "--upstream", "logmel", "--out", finished]
+    code, out, err = perser(*words, "--jobs", 1, *sets(*TINY))
     assert code == 0 and "SSL-E" in out and "synthetic" in out.lower() and not err
     frame = pd.read_parquet(finished / "records.parquet")
     assert set(frame["method"]) == {"ssl-e", "fine-tuning", "maml", "meta-perser"}
+
+
+@pytest.mark.parametrize("words", [["run", "main", "--corpus", "synthetic", "--root", "."],
+                                   ["search", "--root", "emodb=."]])
+def test_without_its_model_the_default_upstream_says_what_to_type(perser, root, tmp_path, monkeypatch, words):
+    monkeypatch.setenv("PERSER_CACHE", str(tmp_path))
+    code, out, err = perser(*words, "--out", tmp_path / "out")
+    assert code == 2 and err.count("\n") == 1 and not out
+    assert "whisper-tiny.en: not installed; run: perser models get whisper-tiny.en (--upstream logmel" in err
 
 
 def not_a_number(wav):
@@ -155,9 +164,46 @@ def test_a_damaged_clip_is_one_line_that_names_it(perser, root, finished, tmp_pa
     shutil.copytree(root, copy)
     wav = wavs(copy, 1)[0]
     damage(wav)
-    code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", copy, "--out", tmp_path / "out",
-                            "--store", finished.parent / "features", *sets("seeds=[0]", "folds=[1]"))
+    code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", copy, "--upstream", "logmel", "--out",
+                            tmp_path / "out", "--store", finished.parent / "features",
+                            *sets("seeds=[0]", "folds=[1]"))
     assert code == status and err.count("\n") == 1 and wav.name in err and not out
+
+
+def test_a_walk_is_the_run_s_own_listener_and_scores(perser, root, finished, tmp_path):
+    """What the walk says of all draws is what the records have of that listener, with own and exchanged shots."""
+    code, out, err = perser("walk", finished, "--root", root)
+    assert code == 0 and not err and out.strip() == str(finished / "walk")
+    walk = walkthrough.read(finished)
+    about, frame = walk.about, pd.read_parquet(finished / "records.parquet")
+    rows = frame[(frame["setting"] == "unseen") & (frame["listener"] == about["listener"]) & (frame["fold"] == 1)]
+    kinds = {"general": rows[rows["method"] == "ssl-e"]}
+    for kind in set(frame["shots_of"]):
+        kinds[kind] = rows[(rows["method"] == "meta-perser") & (rows["shots"] == 5) & (rows["shots_of"] == kind)]
+    for kind, [row] in ((kind, part.to_dict("records")) for kind, part in kinds.items() if len(part)):
+        assert walk.draws[f"{kind} log_loss"].mean() == pytest.approx(100 * row["log_loss"] / row["queries"], rel=1e-4)
+        assert walk.draws[f"{kind} accuracy"].mean() == pytest.approx(100 * row["top"] / row["queries"], rel=1e-4)
+    assert about["synthetic"] == "speech and listeners" and len(walk.shots) == about["shots"] == 5
+    assert len(walk.rates) == len(walk.steps) - 1 and about["listener"] in about["held_out"]
+    end = walk.draws.loc[about["draw"]]
+    assert walk.steps["log_loss"].iloc[-1] == pytest.approx(end["own log_loss"], rel=1e-4)
+    gains = walk.draws["general log_loss"] - walk.draws["own log_loss"]
+    assert gains[about["draw"]] == gains.min()  # of two, the lower is the median
+    assert not set(walk.shots["clip"]) & set(walk.answers["clip"])
+
+
+def test_a_walk_needs_the_corpus_and_a_method_that_descends(perser, root, finished, tmp_path):
+    copy = tmp_path / "tree"
+    shutil.copytree(root, copy)
+    with wavs(copy, 1)[0].open("ab") as wav:
+        wav.write(b"\0" * 3200)
+    note = next(copy.glob("Session1/dialog/EmoEvaluation/Ses01*.txt"))
+    note.write_text(note.read_text().replace("Sadness;", "Fear;").replace("Neutral;", "Fear;"))
+    for words, message in ((("--root", copy), "not the clips, ratings or features"),
+                           (("--root", root, "--method", "maml2"), "method 'maml2' or SSL-E is not in this run"),
+                           (("--root", root, "--method", "ssl-e"), "walk a method that has")):
+        code, out, err = perser("walk", finished, *words)
+        assert code == 1 and not out and err.count("\n") == 1 and message in err
 
 
 def test_report_writes_tables_and_figures(perser, finished, tmp_path):
@@ -303,7 +349,7 @@ def test_a_search_prints_every_trial_and_keeps_them(perser, root, tmp_path):
     (tmp_path / "search.toml").write_text(
         'experiment = "methods"\nset = ["seeds=[0]", "draws=1", "folds=[1]", "base.epochs=1", "base.hidden=4"]\n'
         "[corpora.synthetic]\n[methods.maml]\ntrials = 2\n[methods.maml.space]\nouter_lr = {low = 1e-3, high = 1e-1}")
-    words = ["search", tmp_path / "search.toml", "--out", tmp_path / "out"]
+    words = ["search", tmp_path / "search.toml", "--upstream", "logmel", "--out", tmp_path / "out"]
     code, out, err = perser(*words, "--root", f"synthetic={root}", "--jobs", 1)
     assert not err
     kept = pd.read_csv(tmp_path / "out" / "trials.csv")

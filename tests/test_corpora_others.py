@@ -162,7 +162,8 @@ def test_msp_podcast_primary_and_secondary(tmp_path):
         (one, "WORKER00000002"): set(),
         (two, "WORKER00000001"): {"angry"},
     }
-    assert corpus.clips.session.tolist() == [1, 4] and corpus.clips.speaker.tolist() == ["127", "Unknown"]
+    assert corpus.clips.session.tolist() == [1, 3] and corpus.clips.speaker.tolist() == ["127", "MSP-PODCAST_0002"]
+    assert corpus.folds == (((1, 4, 5), 2, 3),) and corpus.clips.split.tolist() == ["Train", "Test2"]
     both = load("msp_podcast", root, labels="secondary")
     assert len(both.classes) == 16
     assert ticked(both) == {

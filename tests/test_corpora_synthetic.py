@@ -65,6 +65,7 @@ def test_a_kill_while_moving_into_place_is_noticed(root, tmp_path, monkeypatch):
     def half(aside, *_):
         for number in (1, 2):
             (aside / f"Session{number}" / "dialog" / "EmoEvaluation").mkdir(parents=True)
+        return []
 
     monkeypatch.setattr(write_iemocap, "annotate", half)
     monkeypatch.setattr(generate, "_write_marker", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

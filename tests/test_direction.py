@@ -6,6 +6,7 @@ library, one at a time, and checks that the tests here fail.
 
 import inspect
 import math
+from typing import NamedTuple
 
 import made
 import mutants
@@ -14,17 +15,18 @@ import pandas as pd
 import pytest
 import torch
 
-from perser import checkpoints, personal, seeds
+from perser import checkpoints, personal, seeds, workers
 from perser.adapt import constant_lr
 from perser.analysis.experiments import methods as comparison
 from perser.checkpoints import Checkpoint
 from perser.data import Data, listener_groups, make_task, rating_targets, split
 from perser.episodes import Episodes, batch_of, draws_by_listener, train_episodes, training_pools
+from perser.evaluate import choose
 from perser.methods import maml, ssl_e
-from perser.methods.base import GradientModel, setting_for
+from perser.methods.base import GradientModel, Start, setting_for
 from perser.methods.listener_embedding import ListenerEmbedding
 from perser.methods.maml import Maml, metatrain, outer_loss, step_weights
-from perser.model import Head, class_balanced_weights, cross_entropy, init, logits, mixed, predict
+from perser.model import Head, class_balanced_weights, cross_entropy, init, logits, mixed, predict, soft_f1
 from perser.records import GROUPS, MethodInfo, Run
 from perser.settings import Base
 
@@ -239,11 +241,14 @@ def ratings_of(*counts):
 @pytest.mark.parametrize("csmt, shots, query, least", [
     ("split", 5, 8, 16), ("split", 8, 5, 16), ("combined", 5, 8, 13), ("shared", 5, 8, 13)])
 def test_training_listeners_have_enough_ratings_for_an_episode(csmt, shots, query, least):
-    """Both halves of a split pool must hold the larger of 5 and 8 ratings: 16. A combined pool holds their sum: 13."""
-    data = ratings_of(least - 1, least, least + 1, 8, 40)
+    """Both halves of a split pool must hold the larger of 5 and 8 ratings: 16. A combined pool holds their sum: 13.
+
+    Listeners 0 and 3 have less than a tenth of all ratings.
+    """
+    data = ratings_of(least - 1, least, least + 1, 8, 400)
     pools = training_pools(data, np.arange(len(data.listener)), csmt, shots, query, 0)
     assert set(data.listener[pools.ratings]) == {1, 2, 4}
-    assert np.diff(pools.starts).tolist() == [least, least + 1, 40]
+    assert np.diff(pools.starts).tolist() == [least, least + 1, 400] and pools.least == least
     episodes = train_episodes(pools, csmt, shots, query, 200, seeds.rng(0, "test"))
     for support, asked in zip(*episodes):
         assert len(set(support)) == shots and len(set(asked)) == (shots if csmt == "shared" else query)
@@ -363,3 +368,94 @@ def test_a_probability_of_exactly_one_in_c_is_not_predicted():
 def test_the_text_that_a_mutant_replaces_occurs_once(mutant):
     assert mutants.occurrences(mutant, mutants.ROOT) == 1
     assert callable(globals()[mutant.test])
+
+
+# Losses of the shots, the score that chooses, the soft F1 of rivals, learning rates in log space.
+
+
+def test_inner_class_weights_are_those_of_the_shots_alone():
+    data = made.arrays()
+    pools = split(data, 1, 0, listener_groups(data, 6, 25), False)
+    tasks = {inner: make_task(data, pools, Base(hidden=8, class_weights=outer, inner_class_weights=inner), True)
+             for outer, inner in ((False, True), (True, False))}
+    for inner, task in tasks.items():
+        weights = tasks[True].inner_class_weights
+        assert (weights != 1).any()
+        assert torch.equal(task.inner_class_weights, weights if inner else torch.ones(4))
+        assert torch.equal(task.class_weights, torch.ones(4) if inner else weights)
+        episodes = Episodes(np.array([[0, 1]]), np.array([[2]]))
+        assert torch.equal(batch_of(task, episodes).class_weights, task.inner_class_weights)
+    unset = make_task(data, pools, Base(hidden=8, class_weights=True), True)
+    assert torch.equal(unset.inner_class_weights, unset.class_weights)
+
+
+class Sharpness(NamedTuple):
+    """Logits of a fixed head times the setting: the macro F1 of the threshold rule and the log loss differ in taste."""
+
+    head: Head
+    settings: dict
+
+    def answers(self, batch, settings):
+        values = logits(self.head, batch.features[batch.clips])
+        for factor in settings:
+            yield values[batch.query] * factor
+
+
+def test_a_grid_is_chosen_by_the_score_that_the_base_names(task, start, dev):
+    """The choice is the best of the grid by the score computed here, and the two scores choose differently."""
+    factors, chosen = (0.0, 0.3, 1.0, 3.0, 10.0), {}
+    for name in ("f1", "loss"):
+        asked = task._replace(base=task.base.model_copy(update={"chosen_by": name}))
+        chosen[name] = choose(asked, Sharpness(start, {}), factors, dev, per_shots=False)[3]
+    entropy, f1 = [], []
+    for factor in factors:
+        per_listener = []
+        for (_, _), part in dev.items():
+            z = logits(start, task.data.features[task.data.clip[part.query.ravel()]]) * factor
+            labels = task.data.labels[part.query.ravel()]
+            targets = labels.double() / labels.sum(1, keepdim=True)
+            hits = predict(z)
+            tp, fp, fn = (hits & labels).sum(0), (hits & ~labels).sum(0), (~hits & labels).sum(0)
+            per_listener.append((-(targets * z.double().log_softmax(1)).sum(1).mean(),
+                                 (2 * tp / (2 * tp + fp + fn))[tp + fp + fn > 0].double().mean()))
+        entropy.append(np.mean([loss for loss, _ in per_listener]))
+        f1.append(np.mean([score for _, score in per_listener]))
+    assert chosen == {"f1": factors[int(np.argmax(f1))], "loss": factors[int(np.argmin(entropy))]}
+    assert chosen["f1"] != chosen["loss"]
+
+
+@pytest.mark.parametrize("kind, changes", [("listener-embedding", {"epochs": 12, "lr": 0.02}), ("finetune", {})])
+def test_rivals_trained_on_the_soft_f1_have_a_higher_soft_f1_and_a_higher_loss(task, start, dev, kind, changes):
+    """On the training ratings, against the same training on the cross entropy alone."""
+    task = task._replace(base=task.base.model_copy(update={"lr": 0.02}))
+    ratings = torch.from_numpy(task.split.train)
+    scores = {}
+    for share in (0.0, 0.95):
+        method = made.quick(kind, soft_f1=share, **changes)
+        head = (method.train(task, start, 0) if kind == "listener-embedding"
+                else method.fit(task, Start(ssl_e.train(task, 0), dict), dev, 0)).head
+        z = logits(head, task.data.features[task.data.clip[ratings]])
+        scores[share] = (float(soft_f1(z, task.data.labels[ratings])),
+                         float(cross_entropy(z, task.targets[ratings], torch.ones(4))))
+    assert scores[0.95][0] > scores[0.0][0] + 0.01 and scores[0.95][1] > scores[0.0][1], scores
+
+
+def test_learning_rates_in_log_space_keep_their_sign_and_move_by_factors(task, start, dev):
+    """Adam's first step is its learning rate: after one outer step every rate is its first value times exp(+-lr)."""
+    method = Maml(lslr=True, lslr_log=True, lslr_lr=0.5, outer_lr=1e-12, inner_steps=2, epochs=1,
+                  outer_steps_per_epoch=1, meta_batch_size=2, query=4, early_stopping="last")
+    first = constant_lr(0.01, 2)
+    model, _ = metatrain(task, start, first, method, dev, 0)
+    factors = model.settings[3][:, 1:] / first[:, 1:]
+    torch.testing.assert_close(factors.log().abs(), torch.full((2, 4), 0.5), rtol=1e-3, atol=1e-4)
+    assert not model.settings[3][:, 0].any()
+
+
+def test_the_dev_losses_of_meta_training_are_start_largest_and_kept(task, start, dev):
+    method = Maml(lslr=True, lslr_lr=2.0, outer_lr=0.2, epochs=3, outer_steps_per_epoch=2, meta_batch_size=2, query=4)
+    model, history = metatrain(task, start, constant_lr(0.1, 5), method, dev, 0)
+    losses = [row["dev_loss"] for row in history]
+    assert max(losses) > losses[0], "the test needs a training that diverges"
+    assert model.dev_losses == (losses[0], max(losses), losses[model.epoch])
+    rows = workers.learnt(model).set_index("tensor")["value"]
+    assert [rows[name] for name in workers.DEV_LOSSES] == pytest.approx(model.dev_losses)

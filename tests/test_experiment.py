@@ -98,6 +98,14 @@ def test_a_method_inherits_the_shared_table_then_the_tuned_one_then_has_its_own_
     assert changed.methods["a"] == Maml(epochs=3, outer_lr=0.3, query=9)
 
 
+def test_an_experiment_starts_from_the_common_table_and_a_base_of_both(file, tmp_path):
+    (tmp_path / "shared.toml").write_text("[experiment]\ndraws = 3\ngroups = 4\n"
+                                          "base = { hidden = 7, class_weights = false }\n")
+    loaded = experiment.load(file("draws = 9\nbase = { hidden = 8 }\n" + MAIN), ("base.epochs=2",))
+    assert (loaded.draws, loaded.groups) == (9, 4)
+    assert (loaded.base.hidden, loaded.base.class_weights, loaded.base.epochs) == (8, False, 2)
+
+
 @pytest.mark.parametrize("like, words", [
     ("'recip'", "methods.a.like = 'recip': no such table beside the file; did you mean 'recipe'? valid: recipe"),
     ("['recipe']", "no such table beside the file; did you mean 'recipe'? valid: recipe"),

@@ -10,7 +10,7 @@ from perser.adapt import constant_lr, personal_heads
 from perser.episodes import Episodes, batch_of, train_episodes, training_pools
 from perser.evaluate import dev_score
 from perser.methods import GradientModel
-from perser.methods.maml import Maml, _held_out_pools, metatrain, outer_loss, reptile_gradient, step_weights
+from perser.methods.maml import Maml, _sources, metatrain, outer_loss, reptile_gradient, step_weights
 from perser.methods.ssl_e import cross_fitted, train
 from perser.model import TENSORS, Head, cross_entropy, mixed
 from perser.seeds import rng
@@ -147,9 +147,10 @@ def episodes(task):
 
 
 def test_a_cross_fitted_outer_step_uses_the_clips_and_the_head_of_its_session(task, head, others):
-    held_out = _held_out_pools(task, head, others, Maml(query=5), 5, 0)
-    for (session, other), (change, pools, query) in zip(others.items(), held_out, strict=True):
-        assert torch.allclose(head.P + change.P, other.P) and query == 5
+    everything, *held_out = _sources(task, head, others, Maml(query=5), (3, 5), 0)
+    assert everything.change is None and set(everything.pools.ratings) == set(task.split.train)
+    for (session, other), (change, pools, queries) in zip(others.items(), held_out, strict=True):
+        assert torch.allclose(head.P + change.P, other.P) and queries == {3: 5, 5: 5}
         clips = task.data.clip[pools.ratings]
         assert set(task.data.session[clips]) == {session}
 

@@ -98,7 +98,10 @@ def test_scripts_parse_and_are_executable(script):
         (["help"], 0, "usage: ./reproduce.sh"),
         (["--help"], 0, "usage: ./reproduce.sh"),
         (["everything"], 2, "unknown command everything"),
-        (["report", "now"], 2, "report takes no arguments"),
+        (["report", "now"], 2, "expected --upstream whisper-tiny.en or --upstream logmel, got 'now'"),
+        (["--upstream"], 2, "expected --upstream whisper-tiny.en or --upstream logmel, got '--upstream'"),
+        (["--upstream", "mfcc"], 2, "got '--upstream mfcc'; full takes any upstream"),
+        (["test", "now"], 2, "test takes no arguments"),
         (["full"], 2, "full needs --corpus NAME and --root DIR"),
         (["full", "--corpus"], 2, "--corpus needs a value"),
         (["full", "--corpus", "iemocap", "--root", "/no/such/folder"], 2, "/no/such/folder is not a folder"),
@@ -152,6 +155,7 @@ def test_no_set_up_starts_while_processes_of_a_killed_one_run(tmp_path, command)
 
 
 def test_check_names_the_models_that_are_loaded():
+    from perser.features import packaged
     from perser.features.upstreams import HUB
 
     sys.path.insert(0, str(ROOT / "tools"))
@@ -160,6 +164,46 @@ def test_check_names_the_models_that_are_loaded():
     finally:
         sys.path.pop(0)
     assert {name: model[0] for name, model in HUB.items()} == check.HUB_MODELS
+    assert packaged.folder("whisper-tiny.en").name == check.WHISPER
+
+
+def test_check_says_whether_the_default_upstream_is_here(tmp_path):
+    from perser.features import packaged
+
+    def line() -> str:
+        done = run("bash", "reproduce.sh", "check", env=os.environ | {"PERSER_CACHE": str(tmp_path)})
+        return next(line for line in done.stdout.splitlines() if " whisper-tiny.en " in line)
+
+    assert line().startswith("  -  ") and "71 MB" in line()
+    place = tmp_path / "models" / packaged.folder("whisper-tiny.en").name
+    place.mkdir(parents=True)
+    (place / "model.safetensors").touch()
+    assert line().startswith("  have") and line().endswith(str(place))
+
+
+@pytest.mark.parametrize("command", [[], ["report"], ["full", "--corpus", "synthetic", "--root", "."]])
+def test_without_a_network_one_line_says_how_to_go_on_without_the_model(tmp_path, command):
+    """The real command in a folder whose set-up has nothing to do."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "setup_env.py").touch()
+    (tmp_path / "results/a/b/c").mkdir(parents=True)
+    (tmp_path / "results/a/b/c/records.parquet").touch()
+    shutil.copy(ROOT / "reproduce.sh", tmp_path)
+    perser = tmp_path / ".venv/bin/perser"
+    perser.parent.mkdir(parents=True)
+    perser.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m perser "$@"\n')
+    perser.chmod(0o755)
+    offline = {"PERSER_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")} | offline
+    done = run("bash", tmp_path / "reproduce.sh", *command, env=environment)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and not done.stderr
+    (failed,) = [number for number, line in enumerate(lines) if line.startswith("speech model         FAILED")]
+    assert "cannot be downloaded" in lines[failed + 1]
+    assert lines[failed + 2] == ("no whisper-tiny.en: connect to the package index, or use --upstream logmel, which "
+                                 "needs no model")
+    assert len(lines) > failed + 3 and all("SKIPPED" in line for line in lines[failed + 3:-1])
+    assert lines[-1].startswith("0 passed, 1 failed, ")
 
 
 @pytest.fixture
@@ -211,9 +255,12 @@ def test_promote_copies_a_finished_run_only(tmp_path):
     for name in ("records.parquet", "manifest.json", "config.json", "table.md", "DONE"):
         (run_folder / name).write_text("{}")
     (run_folder / "parts").mkdir()
+    (tmp_path / "out/toy/logmel/main/walk").mkdir()
+    (tmp_path / "out/toy/logmel/main/walk/about.json").write_text("{}")
     assert run("bash", tmp_path / "reproduce.sh", "promote", "out/toy/logmel/main/").returncode == 0
     promoted = {path.name for path in (tmp_path / "results/toy/logmel/main").iterdir()}
-    assert promoted == {"records.parquet", "manifest.json", "config.json", "table.md"}
+    assert promoted == {"records.parquet", "manifest.json", "config.json", "table.md", "walk"}
+    assert (tmp_path / "results/toy/logmel/main/walk/about.json").read_text() == "{}"
     search = tmp_path / "out/search"
     search.mkdir()
     for name in ("trials.csv", "manifest.json"):

@@ -352,3 +352,13 @@ def test_claims_equal_the_tables_gains(run):
 def test_claims_without_a_run_say_so(tmp_path):
     with pytest.raises(UserError, match="no CORPUS/UPSTREAM/EXPERIMENT"):
         claims(tmp_path)
+
+
+def test_the_noise_ceiling_is_in_the_caption_where_clips_were_rated_twice():
+    run = made_run(made_records())
+    assert "ceiling" not in tables.score_caption(run)
+    for others, words in ((0.25, ", and 25.0 % of them agree with the others."), (None, ".")):
+        ceiling = {"listeners": 3, "pairs": 40, "same": 0.625, "overlap": 0.7, "others": others}
+        manifest = run.manifest.model_copy(update={"noise_ceiling": ceiling})
+        assert (f"of 40 clips that a listener rated again, 62.5 % got the same rating{words}"
+                in tables.score_caption(run._replace(manifest=manifest)))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -220,7 +221,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name, words):
         upstreams.load(name)
 
 
-PLUS = "782b401" + "0" * 33
+PLUS = upstreams.HUB["wavlm-base-plus"][1]
 OFFLINE = """
 import sys
 from perser.features import upstreams
@@ -248,7 +249,7 @@ def offline(tmp_path_factory):
     """What loading by name prints where the hub is out of reach and four models are in its cache."""
     home = tmp_path_factory.mktemp("hub")
     hubert = build("Hubert", "layer")
-    put_into_hub_cache(home, "microsoft/wavlm-base-plus", "refs/pr/1", PLUS, build("WavLM", "group"))
+    put_into_hub_cache(home, "microsoft/wavlm-base-plus", "main", PLUS, build("WavLM", "group"))
     put_into_hub_cache(home, "facebook/hubert-large-ll60k", "refs/pr/1", "1" * 40, hubert)
     put_into_hub_cache(home, "some/model", "main", "2" * 40, hubert)
     whisper = transformers.WhisperModel(transformers.WhisperConfig(
@@ -265,9 +266,10 @@ def offline(tmp_path_factory):
 
 
 CACHED = {"wavlm-base-plus", "hubert-large", "some/model"}
+UNPINNED = {name for name, (_, revision, _) in upstreams.HUB.items() if not revision}
 
 
-@pytest.mark.parametrize("name", [*sorted(upstreams.HUB.keys() - CACHED), "some/model@v2"])
+@pytest.mark.parametrize("name", [*sorted(upstreams.HUB.keys() - CACHED - UNPINNED), "some/model@v2"])
 def test_without_the_hub_one_line_says_what_to_download_and_where_to_put_it(offline, name):
     repo, revision, _ = upstreams.HUB.get(name, ("some/model", "v2", ""))
     assert offline[name].startswith(f"ERROR {name}: the model hub cannot be reached; download config.json")
@@ -282,6 +284,26 @@ def test_hub_models_are_pinned_and_their_identity_is_the_resolved_commit(offline
     assert offline["openai/whisper-tiny.en"] == f"whisper-tiny.en openai/whisper-tiny.en@{'3' * 40} 4 32"
     assert offline["hubert-large"].startswith(
         f"ERROR hubert-large: facebook/hubert-large-ll60k at refs/pr/1 is commit {'1' * 40}, expected d95b1")
+
+
+def test_every_name_of_the_hub_has_a_commit_or_asks_for_one(offline):
+    for name, (repo, revision, start) in upstreams.HUB.items():
+        if name in UNPINNED:
+            assert offline[name].startswith(f"ERROR {name}: not pinned")
+            assert offline[name].endswith(f"give --revision COMMIT, or --upstream {repo}@COMMIT")
+        else:  # a branch or a pull request moves, so its commit is checked
+            assert re.fullmatch("[0-9a-f]{40}", revision) or re.fullmatch("[0-9a-f]{7,40}", start)
+    assert UNPINNED == {"wavlm-base"}
+
+
+def test_a_model_without_a_pin_is_loaded_at_the_commit_that_is_given(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    put_into_hub_cache(tmp_path, "microsoft/wavlm-base", "main", "4" * 40, build("WavLM", "group"))
+    identity = f"microsoft/wavlm-base@{'4' * 40}"
+    assert upstreams.load("wavlm-base", revision="4" * 40).identity == identity
+    assert upstreams.load(identity).identity == identity
 
 
 def test_egemaps_without_opensmile_says_how_and_on_what_terms_to_get_it(monkeypatch):

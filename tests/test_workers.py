@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import made
 import pandas as pd
@@ -17,7 +16,6 @@ import torch
 from made import SMALL, plan
 
 from perser import checkpoints, records, workers
-from perser.data import split
 from perser.errors import UserError
 from perser.methods import GradientModel
 from perser.methods.maml import Maml
@@ -201,7 +199,7 @@ def test_steps_beyond_those_learnt_repeat_the_last_rates():
 
 def test_shots_that_most_listeners_do_not_have_are_left_out_of_a_setting():
     """A listener has about 32 ratings in a session, 96 in three: 40 shots are asked of seen clips only."""
-    here = plan("unused", SMALL.model_copy(update={"shots": (5, 40)}))
+    here = plan("unused", SMALL.model_copy(update={"shots": (5, 40), "support": "same"}))
     assert here.shots == {"dev": (5,), "seen": (5, 40), "unseen": (5,)}
 
 
@@ -227,8 +225,7 @@ def test_an_option_of_the_draws_changes_them_and_the_digest(tmp_path, change, mo
 
     def drawn(**settings):
         here = plan(tmp_path / "run", SMALL.model_copy(update={"dev": "held-out", **settings}))
-        part = split(here.data, 1, 0, here.groups, here.dev_held_out)
-        draws = here.dev_draws(SimpleNamespace(data=here.data, split=part), 0)
+        draws = here.draws(here.split(1, 0), "dev", 0)
         return {key: [part.tolist() for part in episodes] for key, episodes in draws.items()}, here.digest()
 
     assert drawn() == drawn()
@@ -238,9 +235,8 @@ def test_an_option_of_the_draws_changes_them_and_the_digest(tmp_path, change, mo
 
 def test_dev_listeners_without_enough_ratings_are_one_line(tmp_path):
     """Queries that no dev listener has in the one dev session."""
-    here = plan(tmp_path / "run", SMALL.model_copy(update={"min_queries": 60, "shots": (3,)}))
     with pytest.raises(UserError, match=r"fold 1: no dev listener has 3 shots and 60 queries in the dev session"):
-        workers.run(here, jobs=1)
+        plan(tmp_path / "run", SMALL.model_copy(update={"min_queries": 60, "shots": (3,), "support": "same"}))
 
 
 NEW_METHOD = '''"""Constant answer: the class shares of the shots, whatever is asked."""

@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+WHISPER = "whisper-tiny.en-589c9dac6998"  # the default upstream's folder in the cache
 HUB_MODELS = {
     "wav2vec2-base": "facebook/wav2vec2-base", "hubert-base": "facebook/hubert-base-ls960",
     "wavlm-base": "microsoft/wavlm-base", "wavlm-base-plus": "microsoft/wavlm-base-plus",
@@ -86,14 +87,21 @@ def corpora(roots: dict[str, str]) -> bool:
 
 
 def models() -> None:
-    """Report the speech models in the hub cache."""
+    """Report the speech models in the caches of perser and of the hub."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    whisper = Path(os.environ.get("PERSER_CACHE") or user / "perser").expanduser() / "models" / WHISPER
+    installed = (whisper / "model.safetensors").is_file()
+    show(installed, "whisper-tiny.en", str(whisper) if installed else
+         "the default; any command that needs it downloads it (71 MB, package index needed)")
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     show(True, "logmel", "needs no download")
     for name, identity in HUB_MODELS.items():
         folder = cache / f"models--{identity.replace('/', '--')}"
         cached = folder.is_dir()
-        show(cached, name, str(folder) if cached else f"full --upstream {name} downloads it: huggingface.co/{identity}")
+        upstream = f"{identity}@COMMIT" if name == "wavlm-base" else name  # no commit of it is known to us
+        show(cached, name, str(folder) if cached else
+             f"full --upstream {upstream} downloads it: huggingface.co/{identity}")
 
 
 def main() -> int:

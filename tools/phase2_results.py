@@ -39,8 +39,8 @@ def main(run: Path, root: str, corpus: str, unit: str, out: Path, promote: bool)
     general, adapted = (str(run / "checkpoints" / unit / name) for name in ("ssl-e", "meta-perser"))
     fold, group, _ = re.findall(r"\d+", unit)
     evaluate(["--suite"], [adapted], out / "suite")
-    run_python("tools/listener_task.py", corpus, "--root", root, "--out", str(out / "tasks"), "--fold", fold,
-               "--group", group)
+    run_python("tools/listener_task.py", corpus, "--root", root, "--out", str(out / "tasks"), "--run", str(run),
+               "--fold", fold, "--group", group)
     evaluate(["--tasks", str(out / "tasks")], [general, adapted], out / "listener")
     for name in ("suite", "listener") if promote else ():
         kept = ROOT / "results" / "phase2" / name

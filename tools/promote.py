@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = ("records.parquet", "manifest.json", "config.json")
 OPTIONAL = ("learnt.parquet", "listeners.parquet", "tuned.toml")  # the last one is a search's
+WALK = "walk"  # a folder that `perser walk` writes
 TABLES = (".md", ".tex", ".csv")  # and the trials of a search
 
 
@@ -32,6 +33,8 @@ def main() -> int:
     for path in sorted(run.iterdir()):
         if path.name in REQUIRED + OPTIONAL or path.suffix in TABLES:
             shutil.copy(path, target)
+    if (run / WALK).is_dir():
+        shutil.copytree(run / WALK, target / WALK)
     print(f"promoted {run} to {target.relative_to(ROOT)}")
     if json.loads((target / "manifest.json").read_text()).get("dirty"):
         print("its manifest reports uncommitted changes of the code: run it again from a commit", file=sys.stderr)

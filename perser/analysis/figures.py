@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -248,9 +249,9 @@ def clouds(points: pd.DataFrame, stamp: str) -> Figure:
 
 @styled
 def by_step(rows: pd.DataFrame, stamp: str) -> Figure:
-    """Loss, macro F1 and moved logits after each inner step: rows of `perser.walkthrough.by_step`."""
-    panels = {"Loss": {"support_loss": "support", "query_loss": "query"},
-              "Macro F1 of the query (points)": {"macro_f1": ""},
+    """Losses, log loss and moved logits after each inner step: rows of `perser.walkthrough.by_step`."""
+    panels = {"Loss": {"support_loss": "shots", "query_loss": "query"},
+              "Log loss of the query (0.01 nat)": {"log_loss": ""},
               "Logits moved by each tensor (rms)": {name: name for name in ("P", "b", "A", "a")}}
     figure = Figure(figsize=(6.9, 1.9))
     colours = ["#004c7f", "#e69f00", "#009e73", GREY]
@@ -260,6 +261,43 @@ def by_step(rows: pd.DataFrame, stamp: str) -> Figure:
         axes.set(title=title, xticks=rows["step"], xlabel="Inner step")
         line_labels(axes, zip(rows[list(lines)].iloc[-1], lines.values(), colours), 0.12)
     footnote(figure, "One listener, one draw of the shots", stamp)
+    return figure
+
+
+@styled
+def answers(rows: pd.DataFrame, classes: list[str], stamp: str) -> Figure:
+    """Every class's probability before and after adaptation, a panel per clip: rows of `perser.walkthrough.answers`."""
+    down = -(-len(rows) // 3)
+    figure = Figure(figsize=(6.9, 0.5 + (0.45 + 0.17 * len(classes)) * down))
+    panels = figure.subplots(down, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    places = np.arange(len(classes))
+    for axes in panels[len(rows):]:
+        axes.set_axis_off()
+    for axes, row in zip(panels, rows.to_dict("records")):
+        for name, shift, colour in (("before", -0.2, "#b8b8b8"), ("after", 0.2, PALETTE["meta-perser"][0])):
+            axes.barh(places + shift, [row[f"{name} {label}"] for label in classes], 0.38, color=colour)
+        ticked = [classes.index(label) for label in row["ticks"].split(";")]
+        axes.plot([1.02] * len(ticked), ticked, "*", color="#d55e00", markersize=7, clip_on=False)
+        axes.set_title(row["clip"], fontsize=6.5)
+        axes.set(xlim=(0, 1), yticks=places, yticklabels=classes)
+        horizontal(axes)
+    panels[0].invert_yaxis()
+    footnote(figure, "Probability of every class. Grey: before, by the general model. Blue: after the shots. "
+             "Star: what the listener ticked", stamp)
+    return figure
+
+
+@styled
+def rates(table: pd.DataFrame, stamp: str) -> Figure:
+    """Learnt inner learning rates: a row per inner step, a column per tensor."""
+    figure = Figure(figsize=(3.4, 0.8 + 0.26 * len(table)))
+    axes = figure.subplots()
+    largest = float(np.abs(table.to_numpy()).max())
+    seaborn.heatmap(table.set_axis(range(1, len(table) + 1)), cmap="RdBu", vmin=-largest, vmax=largest,
+                    annot=(table.round(2) + 0.0).to_numpy(), fmt=".2f", annot_kws={"fontsize": 6}, ax=axes)
+    axes.set(xlabel="Tensor", ylabel="Inner step")
+    axes.tick_params(length=0, labelrotation=0)
+    footnote(figure, "Inner learning rates. Blue: descent, red: ascent", stamp)
     return figure
 
 

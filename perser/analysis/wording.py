@@ -6,12 +6,13 @@ import pandas as pd
 
 from perser.errors import UserError
 from perser.records import GROUPS, RANDOM, Manifest, Run
-from perser.scores import CONSTANT
+from perser.scores import CONSTANT, SETTINGS
 
 LABELS = ("corpus", "upstream", "synthetic", "experiment")
 SIMPLE, META, BOUND, CONTROL = GROUPS
 UNITS = ("Log loss in hundredths of a nat, accuracy (share of clips whose most probable class the listener ticked) and "
          "macro F1 (of the paper's threshold rule) in points")
+CLIPS = {"dev": "in choices on dev listeners", "seen": "on seen clips", "unseen": "on unseen clips"}
 BEST = "Bold: best printed mean for the same clips and K."
 
 
@@ -168,9 +169,35 @@ def caption(run: Run, *sentences: str, brackets: str = "") -> str:
         "The listener is held out in both settings. Seen: other listeners' ratings of the clips were in the training "
         "set. Unseen: no rating from the clips' session was.",
         *sentences,
+        noise_ceiling(run.manifest),
+        *left_out(run),
         provenance(run.manifest),
     ]
     return " ".join(part for part in parts if part)
+
+
+def noise_ceiling(manifest: Manifest) -> str:
+    """One sentence on how listeners agree with themselves; empty where no clip was rated twice."""
+    ceiling = manifest.noise_ceiling
+    if not ceiling:
+        return ""
+    others = "" if ceiling["others"] is None else f", and {100 * ceiling['others']:.1f} % of them agree with the others"
+    return (f"Noise ceiling: of {ceiling['pairs']} clips that a listener rated again, {100 * ceiling['same']:.1f} % got "
+            f"the same rating{others}.")
+
+
+def left_out(run: Run) -> list[str]:
+    """Sentences on where shots come from, and on numbers of shots and listeners that could not be tested."""
+    manifest, config, tested = run.manifest, run.manifest.config, run.records.groupby("setting", sort=False)["listener"]
+    lost = {name: [str(k) for k in config["shots"] if k not in numbers] for name, numbers in manifest.shots.items()}
+    shots = [f"{CLIPS[name]} K = {', '.join(numbers)}" for name, numbers in lost.items() if numbers]
+    few = [f"{manifest.listeners - number} of {manifest.listeners} {CLIPS[name]}"
+           for name, number in tested.nunique().items() if number < manifest.listeners]
+    absent = [f"No listener could be tested {CLIPS[name]}." for name in SETTINGS if name not in tested.groups]
+    sentences = ["Shots are any clips of the listener." if manifest.support == "any" else "",
+                 f"Left out, as most listeners have too few ratings: {'; '.join(shots)}." if shots else "",
+                 f"Listeners with too few ratings to be tested: {', '.join(few)}." if few and manifest.shots else ""]
+    return [*filter(None, sentences), *absent]
 
 
 def provenance(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""How listeners agree: their votes, traits of a listener, Cohen's kappa of every pair, the noise ceiling.
+"""How listeners agree: votes, traits of a listener, kappa of every pair, noise ceiling, likeness to people.
 
 A rating that ticks m classes votes 1/m for each of them. A rating without a class has no vote and is left out.
 """
@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
 
 from perser.corpora.base import Corpus
+from perser.seeds import rng
 
 LEAST_COMMON = 20  # clips that two listeners must share for a kappa
 
@@ -144,3 +146,48 @@ def noise_ceiling(corpus: Corpus) -> dict:
     shares = {"same": (labels[first] == labels[second]).all(axis=1), "overlap": overlap, "others": hits}
     return {"listeners": int(repeats["listener"].nunique()), "pairs": len(pairs)} | {
         name: round(float(values.mean()), 4) if len(values) else None for name, values in shares.items()}
+
+
+def likeness(corpus: Corpus, shots: int = 20, draws: int = 20) -> dict[str, float | None]:
+    """Three numbers that simulated listeners should share with people.
+
+    Corpora of different classes and numbers of listeners per clip can be compared by them. None: cannot be measured.
+
+    - personal: nats that a listener's own `shots` ratings are worth more than somebody else's. Their class shares, half
+      a tick added to each class, predict the listener's other ratings; the difference in log loss, mean over draws
+      and over listeners with at least 5 other ratings.
+    - agreement: of two listeners of one clip. retest: of a listener who rates a clip twice (`corpus.repeats`). Mean
+      overlap (1 - total variation distance) of the two votes beyond chance: 0 for any two ratings, 1 for equal ones.
+    """
+    cast = votes(corpus.ratings, corpus.classes)
+    chance, agreement = _overlap(cast.weights, np.zeros_like(cast.clip)), _overlap(cast.weights, cast.clip)
+    again = votes(corpus.ratings[:0] if corpus.repeats is None else corpus.repeats, corpus.classes)
+    retest = _overlap(again.weights, again.clip * len(again.names) + again.listener)
+    values = {"personal": _personal(cast, shots, draws), "agreement": (agreement - chance) / (1 - chance),
+              "retest": (retest - chance) / (1 - chance)}
+    return {name: round(float(value), 4) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def _overlap(weights: np.ndarray, group: np.ndarray) -> float:
+    """Mean overlap of any two votes (N, C) of the same group (N,); NaN if no group has two."""
+    distinct, pattern = np.unique(weights, axis=0, return_inverse=True)
+    overlap = np.minimum(distinct[:, None], distinct[None]).sum(axis=-1)
+    names, groups = np.unique(group, return_inverse=True)
+    counts = coo_array((np.ones(len(weights)), (groups, pattern)), (len(names), len(distinct))).tocsr()
+    pairs = (counts.sum(axis=1) ** 2).sum() - len(weights)
+    return float(((overlap * (counts.T @ counts).toarray()).sum() - len(weights)) / pairs) if pairs else np.nan
+
+
+def _personal(cast: Votes, shots: int, draws: int) -> float:
+    """`likeness`'s personal; NaN if fewer than two listeners have enough ratings."""
+    rows = [rows for code in range(len(cast.names)) if len(rows := np.flatnonzero(cast.listener == code)) >= shots + 5]
+    if len(rows) < 2:
+        return np.nan
+    parts = []
+    for draw in range(draws):
+        orders = [rng(0, "likeness", draw, place).permutation(part) for place, part in enumerate(rows)]
+        shares = np.array([cast.weights[order[:shots]].sum(axis=0) + 0.5 for order in orders])
+        logs = np.log(shares / shares.sum(axis=1, keepdims=True))
+        query = np.array([cast.weights[order[shots:]].mean(axis=0) for order in orders])
+        parts.append((query * (logs - (logs.sum(axis=0) - logs) / (len(rows) - 1))).sum(axis=1).mean())
+    return float(np.mean(parts))

@@ -27,7 +27,8 @@ class Corpus:
     ratings: one row per rating, with clip, listener and one bool column per class; a rating that ticks none of the
     classes (IEMOCAP's Other) is a row of False. synthetic: "" for a real corpus, otherwise the synthetic parts; all
     results computed from it carry this stamp. options: the options it was loaded with. repeats: where listeners rated
-    clips more than once, those single ratings, in the form of `ratings`.
+    clips more than once, those single ratings, in the form of `ratings`. folds: sessions to train on, dev session and
+    test session of every fold, where the corpus prescribes them.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Corpus:
     synthetic: str = ""
     options: dict = field(default_factory=dict)
     repeats: pd.DataFrame | None = None
+    folds: tuple[tuple[tuple[int, ...], int, int], ...] = ()
 
     def __repr__(self) -> str:
         clips, listeners = self.clips, self.ratings["listener"]

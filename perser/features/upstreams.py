@@ -8,8 +8,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,20 @@ from perser.errors import UserError
 from perser.features import packaged
 from perser.features.audio import RATE
 
-# Name -> hub repository, revision, required prefix of the commit. The authors' own revisions hold pickles only; these
+# Name -> hub repository, revision, required start of the commit. The authors' own revisions hold pickles only; these
 # are the hub's conversions of the same weights to safetensors, which cannot run code. wav2vec2-large is S3PRL's
-# wav2vec2_large_ll60k (wav2vec_vox_new.pt), as in EMO-SUPERB. wavlm-base is not pinned: the commit of its conversion is
-# not known to us, so none is required. `perser models` says so, and the identity of its features holds the commit used.
+# wav2vec2_large_ll60k (wav2vec_vox_new.pt), as in EMO-SUPERB. Of two conversions we know only the first seven digits
+# of the commit, which are checked after the download. Of wavlm-base's we do not know even these, so it has no revision
+# here and the user names one; its authors' own, efa81aae7ff7, has no safetensors. The identity of features holds the
+# whole commit.
 HUB = {
-    "wav2vec2-base": ("facebook/wav2vec2-base", "9f0eb264dec63c8511a7905d0a854ca6d2a39e45", "9f0eb26"),
-    "hubert-base": ("facebook/hubert-base-ls960", "af46f65f540dc3ca7aa59f46c6c3d5dbb4374fa8", "af46f65"),
-    "wavlm-base": ("microsoft/wavlm-base", "refs/pr/1", ""),
-    "wavlm-base-plus": ("microsoft/wavlm-base-plus", "refs/pr/1", "782b401"),
+    "wav2vec2-base": ("facebook/wav2vec2-base", "9f0eb264dec63c8511a7905d0a854ca6d2a39e45", ""),
+    "hubert-base": ("facebook/hubert-base-ls960", "af46f65f540dc3ca7aa59f46c6c3d5dbb4374fa8", ""),
+    "wavlm-base": ("microsoft/wavlm-base", "", ""),
+    "wavlm-base-plus": ("microsoft/wavlm-base-plus", "98fd61b9c652129c839c0a25a05987d8f59256a4", ""),
     "wav2vec2-large": ("facebook/wav2vec2-large-lv60", "refs/pr/1", "0c09c5d"),
     "hubert-large": ("facebook/hubert-large-ll60k", "refs/pr/1", "d95b177"),
-    "wavlm-large": ("microsoft/wavlm-large", "e4e472c491084b2c6fb9736099130aa805159c62", "e4e472c"),
+    "wavlm-large": ("microsoft/wavlm-large", "e4e472c491084b2c6fb9736099130aa805159c62", ""),
 }
 FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 PACKAGED = ("whisper-tiny.en",)  # those of packaged.PACKAGES that are upstreams
@@ -104,12 +107,15 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> U
         return _transformer(packaged.folder(stem), stem, packaged.identity(stem), device, stem != name)
     if stem not in HUB and "/" not in stem:
         raise _unknown(stem)
-    repo, pinned, prefix = HUB.get(stem, (repo, requested or "main", ""))
+    repo, pinned, start = HUB.get(stem, (repo, requested or "main", ""))
     if revision is not None:
-        pinned, prefix = revision, ""
+        pinned, start = revision, ""
+    if not pinned:
+        raise UserError(f"{stem}: not pinned, as the commit with its safetensors weights is not known here; look for "
+                        f"it at huggingface.co/{repo} and give --revision COMMIT, or --upstream {repo}@COMMIT")
     folder = _fetch(stem, repo, pinned)
-    if not folder.name.startswith(prefix):
-        raise UserError(f"{stem}: {repo} at {pinned} is commit {folder.name}, expected {prefix}...; "
+    if not folder.name.startswith(start):
+        raise UserError(f"{stem}: {repo} at {pinned} is commit {folder.name}, expected {start}...; "
                         f"if you trust the new commit, use --upstream {repo}@{folder.name}")
     same = repo.removeprefix("openai/")  # a packaged model from the hub keeps its name; its identity differs
     return _transformer(folder, same if same in PACKAGED else stem, f"{repo}@{folder.name}", device, stem != name)
@@ -130,12 +136,13 @@ def models() -> list[tuple[bool, str, str]]:
                 f"{package.requirement} in {packaged.folder(name)}" if packaged.installed(name)
                 else f"{package.megabytes} MB: perser models get {name}"))
             for name, package in packaged.PACKAGES.items()]
-    for name, (repo, revision, prefix) in HUB.items():
-        config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    for name, (repo, revision, start) in HUB.items():
+        config = try_to_load_from_cache(repo, "config.json", revision=revision or None)
         present = isinstance(config, str) and any(Path(config).parent.glob("*.safetensors"))
-        pin = f"pinned to commit {prefix}..." if prefix else f"not pinned: the commit of {revision} is not known"
+        pin = f"pinned to commit {(start or revision)[:7]}" if revision else "not pinned, as its commit is not known"
         rows.append((present, name, f"{repo} of the hub, {pin}; " + (
-            f"in {Path(config).parent}" if present else f"fetched by --upstream {name}")))
+            f"in {Path(config).parent}" if present
+            else f"fetched by --upstream {name if revision else repo + '@COMMIT'}")))
     return rows
 
 
@@ -182,11 +189,14 @@ def _fetch(name: str, repo: str, revision: str) -> Path:
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    download = partial(snapshot_download, repo, revision=revision, allow_patterns=list(FILES))
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(FILES)))
+        return Path(download())
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise UserError(f"{name}: the model hub has no public {repo} at {revision}; check both") from None
     except (OSError, ValueError, httpx.HTTPError):
+        with suppress(OSError, ValueError):  # fetched by another program: the client has no list of its files
+            return Path(download(local_files_only=True))
         raise UserError(
             f"{name}: the model hub cannot be reached; download config.json, preprocessor_config.json and "
             f"model.safetensors of {repo} at revision {revision} into a folder, then use --upstream FOLDER") from None
@@ -220,13 +230,12 @@ def _transformer(folder: Path, name: str, identity: str | None, device: str | No
 
 def _config(folder: Path, name: str) -> Any:
     """The transformers configuration of a model's folder, without its author's choice of attention kernel."""
-    from transformers import AutoConfig
-
     family = _json(folder / "config.json", name).get("model_type")
     if family not in FAMILIES:
         raise UserError(f"{name}: a {family!r} model; expected one of {', '.join(FAMILIES)}")
     try:
         with packaged.quiet():
+            from transformers import AutoConfig
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"{folder}/config.json: cannot be used ({_line(error)}); download the model again") from None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perser import seeds
 from perser.adapt import constant_lr
-from perser.data import Task, folds
+from perser.data import Task
 from perser.episodes import Batch, Draws, Episodes, batch_of
 from perser.evaluate import choose
 from perser.methods.base import GradientModel, Method, Start, numbers, tensor_numbers
@@ -82,7 +82,7 @@ class AllData(Method):
         The dev listeners' ratings of the test session take no part in that choice.
         """
         session = task.data.session[task.data.clip]
-        barred = np.flatnonzero(session == folds(task.data.session)[task.split.fold - 1].test)
+        barred = np.flatnonzero(session == task.data.folds[task.split.fold - 1].test)
         listeners = sorted({listener for listener, _ in dev})
         candidates = self._candidates(start.head, prior_of(task, start.head))
         tables = torch.stack([self.cross_validated(task, model, listeners, barred, seed) for model in candidates])

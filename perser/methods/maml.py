@@ -11,7 +11,8 @@ from torch import Tensor
 from perser import seeds
 from perser.adapt import constant_lr, personal_heads
 from perser.data import Task
-from perser.episodes import Draws, Episodes, Pools, batch_of, train_episodes, training_pools
+from perser.episodes import Draws, Episodes, Pools, batch_of, query_size, train_episodes, training_pools
+from perser.errors import UserError
 from perser.evaluate import choose, dev_score, query_loss
 from perser.methods.base import GradientModel, Method, Start, numbers, tensor_numbers
 from perser.model import TENSORS, Head
@@ -151,14 +152,13 @@ def metatrain(task: Task, start: Head, inner_lr: Tensor, method: Maml, dev: Draw
     """Meta-train from a head. Returns the best model on the dev listeners and the history, one row per epoch.
 
     Epoch 0 is the start itself. inner_lr (steps, tensors) is zero for tensors that do not adapt; it is learnt with
-    lslr or per_weight_lr. Each outer step draws one of the dev draws' numbers of shots, so that one initialisation
-    serves all of them. others: session -> SSL-E trained without it. A share `method.crossfit` of the outer steps takes
-    the clips of one such session and applies what has been learnt so far to that head: as on unseen clips, the head has
-    not been trained on the clips.
+    lslr or per_weight_lr. Each outer step draws one of the dev draws' numbers of shots, among those that training
+    listeners have, so that one initialisation serves all of them. others: session -> SSL-E trained without it. A share
+    `method.crossfit` of the outer steps takes the clips of one such session and applies what has been learnt so far to
+    that head: as on unseen clips, the head has not been trained on the clips.
     """
     shots, split = tuple(sorted({k for _, k in dev})), task.split
-    pools = training_pools(task.data, split.train, method.csmt, max(shots), method.query, seed)
-    held_out = _held_out_pools(task, start, others or {}, method, max(shots), seed)
+    source, *held_out = _sources(task, start, others or {}, method, shots, seed)
     learnt = {name: tensor.requires_grad_() for name, tensor in _initial(start, inner_lr, method).items()}
     mean = {name: tensor.detach().clone() for name, tensor in learnt.items()}
     optimiser, schedule = _optimiser(learnt, method)
@@ -172,9 +172,10 @@ def metatrain(task: Task, start: Head, inner_lr: Tensor, method: Maml, dev: Draw
             best, kept = score, model._replace(epoch=epoch)
         for step in range(method.outer_steps_per_epoch if epoch < method.epochs else 0):
             draw = seeds.rng(seed, "episodes", split.fold, split.group, epoch, step)
-            change, pool, query = (held_out[draw.integers(len(held_out))] if draw.random() < method.crossfit
-                                   else (None, pools, method.query))
-            episodes = train_episodes(pool, method.csmt, int(draw.choice(shots)), query, method.meta_batch_size, draw)
+            crossed = draw.random() < method.crossfit and held_out
+            change, pools, queries = held_out[draw.integers(len(held_out))] if crossed else source
+            k = int(draw.choice(list(queries)))
+            episodes = train_episodes(pools, method.csmt, k, queries[k], method.meta_batch_size, draw)
             optimiser.zero_grad()
             _set_outer_gradient(task, _model(learnt, inner_lr, shots, change), method, episodes, epoch, draw)
             torch.nn.utils.clip_grad_norm_([t for t in learnt.values() if t.grad is not None], method.grad_clip)
@@ -195,27 +196,36 @@ def _optimiser(learnt: dict[str, Tensor],
     return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, outer_steps)
 
 
-class _HeldOut(NamedTuple):
-    """A training session that SSL-E was trained without: how that head differs, its pools, query clips per episode."""
+class _Source(NamedTuple):
+    """Where training episodes come from: a constant added to the head, pools, and query clips by number of shots."""
 
-    change: Head
+    change: Head | None
     pools: Pools
-    query: int
+    queries: dict[int, int]
 
 
-def _held_out_pools(task: Task, start: Head, others: dict[int, Head], method: Maml, shots: int,
-                    seed: int) -> list[_HeldOut]:
-    """The sessions that have episodes; their query is as large as the median listener allows."""
-    data, train, held_out = task.data, task.split.train, []
-    for session, head in others.items():
-        part = train[data.session[data.clip[train]] == session]
-        counts = np.unique(data.listener[part], return_counts=True)[1]
-        query = min(method.query, max(1, int(np.median(counts)) // (2 if method.csmt == "split" else 1) - shots))
-        pools = training_pools(data, part, method.csmt, shots, query, seed)
-        if len(pools.starts) > 1:
-            change = Head(*(without - whole for without, whole in zip(head, start)))
-            held_out.append(_HeldOut(change, pools, query))
-    return held_out
+def _sources(task: Task, start: Head, others: dict[int, Head], method: Maml, shots: tuple[int, ...],
+             seed: int) -> list[_Source]:
+    """All training sessions, then each one that SSL-E was trained without, if it has episodes.
+
+    Raises UserError when the training listeners have too few ratings for any episode.
+    """
+    data, train = task.data, task.split.train
+    session, sources = data.session[data.clip[train]], []
+    heads_of = {None: start, **others}
+    for name, head in heads_of.items():
+        part = train if name is None else train[session == name]
+        pools = training_pools(data, part, method.csmt, max(shots), method.query, seed)
+        sizes = {k: query_size(pools, method.csmt, k, method.query) for k in shots}
+        queries = {k: size for k, size in sizes.items() if size}
+        change = None if name is None else Head(*(without - whole for without, whole in zip(head, start)))
+        if queries:
+            sources.append(_Source(change, pools, queries))
+        elif name is None:
+            remedy = f"--set shots=[{pools.least // 2}]" if pools.least > 1 else "leave methods of kind maml out"
+            raise UserError(f"fold {task.split.fold}: training listeners have {pools.least} ratings, too few for a "
+                            f"training episode of {min(shots)} shots and a query: {remedy}")
+    return sources
 
 
 def _initial(start: Head, inner_lr: Tensor, method: Maml) -> dict[str, Tensor]:

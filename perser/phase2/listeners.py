@@ -6,7 +6,7 @@ adapts to them by gradient answer the same questions.
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,12 @@ import soundfile as sf
 import torch
 
 from perser.corpora import Corpus
-from perser.data import Data, from_corpus, listener_groups, split
-from perser.episodes import draws_by_listener
+from perser.data import Data, from_corpus
 from perser.errors import UserError
+from perser.experiment import Experiment
 from perser.features import audio
 from perser.phase2.export import FEWEST_ROWS, MOST_SECONDS, numbered, write_task
+from perser.protocol import Protocol
 from perser.seeds import rng
 
 TASK, SECONDS = "ListenerEmotionRecognition", 10.0
@@ -46,27 +47,27 @@ def examples(instruction: str) -> list[list[str]]:
     return [[label.strip() for label in match[2].split(",")] for match in EXAMPLE.finditer(instruction)]
 
 
-def queries(data: Data, *, fold: int, group: int, setting: str, shots: Sequence[int], at: int, draws: int,
-            min_queries: int, groups: int, seed: int, dev_held_out: bool = True) -> list[Query]:
-    """The queries of the main table's test episodes with `at` shots."""
-    parts = split(data, fold, group, listener_groups(data, groups, max(shots) + min_queries), dev_held_out)
-    episodes = draws_by_listener(data, getattr(parts, setting), tuple(shots), draws, min_queries, seed, "test draws")
+def queries(protocol: Protocol, *, fold: int, group: int, setting: str, at: int, seed: int) -> list[Query]:
+    """The queries of the main table's test episodes with `at` shots. Raises UserError when there is no such table."""
+    if (fold, group) not in protocol.splits or at not in protocol.shots[setting]:
+        raise UserError(f"fold {fold}, group {group}, {at} shots: nobody is tested so; {setting} clips have "
+                        f"{', '.join(map(str, protocol.shots[setting]))} shots, in {len(protocol.groups)} groups from 0")
+    episodes = protocol.draws(protocol.split(fold, group), setting, seed)
     return [(listener, draw, support, int(query)) for (listener, k), drawn in sorted(episodes.items()) if k == at
             for draw, (support, row) in enumerate(zip(drawn.support, drawn.query, strict=True)) for query in row]
 
 
-def build(root: str | Path, corpus: Corpus, *, fold: int = 1, group: int = 0, setting: str = "unseen",
-          shots: Sequence[int] = (5, 10, 20), at: int = 5, draws: int = 5, min_queries: int = 5, groups: int = 6,
-          seed: int = 0, rows: int = 64, dev_held_out: bool = True) -> Path:
-    """Write the task for a corpus; returns the folder of the data set. The settings are those of the experiment.
+def build(root: str | Path, corpus: Corpus, experiment: Experiment, *, fold: int = 1, group: int = 0,
+          setting: str = "unseen", at: int = 5, seed: int = 0, rows: int = 64) -> Path:
+    """Write the task for a corpus and an experiment; returns the folder of the data set.
 
     Rows are drawn without replacement over listeners and draws; `episodes.csv` maps them to their episodes.
     Raises UserError when there are fewer queries than upstream's minimum of rows, or more than an hour of audio.
     """
     data = from_corpus(corpus, torch.empty(len(corpus.clips), 0, 0))
     name = f"{''.join(part.capitalize() for part in corpus.name.split('_'))}-Fold{fold}"
-    available = queries(data, fold=fold, group=group, setting=setting, shots=shots, at=at, draws=draws,
-                        min_queries=min_queries, groups=groups, seed=seed, dev_held_out=dev_held_out)
+    protocol = Protocol(experiment, data)
+    available = queries(protocol, fold=fold, group=group, setting=setting, at=at, seed=seed)
     if len(available) < FEWEST_ROWS:
         raise UserError(f"{corpus.name}: {len(available)} queries in fold {fold}, group {group}; at least "
                         f"{FEWEST_ROWS} are needed: choose another fold, group or setting")

@@ -4,6 +4,7 @@ The files are written to a temporary folder and moved into place, the marker las
 noticed and repeated. The same seed, size and generator give the same bytes on the same machine.
 """
 
+import csv
 import json
 import logging
 import os
@@ -13,10 +14,11 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 from perser.corpora import cremad, iemocap
-from perser.corpora.base import MARKER, UNFINISHED, Corpus, folder, nearest, read_marker
+from perser.corpora.base import MARKER, UNFINISHED, Corpus, csv_rows, folder, nearest, read_marker, read_text, tables
 from perser.corpora.synthetic import write_cremad, write_iemocap
 from perser.corpora.synthetic.acoustics import measure, standardise
 from perser.corpora.synthetic.espeak import speak
@@ -25,7 +27,9 @@ from perser.errors import UserError
 
 log = logging.getLogger(__name__)
 
-GENERATOR = 1  # increase it when the bytes change
+GENERATOR = 2  # increase it when the bytes change
+REPEATS = "repeats.csv"  # the second ratings of clips that a listener rates twice: no format has a place for them
+_COLUMNS = ("clip", "listener", "classes")
 _WRITERS = {"iemocap": write_iemocap, "cremad": write_cremad}
 
 
@@ -56,7 +60,9 @@ def synthesise(root: str | Path, seed: int = 0, clips: int = 1200, progress: boo
     turns = writer.plan(seed, clips)
     _speak(turns, draft, seed, progress)
     cues = measure([str(draft / turn.path) for turn in turns])
-    writer.annotate(draft, turns, standardise(cues, [turn.speaker for turn in turns]), seed)
+    again = writer.annotate(draft, turns, standardise(cues, [turn.speaker for turn in turns]), seed)
+    with (draft / REPEATS).open("w", newline="") as file:
+        csv.writer(file).writerows([_COLUMNS, *((clip, who, ";".join(sorted(ticks))) for clip, who, ticks in again)])
     for entry in sorted(draft.iterdir()):
         entry.rename(root / entry.name)
     _write_marker(root, identity | {"clips": len(turns), "files": _count(root)})
@@ -68,9 +74,21 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     """The embedded corpus, read by the loader of the corpus whose format it has."""
     path = folder(root, lambda path: (path / MARKER).is_file() or (path / UNFINISHED).exists(),
                   "the output of `perser synth`")
-    if read_marker(path)["layout"] == "cremad":
-        return replace(cremad.load(path), name="synthetic")
-    return replace(iemocap.load(path, listeners=listeners), name="synthetic")
+    layout = read_marker(path)["layout"]
+    corpus = cremad.load(path) if layout == "cremad" else iemocap.load(path, listeners=listeners)
+    return replace(corpus, name="synthetic", repeats=_repeats(path / REPEATS, corpus))
+
+
+def _repeats(file: Path, corpus: Corpus) -> pd.DataFrame:
+    """Both ratings of the clips that a listener rated twice. UserError: an older or damaged corpus."""
+    remedy = f"run `perser synth {file.parent}` again"
+    if not file.is_file():
+        raise UserError(f"{file}: is missing; {remedy}")
+    rows = csv_rows(read_text(file), str(file), _COLUMNS, remedy)
+    _, second = tables([{"clip": ""}], [(row["clip"], row["listener"], {*row["classes"].split(";")})
+                                        for _, row in rows], corpus.classes)
+    first = corpus.ratings.merge(second[["clip", "listener"]])
+    return pd.concat([first, second]).sort_values(["clip", "listener"], kind="stable", ignore_index=True)
 
 
 def _is_complete(root: Path, identity: dict) -> bool:
@@ -92,7 +110,7 @@ def _clear(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise UserError(f"{root}: is a file; give a new or empty folder")
     present = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    written = {name for writer in _WRITERS.values() for name in writer.TOP} | {MARKER, UNFINISHED}
+    written = {name for writer in _WRITERS.values() for name in writer.TOP} | {MARKER, UNFINISHED, REPEATS}
     if present and (not present & {MARKER, UNFINISHED} or present - written):
         stray = sorted(present - written or present)[0]
         raise UserError(f"{root}: holds {stray!r}, which perser did not write; give a new or empty folder")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from perser.corpora.cremad import BLOCKS, BROKEN, CLASSES, EMOTIONS, SILENT
-from perser.corpora.synthetic.listeners import assign, hear, intended, panel, ticks
+from perser.corpora.synthetic.listeners import REPEATED, assign, intended, moment, panel, ticks
 from perser.corpora.synthetic.speech import Utterance
 from perser.seeds import rng
 
@@ -48,25 +48,35 @@ def _clips(actor: int) -> list[tuple[str, str, str]]:
     return clips
 
 
-def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) -> None:
-    """Simulate many listeners with about 30 ratings per listener, and write finishedResponses.csv."""
+def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) -> list[tuple[str, str, set[str]]]:
+    """Simulate many listeners with about 30 ratings per listener, and write finishedResponses.csv.
+
+    Returns the second ratings (clip, listener, ticks) of the clips that a listener rates twice.
+    """
     draw = rng(seed, "responses")
     names = [str(number) for number in range(1, max(12, len(turns) * 10 // 30) + 1)]
     raters = assign(len(turns), len(names), 9, 11, draw)
     meant = intended([turn.emotion for turn in turns], CLASSES)
-    rows = []
+    rows, repeats = [], []
     for place, listener in enumerate(panel(names, CLASSES, seed)):
         rated = np.array([index for index, places in enumerate(raters) if place in places])
-        noise = rng(seed, "moment", listener.name).standard_normal((len(rated), len(CLASSES)))
-        shares = hear(listener, cues[rated], meant[rated], noise)
+        shares, again = (moment(listener, cues[rated], meant[rated], seed, second) for second in (False, True))
+        repeats += [(turns[index].clip, listener.name, {_strongest(share)})
+                    for index, share in list(zip(rated, again, strict=True))[::REPEATED]]
         for position, index in enumerate(draw.permutation(len(rated))):
             rows += _rows(listener, position, turns[rated[index]], shares[index], draw)
     _write(root, rows, turns)
+    return repeats
+
+
+def _strongest(share: np.ndarray) -> str:
+    """The one class that a listener chooses; of equal ones the first in the alphabet."""
+    return min(zip(-share, CLASSES, strict=True))[1]
 
 
 def _rows(listener, position: int, turn: Utterance, share: np.ndarray, draw) -> list[list[str]]:
     """The voice rating, sometimes with one of the face or of both, which a voice corpus must not use."""
-    strongest = min(zip(-share, CLASSES, strict=True))[1]
+    strongest = _strongest(share)
     kinds = ["1"] + ["23"[int(draw.integers(2))]] * (draw.random() < 0.15)
     ticked = int(ticks(listener, share[None]).sum())
     rows = []

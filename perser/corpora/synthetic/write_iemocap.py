@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from perser.corpora.iemocap import CLASSES, WORDS
-from perser.corpora.synthetic.listeners import hear, intended, panel, ticks
+from perser.corpora.synthetic.listeners import REPEATED, intended, moment, panel, ticks
 from perser.corpora.synthetic.speech import PLAIN, TELLING, Utterance
 from perser.seeds import rng
 
@@ -72,8 +72,11 @@ def _dialog(turn: Utterance) -> str:
     return turn.path.split("/")[3]
 
 
-def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) -> None:
-    """Let the listeners rate all turns and write every annotation file under `root`."""
+def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) -> list[tuple[str, str, set[str]]]:
+    """Let the listeners rate all turns and write every annotation file under `root`.
+
+    Returns the second ratings (clip, listener, ticks) of the clips that the observers rate twice.
+    """
     ticked, raters, spans = _rate(turns, cues, seed), trios(seed), _spans(root, turns, seed)
     for dialog in dict.fromkeys(map(_dialog, turns)):
         chosen = [index for index, turn in enumerate(turns) if _dialog(turn) == dialog]
@@ -94,16 +97,18 @@ def annotate(root: Path, turns: list[Utterance], cues: np.ndarray, seed: int) ->
         _write(folder, dialog, blocks, detail)
         (folder / f"._{dialog}.txt").write_bytes(_MACOS)
         (root / first.path).with_name(f"._{first.clip}.wav").write_bytes(_MACOS)
+    again = _rate(turns, cues, seed, again=True)
+    rated = {name: [i for i, turn in enumerate(turns) if name in raters[_dialog(turn)]] for name in OBSERVERS}
+    return [(turns[i].clip, name, set(again[name][i])) for name in OBSERVERS for i in rated[name][::REPEATED]]
 
 
-def _rate(turns: list[Utterance], cues: np.ndarray, seed: int) -> dict[str, list[list[str]]]:
+def _rate(turns: list[Utterance], cues: np.ndarray, seed: int, again: bool = False) -> dict[str, list[list[str]]]:
     """The classes ticked per listener and turn, strongest first. Self-raters know what they meant."""
     meant = intended([turn.emotion for turn in turns], CLASSES)
     ticked = {}
     for names, knowledge in ((OBSERVERS, 1.0), (SELF_RATERS, 3.0)):
         for listener in panel(names, CLASSES, seed):
-            noise = rng(seed, "moment", listener.name).standard_normal(meant.shape)
-            shares = hear(listener, cues, knowledge * meant, noise)
+            shares = moment(listener, cues, knowledge * meant, seed, again)
             ticked[listener.name] = [
                 [CLASSES[c] for c in order if row[c]]
                 for order, row in zip(np.argsort(-shares, axis=1), ticks(listener, shares), strict=True)]
