@@ -125,8 +125,9 @@ class Run(NamedTuple):
     exchanged: pd.DataFrame | None = None
 
     def only(self, keep: Callable[[pd.DataFrame], pd.Series]) -> "Run":
-        """The run with the records, own and exchanged, that `keep` is true of."""
+        """The run with the records, own and exchanged, that `keep` is true of; exchanged is None if none is left."""
         exchanged = None if self.exchanged is None else self.exchanged[keep(self.exchanged)]
+        exchanged = None if exchanged is None or exchanged.empty else exchanged
         return self._replace(records=self.records[keep(self.records)], exchanged=exchanged)
 
     def title(self, method: str) -> str:

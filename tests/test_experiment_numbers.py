@@ -129,6 +129,8 @@ def test_rows_come_for_every_number_of_shots_and_largest_keeps_that_of_each_sett
     for table in (few.records, few.exchanged):
         cells = set(zip(table["setting"], table["shots"]))
         assert cells - {("seen", 0), ("unseen", 0)} == {("seen", 20), ("unseen", 5)}
+    assert comparison.of(run, ["ssl-e"]).exchanged is None
+    assert set(comparison.of(run, ["ssl-e", "maml"]).exchanged["method"]) == {"maml"}
     assert comparison.rows(run, "maml").query("method == 'meta-perser'")["gain"].round(9).unique().tolist() == [2]
 
 

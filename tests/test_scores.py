@@ -231,7 +231,7 @@ def rejected(number, seed_effect, runs, gain=0.0, method=lambda grid: interval(g
 @pytest.mark.parametrize("number", [36, 6])
 @pytest.mark.parametrize("seed_effect", [0.0, 0.2, 0.4])
 def test_a_true_null_is_rejected_in_about_five_percent(number, seed_effect):
-    """0.2 is an effect of seeds as large as seen, 0.4 twice that; a test over listeners alone rejects 9 % and 22 %."""
+    """0.2 is an effect of seeds as large as seen, 0.4 twice that; a test over listeners alone rejects 10 % and 23 %."""
     assert 0.02 < rejected(number, seed_effect, 2000) < 0.075
     if number == 36 and seed_effect:
         alone = rejected(number, seed_effect, 1000, method=lambda grid: stats.ttest_1samp(grid.mean(1), 0).pvalue)

@@ -45,13 +45,14 @@ def of_run(run: Run, place: Path) -> list[dict]:
         return []
     names, synthetic = wording.labels(run.records), wording.stamp(run)
     title = f"{names['corpus']} ({names['upstream']}, {names['experiment']}{f', {synthetic}' if synthetic else ''})"
+    rows = _headline_rows(run)
     return [{"run": title, **claim, "synthetic": names["synthetic"], "records": str(place)}
-            for kind in (_headline(run), _harmless(run), _macro_f1(run)) for claim in kind]
+            for kind in (_headline(run, rows), _harmless(run, rows), _macro_f1(run)) for claim in kind]
 
 
-def _headline(run: Run) -> list[dict]:
+def _headline(run: Run, rows: list[dict]) -> list[dict]:
     """Gain and personal part in log loss and accuracy, each kind with its own correction."""
-    judged, rows = [], _headline_rows(run)
+    judged = []
     for part, words in HEADS.items():
         judged += _judged([
             _claim(run, f"{_with_shots(run, row)} {words.format(wording.over(run))} in "
@@ -70,10 +71,10 @@ def _headline_rows(run: Run) -> list[dict]:
     return rows[rows["shots"].gt(0) & rows["method"].isin(chosen)].to_dict("records")
 
 
-def _harmless(run: Run) -> list[dict]:
+def _harmless(run: Run, numbers: list[dict]) -> list[dict]:
     """That no interval of a method's gain, in the score where it reaches lowest, reaches below HARM."""
     scores: dict[tuple[str, str], list[dict]] = {}
-    for row in _headline_rows(run):
+    for row in numbers:
         scores.setdefault((row["method"], row["setting"]), []).append(row)
     judged = []
     for (method, setting), rows in scores.items():
@@ -89,7 +90,7 @@ def _macro_f1(run: Run) -> list[dict]:
     """The claims in the paper's score."""
     rows, baseline, scores = [], wording.baseline(run), per_seed(run.records)
     if baseline:
-        numbers = comparison.rows(run, CONSTANT, ("f1",))
+        numbers = comparison.rows(comparison.of(run, [baseline]), CONSTANT, ("f1",))
         rows += [_claim(run, f"{run.title(baseline)} is better than the best constant answer, {row['setting']} clips",
                         _mean_of(row, "gain"))
                  for row in numbers[numbers["method"] == baseline].to_dict("records")]

@@ -35,9 +35,9 @@ def grids(scores: pd.DataFrame) -> Grids:
 def rows(run: Run, baseline: str | None = None, names: Iterable[str] = HEADLINE) -> pd.DataFrame:
     """A row per setting, number of shots, method (and its group) and score, in printed units.
 
-    Gains are positive where better: level, gain (over the baseline, by default SSL-E) and personal (own shots minus somebody else's), each with _low and
-    _high, the last two with _p; worse: share of listeners who lose; listeners; records. A part that the records do not
-    allow is nan.
+    Gains are positive where better. level, gain (over the baseline, by default SSL-E) and personal (own shots minus
+    somebody else's), each with _low and _high, the last two with _p; worse: share of listeners who lose; listeners;
+    records. A part that the records do not allow is nan.
     """
     baseline, scores = baseline or wording.baseline(run), scored(own(run))
     cells, records = grids(scores), scores.groupby(["method", "setting", "shots"])["records"].sum()
