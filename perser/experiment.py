@@ -51,8 +51,8 @@ class Experiment(Settings):
         None, description="dev listeners: a held-out group, or the training listeners in the dev session; "
                           "unset: held-out where groups have at least four listeners")
     folds: Counts | Literal["paired"] | None = Field(
-        None, description="folds to run, from 1; unset: all, with every group of listeners; paired: all, fold i with the "
-                          "i-th group alone")
+        None, description="folds to run, from 1; unset: all, with every group of listeners; paired: all, fold i with "
+                          "the i-th group alone")
     test_inner_steps: Numbers | None = Field(
         None, description="numbers of inner steps to test after, repeating the last step's learning rates beyond those "
                           "trained; unset: as trained")
@@ -77,7 +77,8 @@ def load(path: Path, overrides: tuple[str, ...] = (), corpus: str = "") -> Exper
     Raises UserError in one line that names the file, the key and, for an unknown key, the nearest valid one.
     """
     path = Path(path)
-    shared, settings = read_toml(path.with_name(SHARED[0])) if path.with_name(SHARED[0]).exists() else {}, read_toml(path)
+    beside, settings = path.with_name(SHARED[0]), read_toml(path)
+    shared = read_toml(beside) if beside.exists() else {}
     common, base = shared.get(COMMON, {}) | shared.get(BY_CORPUS, {}).get(corpus, {}), settings.get("base", {})
     settings = common | settings | {"base": common.get("base", {}) | base if isinstance(base, dict) else base}
     for change in overrides:

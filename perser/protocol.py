@@ -30,7 +30,13 @@ class Protocol:
                              else min(map(len, self.groups)) >= LEAST_DEV)
         if experiment.support is None:
             self.experiment = experiment.model_copy(update={"support": self._default_support()})
-        self.shots = self._possible_shots()
+        self.own = dict.fromkeys(POOLS, self.experiment.support == "same")  # whether shots are of the queries' pool
+        if not self.dev_held_out and not self.own["dev"]:
+            self.own["dev"] = True
+            self.own["dev"] = self._most_ratings("dev") >= min(experiment.shots) + experiment.min_queries
+        most = {name: self._most_ratings(name) for name in POOLS}
+        self.shots = {name: tuple(k for k in experiment.shots if k + experiment.min_queries <= most[name])
+                      or (min(experiment.shots),) for name in POOLS}
         pairs = self._pairs()
         self.splits = [pair for pair in pairs if self._tests(*pair)]
         if not self.splits:
@@ -54,17 +60,15 @@ class Protocol:
                 for fold in data.folds]
         return "same" if np.mean(able, axis=0)[tested].mean() >= 0.5 else "any"
 
-    def _possible_shots(self) -> dict[str, tuple[int, ...]]:
-        """For dev, seen and unseen, the numbers of shots that leave the median listener a query in every fold."""
-        least = dict.fromkeys(POOLS, np.inf)
+    def _most_ratings(self, name: str) -> float:
+        """Ratings that the median listener of a pool has for shots and query, in every fold."""
+        least = np.inf
         for fold, group in product(range(1, len(self.data.folds) + 1), range(len(self.groups))):
             pools = self.split(fold, group)
-            for name in POOLS:
-                supports = self.support_pool(pools, name)
-                counts = np.bincount(self.data.listener[getattr(pools, name) if supports is None else supports])
-                least[name] = min(least[name], np.median(counts[counts > 0]) if counts.any() else np.inf)
-        return {name: tuple(k for k in self.experiment.shots if k + self.experiment.min_queries <= most)
-                or (min(self.experiment.shots),) for name, most in least.items()}
+            supports = self.support_pool(pools, name)
+            counts = np.bincount(self.data.listener[getattr(pools, name) if supports is None else supports])
+            least = min(least, np.median(counts[counts > 0]) if counts.any() else np.inf)
+        return least
 
     def _tests(self, fold: int, group: int) -> bool:
         """Whether a split tests anybody. Raises UserError when it would, but has nobody to train or choose on."""
@@ -84,17 +88,22 @@ class Protocol:
                               self.support_pool(pools, name))
 
     def _lacking(self, names: tuple[str, ...], pairs: list[tuple[int, int]]) -> str:
-        """That nobody has shots and queries in some pools, and what to set instead."""
+        """That nobody has shots and queries in some pools of some splits, and what to set instead."""
         experiment, where = self.experiment, " or ".join(WHERE[name] for name in names)
-        most = max(int(np.bincount(self.data.listener[getattr(self.split(*pair), name)], minlength=1).max())
-                   for pair, name in product(pairs, names))
-        fewer, shared = most - experiment.min_queries, experiment.support == "same"
-        remedies = [f"--set shots=[{fewer}]" if fewer > 0 else f"--set min_queries={max(1, most - shared)}"]
-        remedies += ["--set support=any"] if shared else []
+        ratings = [int(np.bincount(self.data.listener[getattr(self.split(*pair), name)], minlength=1).max())
+                   for pair, name in product(self._pairs(), names)]
+        most = min(filter(None, ratings), default=0) if names == ("dev",) else max(ratings)
+        own = self.own[names[0]]
+        fewest = min(experiment.shots) * own
+        remedies = [f"--set min_queries={most - fewest}" if most > fewest else "--set shots=[1] --set min_queries=1"]
+        if own and most > experiment.min_queries:
+            remedies = [f"--set shots=[{most - experiment.min_queries}]"]
+        remedies += ["--set support=any"] if experiment.support == "same" else []
         remedies += ["--set dev=held-out"] if "dev" in names and not self.dev_held_out else []
-        return (f"fold {', '.join(map(str, dict.fromkeys(fold for fold, _ in pairs)))}: no {'dev ' * ('dev' in names)}listener has "
-                f"{min(experiment.shots)} shots and {experiment.min_queries} queries {where}, where the most ratings of "
-                f"one are {most}: {', or '.join(remedies)}")
+        numbers = ", ".join(map(str, dict.fromkeys(fold for fold, _ in pairs)))
+        return (f"fold {numbers}: no {'dev ' * ('dev' in names)}listener has {min(experiment.shots)} shots and "
+                f"{experiment.min_queries} queries {where}, where one has at most {most} ratings: "
+                f"{', or '.join(remedies)}")
 
     def split(self, fold: int, group: int) -> Split:
         """The pools of a split."""
@@ -103,10 +112,10 @@ class Protocol:
     def support_pool(self, pools: Split, name: str) -> np.ndarray | None:
         """The ratings that shots of seen, unseen or dev are drawn from; None for the queries' own pool.
 
-        The dev listeners' shots are always of the dev session if they are training listeners: the model was trained on
-        their other ratings.
+        The shots of dev listeners who are training listeners are of the dev session if it has enough of them: the model
+        was trained on their other ratings.
         """
-        if self.experiment.support == "same" or (name == "dev" and not self.dev_held_out):
+        if self.own[name]:
             return None
         return np.flatnonzero(np.isin(self.data.listener, self.data.listener[getattr(pools, name)]))
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from perser import checkpoints, experiment, walkthrough, workers
+from perser import checkpoints, experiment, records, walkthrough, workers
 from perser.cli import main, planned
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +74,40 @@ def at_the_repository():
     """experiments/ is looked for where the command is typed."""
     with chdir(ROOT):
         yield
+
+
+def rated_table(root, listeners=8, clips=100, ratings=40):
+    """Tones of five sessions; every listener rates 40 of the 100."""
+    draw = np.random.default_rng(0)
+    (root / "audio").mkdir(parents=True)
+    for i in range(clips):
+        tone = 0.3 * np.sin(np.arange(4000) * (20 + i) / 300)
+        soundfile.write(root / "audio" / f"c{i}.wav", tone, 16000)
+    rows = [f"c{i}.wav,L{k},{draw.choice(['happy', 'sad', 'angry'])},{i % 5 + 1}"
+            for k in range(listeners) for i in draw.choice(clips, ratings, replace=False)]
+    (root / "ratings.csv").write_text("clip,listener,label,session\n" + "\n".join(rows) + "\n")
+    return root
+
+
+def test_forty_ratings_of_a_listener_allow_ten_shots_on_unseen_clips(perser, tmp_path):
+    """About eight ratings lie in a session. Shots come from any clips, by themselves, and the caption says so."""
+    place = rated_table(tmp_path / "table")
+    words = ["run", "main", "--corpus", "table", "--root", place, "--upstream", "logmel", "--jobs", "1",
+             *sets(*TINY, "shots=[5, 10]", "folds=[1, 2]")]
+    code, out, err = perser(*words, "--out", tmp_path / "out" / "main")
+    assert code == 0, err
+    assert "Shots are any clips of the listener." in out
+    frame = records.read(tmp_path / "out" / "main")
+    unseen = frame[(frame["setting"] == "unseen") & (frame["shots"] == 10)]
+    ratings = pd.read_csv(place / "ratings.csv")
+    sizes = ratings.groupby(["session", "listener"]).size()
+    able = {(fold, name) for fold, session in ((1, 4), (2, 3)) for name, size in sizes[session].items() if size >= 5}
+    assert set(zip(unseen["fold"], unseen["listener"])) == able and len({name for _, name in able}) == 8
+    assert (unseen["queries"] >= 5).all()
+    code, _, err = perser(*words, *sets("support=same", "shots=[10]"), "--out", tmp_path / "out" / "same")
+    assert code == 2 and "Traceback" not in err and err.count("\n") == 1
+    assert "no dev listener has 10 shots and 5 queries in the dev session" in err and "--set support=any" in err
+
 
 
 def wavs(root, session):

@@ -219,6 +219,90 @@ def test_msp_podcast_root_and_audio(tmp_path):
         load("msp_podcast", root)
 
 
+@pytest.mark.parametrize("primary, secondary, first, more", [
+    ("Other-cannot tell; sounds bored", "Neutral", set(), {"neutral"}),
+    ("Other-proud, a bit smug", "Other-smug; very, happy", set(), {"happy"}),
+    ("Neutral", "Sad,Other-calm; rather flat, bored", {"neutral"}, {"neutral", "sad"}),
+    ("Sad", "", {"sad"}, {"sad"})])
+def test_free_text_of_other_may_hold_commas_and_semicolons(tmp_path, primary, secondary, first, more):
+    root = podcast(tmp_path, single=SINGLE.replace("Angry; Angry,Frustrated", f"{primary}; {secondary}"))
+    key = ("MSP-PODCAST_0002_0033", "WORKER00000001")
+    assert ticked(load("msp_podcast", root))[key] == first
+    assert ticked(load("msp_podcast", root, labels="secondary"))[key] == more
+
+
+def released(root: Path, rows: list[tuple[str, str, str]], split: bool = True, audio: str = "Audios") -> Path:
+    """Clips with speaker and partition, rated by two workers."""
+    (root / "Labels").mkdir(parents=True)
+    header = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender" + ",Split_Set" * split
+    lines = [f"{clip}.wav,N,4.0,4.0,4.0,{speaker},Unknown" + f",{part}" * split for clip, speaker, part in rows]
+    (root / "Labels" / "labels_consensus.csv").write_text("\n".join([header, *lines]) + "\n")
+    rated = [f"{clip}.wav; N; A:4.0; V:4.0; D:4.0;\n"
+             "WORKER00014332; Neutral; Neutral,Other-Proud; A:4.0; V:3.0; D:4.0;\n"
+             "WORKER00014350; Other-Frustrated; Frustrated; A:1.0; V:4.0; D:3.0;\n" for clip, _, _ in rows]
+    (root / "Labels" / "labels.txt").write_text("\n".join(rated))
+    for clip, _, _ in rows:
+        sound(root / audio / f"{clip}.wav", 0.1)
+    return root
+
+
+RECORDINGS = ("033-098.1-2", "034-114.1-2", "rmn_e465b_8.1-2", "001-105.1-2", "004-017.1-2", "005-050.1-2",
+              "006-040.1-2")  # as in WHiSER, of 3 to 9 clips
+WHISER = [(f"{name}_{i}", "Unknown", "NA") for place, name in enumerate(RECORDINGS) for i in range(9 - place)]
+
+
+@pytest.mark.parametrize("audio", ["wavs", "Annotation_wav_files"])
+@pytest.mark.parametrize("split", [True, False])
+def test_whiser_gets_five_sessions_without_a_shared_recording_and_keeps_them(tmp_path, split, audio):
+    """Split_Set NA or absent, all speakers unknown. Recordings of 9, 8, 7, 6, 5, 4, 3 clips, each to the smallest of
+    five sessions: 9, 8, 7, 6 + 3 and 5 + 4."""
+    root = released(tmp_path, WHISER, split, audio)
+    corpus = load("msp_podcast", root)
+    assert corpus.folds == () and sorted(corpus.clips.groupby("session").size()) == [7, 8, 9, 9, 9]
+    assert corpus.clips.groupby("speaker")["session"].nunique().tolist() == [1] * 7
+    assert set(corpus.clips.speaker) == set(RECORDINGS)
+    assert ticked(corpus)["033-098.1-2_0", "WORKER00014332"] == {"neutral"}
+    saved = root / "splits.csv"
+    rows = list(csv.DictReader(saved.read_text().splitlines()))
+    assert {row["clip"]: int(row["session"]) for row in rows} == corpus.clips.session.to_dict()
+    labels = root / "Labels" / "labels.txt"
+    labels.write_text("\n\n".join(labels.read_text().split("\n\n")[5:]))
+    fewer = load("msp_podcast", root).clips
+    assert len(fewer) == 37 and fewer.session.to_dict().items() <= corpus.clips.session.to_dict().items()
+    saved.write_text("\n".join(saved.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(UserError, match=r"splits\.csv: no session of 'rmn_e465b_8\.1-2_6'; add it, or delete the file"):
+        load("msp_podcast", root)
+
+
+def test_official_partitions_stay_apart_and_train_is_cut_by_speaker(tmp_path):
+    """Speakers of 4, 3, 2 and 1 clips, one of them unknown: three training sessions of 4, 3 and 3 clips."""
+    train = [(f"MSP-PODCAST_{speaker:04d}_{i:04d}", speaker if speaker < 4 else "Unknown", "Train")
+             for speaker in range(1, 5) for i in range(5 - speaker)]
+    others = [("MSP-PODCAST_0007_0001", 7, "Development"), ("MSP-PODCAST_0008_0001", 8, "Validation"),
+              *((f"MSP-PODCAST_0009_000{i}", 9, f"Test{i}") for i in (1, 2, 3))]
+    root = released(tmp_path, [*train, *others])
+    clips = load("msp_podcast", root).clips
+    assert clips.groupby("session").size().to_dict() == {1: 4, 2: 2, 3: 3, 4: 3, 5: 3}
+    assert (clips.groupby("session")["split"].agg(set)[[2, 3]] == [{"Development", "Validation"},
+                                                                  {"Test1", "Test2", "Test3"}]).all()
+    assert (clips.groupby("speaker")["session"].nunique() == 1).all() and not (root / "splits.csv").exists()
+    text = (root / "Labels" / "labels_consensus.csv").read_text()
+    (root / "Labels" / "labels_consensus.csv").write_text(text.replace("Test2", "NA"))
+    with pytest.raises(UserError, match=r"labels_consensus\.csv:15: no Split_Set, but other clips have one; fill it"):
+        load("msp_podcast", root)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1), st.integers(1, 20), min_size=1), st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_dealt_sessions_share_no_speaker_and_differ_by_one_speaker_at_most(sizes, parts):
+    known = {f"{name}_{i}": (1, name, "") for name, size in sizes.items() for i in range(size)}
+    sessions = msp_podcast.deal(sorted(known), known, parts)
+    speakers = [{known[clip][1] for clip in known if sessions[clip] == part} for part in range(1, parts + 1)]
+    assert sum(map(len, speakers)) == len(sizes) and sessions == msp_podcast.deal(sorted(known)[::-1], known, parts)
+    loads = [sum(session == part for session in sessions.values()) for part in range(1, parts + 1)]
+    assert max(loads) - min(loads) <= max(sizes.values())
+
+
 def actors(root: Path, kind: str = "wav") -> Path:
     """Eight actors, eight emotions, one repetition; emotions differ in pitch and level, as speech does."""
     draw = rng(0, "actors")

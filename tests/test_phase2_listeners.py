@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from made import SMALL, UPSTREAM
 from made_phase2 import INSPECT, source
 
-from perser import checkpoints, features
+from perser import checkpoints, features, workers
 from perser.corpora import Corpus
 from perser.data import from_corpus, listener_groups, rating_targets, split
 from perser.episodes import draws_by_listener, make_batch
@@ -21,11 +22,14 @@ from perser.methods import GradientModel
 from perser.model import Head, predict
 from perser.phase2 import listeners, runner, tasks
 from perser.features import upstreams
+from perser.errors import UserError
 from perser.phase2.export import review
+from perser.plan import Plan
+from perser.protocol import Protocol
 
 CLASSES = ("neutral", "happy", "sad", "angry")
-SETTINGS = {"fold": 1, "group": 0, "setting": "unseen", "shots": (3,), "at": 3, "draws": 2, "min_queries": 3,
-            "groups": 3, "seed": 0}
+EXPERIMENT = SMALL.model_copy(update={"shots": (3,), "draws": 2, "min_queries": 3, "groups": 3, "folds": None,
+                                      "methods": {"ssl-e": SMALL.methods["ssl-e"]}})
 pytestmark = INSPECT
 
 
@@ -49,7 +53,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(corpus, tmp_path_factory):
-    return listeners.build(tmp_path_factory.mktemp("tasks"), corpus, rows=40, **SETTINGS)
+    return listeners.build(tmp_path_factory.mktemp("tasks"), corpus, EXPERIMENT, at=3, rows=40)
 
 
 def test_the_export_passes_the_upstream_review(built):
@@ -80,6 +84,30 @@ def test_rows_are_the_queries_of_the_main_tables_episodes(built, corpus):
             np.testing.assert_allclose(sf.read(path)[0], sf.read(original)[0], atol=2e-4)
     lines = csv.DictReader((built / "data" / "episodes.csv").read_text().splitlines())
     assert set(rows) == {line["file"] for line in lines}
+
+
+@pytest.mark.parametrize("setting", ["seen", "unseen"])
+@pytest.mark.parametrize("asked", [
+    {"shots": (3, 13)}, {"shots": (3, 13), "support": "same"}, {"shots": (3, 9), "support": "any"},
+    {"shots": (3,), "dev": "training"}, {"shots": (3,), "folds": "paired"}])
+def test_the_task_has_the_listeners_clips_and_queries_of_the_records(corpus, tmp_path, setting, asked):
+    """Sixteen ratings in the test session: thirteen shots leave no query there, which must not empty the task."""
+    experiment = EXPERIMENT.model_copy(update=asked)
+    data = from_corpus(corpus, torch.zeros(len(corpus.clips), 1, 2))
+    frame = workers.run(Plan(experiment, corpus, UPSTREAM, data.features, "none", tmp_path / "run"), jobs=1)
+    for fold, group in Protocol(experiment, data).splits[:3]:
+        drawn = listeners.queries(Protocol(experiment, data), fold=fold, group=group, setting=setting, at=3, seed=0)
+        held_out = Protocol(experiment, data).split(fold, group).test_listeners
+        rows = frame[(frame["fold"] == fold) & (frame["setting"] == setting) & frame["listener"].isin(held_out)]
+        counts = pd.Series([data.listeners[listener] for listener, _, _, _ in drawn]).value_counts()
+        assert counts.to_dict() == rows.set_index("listener")["queries"].to_dict() and len(counts) == 4
+
+
+def test_a_split_or_a_number_of_shots_without_records_is_one_line(corpus):
+    protocol = Protocol(EXPERIMENT, from_corpus(corpus, torch.empty(len(corpus.clips), 0, 0)))
+    for wrong in ({"fold": 4}, {"group": 3}, {"at": 5}):
+        with pytest.raises(UserError, match=r"nobody is tested so; unseen clips have 3 shots, in 3 groups from 0$"):
+            listeners.queries(protocol, **{"fold": 1, "group": 0, "setting": "unseen", "at": 3, "seed": 0} | wrong)
 
 
 def test_file_names_are_digests_of_the_audio(built, corpus):

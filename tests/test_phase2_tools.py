@@ -13,6 +13,7 @@ import soundfile as sf
 from click.testing import CliRunner
 from made_phase2 import INSPECT, source
 
+from perser import cli
 from perser.phase2 import aggregate, runner, tasks
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
@@ -100,12 +101,15 @@ def rated(tmp_path_factory):
 
 
 def export(rated, out, *more):
-    return CliRunner().invoke(listener_task.main, ["table", "--root", str(rated), "--out", str(out), "--groups", "3",
-                                                   "--shots", "3", "--at", "3", "--rows", "40", *more])
+    return CliRunner().invoke(listener_task.main, ["table", "--root", str(rated), "--out", str(out), "--at", "3",
+                                                   "--rows", "40", *more])
+
+
+FEW = ("--set", "groups=3", "--set", "shots=[3]")
 
 
 def test_the_listener_task_of_any_corpus_is_exported_and_passes_the_review(rated, tmp_path):
-    result = export(rated, tmp_path)
+    result = export(rated, tmp_path, *FEW)
     assert result.exit_code == 0, result.output
     folder = Path(result.output.splitlines()[0])
     assert folder.name == "ListenerEmotionRecognition_Table-Fold1" and len(result.output.splitlines()) == 1
@@ -115,10 +119,25 @@ def test_the_listener_task_of_any_corpus_is_exported_and_passes_the_review(rated
 
 
 def test_a_listener_task_that_breaks_a_rule_exits_with_code_one(rated, tmp_path):
-    few = export(rated, tmp_path / "few", "--rows", "20")
+    few = export(rated, tmp_path / "few", *FEW, "--rows", "20")
     assert few.exit_code == 1 and "20 rows; at least 32" in few.output
-    wrong = export(rated, tmp_path / "wrong", "--shots", "50", "--at", "50")
+    wrong = export(rated, tmp_path / "wrong", *FEW, "--at", "50")
     assert wrong.exit_code == 1 and wrong.output.count("\n") == 1
+
+
+def test_a_listener_task_of_a_run_has_its_settings_and_corpus_options(rated, tmp_path):
+    """A run with classes in an order of its own and four shots, which main.toml does not have."""
+    (tmp_path / "x.toml").write_text("seeds = [0]\nshots = [4]\ndraws = 2\ngroups = 3\nmin_queries = 3\n"
+                                     "[methods]\nssl-e = { kind = 'ssl-e' }\n")
+    run = tmp_path / "out" / "x"
+    with pytest.raises(SystemExit) as stop:
+        cli.main.main(["run", str(tmp_path / "x.toml"), "--corpus", "table", "--root", str(rated), "--out", str(run),
+                       "--option", "classes=sad,happy,angry", "--jobs", "1"])
+    assert stop.value.code == 0
+    result = export(rated, tmp_path / "tasks", "--run", str(run), "--at", "4")
+    assert result.exit_code == 0, result.output
+    [row, *_] = tasks.load(tmp_path / "tasks")[0][0].rows
+    assert len(row.audios) == 5 and "sad, happy, or angry" in row.instruction
 
 
 def test_the_results_tool_requires_an_existing_run():

@@ -25,7 +25,7 @@ MAIN = Path(__file__).parents[1] / "experiments" / "main.toml"
 @click.option("--group", default=0, show_default=True, help="Group of held-out listeners, from 0.")
 @click.option("--run", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="A run whose episodes are exported.  [default: those of experiments/main.toml]")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of main.toml. Repeatable.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of main.toml.")
 @click.option("--at", default=5, show_default=True, help="Labelled clips in each instruction.")
 @click.option("--rows", default=64, show_default=True)
 @click.option("--setting", default="unseen", show_default=True, type=click.Choice(["seen", "unseen"]))

@@ -25,15 +25,15 @@ AUDIO = ("Audios", "Audio", "wavs", "Annotation_wav_files")  # the last two: WHi
 _CLASSES = {"primary": PRIMARY, "secondary": SECONDARY}
 _NEEDED = ("FileName", "SpkrID")
 _WORKER = re.compile(r"WORKER\w+", re.ASCII)
-_SCALE = re.compile(r"[AVD]:.*|")
+_SCALE = re.compile(r"[AVD]:.*")
 
 
 def load(root: str | Path, labels: str = "primary") -> Corpus:
     """MSP-Podcast's clips and single ratings, or WHiSER's.
 
     The official partitions are the only fold: Train (sessions 1, 4 and 5, which share no speaker), Development (2) and
-    all test sets (3). Where Split_Set is NA or absent, five sessions that share no speaker are made and saved in `root` as
-    splits.csv, which later calls read. `labels` is "primary" (eight classes, one tick) or "secondary" (sixteen, the
+    all test sets (3). Where Split_Set is NA or absent, five sessions that share no speaker are made and saved in `root`
+    as splits.csv, which later calls read. `labels` is "primary" (eight classes, one tick) or "secondary" (sixteen, the
     primary and all secondary ones). Class names are lower case. UserError: a root that is not the release, an unknown
     label or split, a clip that is in only one of the two label files, a clip without audio.
     """
@@ -71,7 +71,7 @@ def _gather(single: Path, consensus: Path, known: dict, labels: str) -> dict[tup
     if not ticks:
         raise UserError(f"{single}: holds no rating; restore the file")
     if repeated:
-        log.warning("%s: %d ratings repeat a listener's earlier one of the same clip and are left out", single, repeated)
+        log.warning("%s: %d ratings repeat a listener's earlier one of a clip and are left out", single, repeated)
     return ticks
 
 

@@ -50,8 +50,9 @@ def examples(instruction: str) -> list[list[str]]:
 def queries(protocol: Protocol, *, fold: int, group: int, setting: str, at: int, seed: int) -> list[Query]:
     """The queries of the main table's test episodes with `at` shots. Raises UserError when there is no such table."""
     if (fold, group) not in protocol.splits or at not in protocol.shots[setting]:
-        raise UserError(f"fold {fold}, group {group}, {at} shots: nobody is tested so; {setting} clips have "
-                        f"{', '.join(map(str, protocol.shots[setting]))} shots, in {len(protocol.groups)} groups from 0")
+        numbers = ", ".join(map(str, protocol.shots[setting]))
+        raise UserError(f"fold {fold}, group {group}, {at} shots: nobody is tested so; {setting} clips have {numbers} "
+                        f"shots, in {len(protocol.groups)} groups from 0")
     episodes = protocol.draws(protocol.split(fold, group), setting, seed)
     return [(listener, draw, support, int(query)) for (listener, k), drawn in sorted(episodes.items()) if k == at
             for draw, (support, row) in enumerate(zip(drawn.support, drawn.query, strict=True)) for query in row]
