@@ -77,8 +77,8 @@ def load(path: Path, overrides: tuple[str, ...] = (), corpus: str = "") -> Exper
     Raises UserError in one line that names the file, the key and, for an unknown key, the nearest valid one.
     """
     path = Path(path)
-    beside, settings = path.with_name(SHARED[0]), read_toml(path)
-    shared = read_toml(beside) if beside.exists() else {}
+    common_file, settings = path.with_name(SHARED[0]), read_toml(path)
+    shared = read_toml(common_file) if common_file.exists() else {}
     common, base = shared.get(COMMON, {}) | shared.get(BY_CORPUS, {}).get(corpus, {}), settings.get("base", {})
     settings = common | settings | {"base": common.get("base", {}) | base if isinstance(base, dict) else base}
     for change in overrides:
