@@ -14,7 +14,7 @@
 # All results below are computed from the records of a finished run when the page is executed. None is typed.
 
 # %% tags=["parameters"]
-results = "../results/synthetic/logmel/main"
+results = "../results/emodb/whisper-tiny.en/main"
 
 # %% [markdown]
 # ## What was run

@@ -13,7 +13,7 @@
 # finished run. Set `results` to a run of your own, and `root` to its corpus to hear the clips.
 
 # %% tags=["parameters"]
-results = "../results/emodb/whisper-tiny.en/people"
+results = "../results/emodb/whisper-tiny.en/methods"
 root = ""
 
 # %%

@@ -10,8 +10,8 @@
 # results, and learn nothing.
 
 # %% tags=["parameters"]
-first = "../results/ravdess/logmel"
-second = "../results/synthetic/logmel"
+first = "../results/emodb/whisper-tiny.en"
+second = "../results/ravdess/whisper-tiny.en"
 benchmarks = "../benchmarks"
 
 # %%

@@ -5,14 +5,11 @@
 # with its settings, on several upstreams. It asks how much the upstream changes the result, which of its layers are
 # read, and whether it helps to adapt the layer weights to the listener too, which the paper leaves open.
 #
-# First real listeners (EmoDB) on a trained speech encoder, Whisper tiny.en, and on features that no training made:
-# log-mel spectra and the eGeMAPS descriptors. Then small models of three families with *random weights*, which have
-# learned nothing (`tools/random_upstreams.py`), on **synthetic** speech and listeners: the baseline that a result must
-# beat before it owes anything to training.
+# The listeners are real (EmoDB). The upstreams are a trained speech encoder, Whisper tiny.en, and two sets of features
+# that no training made: log-mel spectra and the eGeMAPS descriptors.
 
 # %% tags=["parameters"]
 results = "../results/emodb"
-random = "../results/synthetic"
 
 # %%
 from pathlib import Path
@@ -20,25 +17,20 @@ from pathlib import Path
 import perser
 from IPython.display import Image, Markdown, display
 
-parts = [perser.experiments.upstreams.in_order(list(map(perser.records.load, Path(folder).glob(f"*/{name}"))))
-         for folder, name in ((results, "main"), (random, "upstreams"))]
-parts = [part for part in parts if part]
-runs = [run for part in parts for run in part]
+runs = perser.experiments.upstreams.in_order(list(map(perser.records.load, Path(results).glob("*/main"))))
 for run in runs:
     print(perser.wording.upstream(run))
     print("  ", perser.wording.source(run))
     print("   synthetic:", run.manifest.synthetic or "nothing")
 
 # %% [markdown]
-# ## The tables
+# ## The table
 #
-# At the largest K. Compare the levels between upstreams, and gains and personal parts within an upstream. A gain on
-# random weights owes nothing to training: the K ratings alone show how often a listener ticks each class. The best
+# At the largest K. Compare the levels between upstreams, and gains and personal parts within an upstream. The best
 # constant answer shows where an upstream carries so little that listening does not pay.
 
 # %%
-for part in parts:
-    display(Markdown(perser.tables.markdown(*perser.experiments.upstreams.table(part))))
+display(Markdown(perser.tables.markdown(*perser.experiments.upstreams.table(runs))))
 
 # %% [markdown]
 # Meta-PerSER against fine-tuning at the largest K, on each upstream:
@@ -51,15 +43,13 @@ for run in runs:
     print(perser.tables.comparison_table(run, rows).cells.to_string(index=False))
 
 # %% [markdown]
-# ## The figures
+# ## The figure
 #
 # Open marks are gains over SSL-E on the same upstream, filled ones personal parts.
 
 # %% tags=["nbval-ignore-output"]
-for part in parts:
-    figure = perser.experiments.upstreams.figure(part)
-    pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/upstreams-{part[0].manifest.corpus}")
-    display(Image(png, width=560))
+pdf, png = perser.figures.save(perser.experiments.upstreams.figure(runs), "../out/notebooks/figures/upstreams")
+display(Image(png, width=560))
 
 # %% [markdown]
 # ## Where a gain in macro F1 comes from
@@ -83,9 +73,8 @@ for run in runs:
 # ## Which layers are read
 #
 # The head reads a weighted sum of an upstream's layers. The weights are learned, positive and sum to one. Layer 0 is
-# the input of the transformer. Upstreams of a single layer have no weights. No random layer is better than another, so
-# on random weights the deviation from the dashed line (equal weights) is what chance produces, and trained layers have
-# to exceed it before a preference means anything. Mean and standard deviation over folds, groups and seeds.
+# the input of the transformer. Upstreams of a single layer have no weights. The dashed line stands for equal weights.
+# Mean and standard deviation over folds, groups and seeds.
 
 # %%
 for run in runs:
@@ -105,11 +94,10 @@ if figure := perser.experiments.upstreams.layers(runs):
 #
 # *Meta-PerSER, layers too* adapts a fifth tensor in the inner loop, the layer weights, with learned rates. It is
 # compared with Meta-PerSER, whose layer weights are the same for all listeners, at the largest K. Below the table are
-# its mean learned rates, where *mix* is the layer weights. On random layers no effect is expected, since no layer knows
-# what another does not. Only trained layers can answer the question. No table: no such run is committed.
+# its mean learned rates, where *mix* is the layer weights.
 
 # %%
-for path in sorted([*Path(results).glob("*/layers"), *Path(random).glob("*/layers")]):
+for path in sorted(Path(results).glob("*/layers")):
     run = perser.records.load(path)
     rows = perser.statistics.compare_with(perser.scores.per_seed(run.records), ["meta-perser-layers"], "meta-perser")
     table, caption = perser.tables.comparison_table(run, rows), perser.tables.comparison_caption(run)

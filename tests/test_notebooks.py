@@ -28,10 +28,10 @@ PARAMETERS = {
     "09_cost_and_speed": {"first", "second", "benchmarks"},
     "10_phase2_tasks_and_scores": {"phase2"},
     "11_phase2_listener_task": {"listener"},
-    "12_upstreams": {"results", "random"},
+    "12_upstreams": {"results"},
     "14_real_listeners": {"results"},
 }
-REAL = ("03", "04", "06", "07", "14")  # pages that show nothing but real speech and listeners
+REAL = ("00", "03", "04", "06", "07", "12", "14")  # pages that show nothing but real speech and listeners
 NOT_COMPARED = "nbval-ignore-output"
 
 
