@@ -16,10 +16,12 @@ def table_block(run_dir: str, *methods: str) -> str:
     return tables.markdown(tables.score_table(run), tables.score_caption(run))
 
 
-def claims_block(*run_dirs: str) -> str:
-    """The headline claims of runs and those against the best method without meta-learning, whatever the verdict."""
-    judged = [claim for run_dir in run_dirs for claim in claims.of_run(records.load(ROOT / run_dir), ROOT / run_dir)]
-    shown = [claim for claim in judged if claim["kind"] != "macro F1" or claim["bar"]]
+def claims_block(run_dir: str, *methods: str) -> str:
+    """The headline claims on some methods of a run, by default all, and those against the best simple method."""
+    run = records.load(ROOT / run_dir)
+    titles = {run.title(method) for method in methods or run.manifest.methods}
+    shown = [claim for claim in claims.of_run(run, ROOT / run_dir)
+             if claim["method"] in titles and (claim["kind"] != "macro F1" or claim["bar"])]
     return "\n".join(["```", *claims.lines(shown), "```", ""])
 
 
