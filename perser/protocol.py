@@ -33,7 +33,7 @@ class Protocol:
         self.own = dict.fromkeys(POOLS, self.experiment.support == "same")  # whether shots are of the queries' pool
         if not self.dev_held_out and not self.own["dev"]:
             self.own["dev"] = True
-            self.own["dev"] = self._most_ratings("dev") >= min(experiment.shots) + experiment.min_queries
+            self.own["dev"] = bool(self._most_ratings("dev") >= min(experiment.shots) + experiment.min_queries)
         most = {name: self._most_ratings(name) for name in POOLS}
         self.shots = {name: tuple(k for k in experiment.shots if k + experiment.min_queries <= most[name])
                       or (min(experiment.shots),) for name in POOLS}

@@ -61,10 +61,10 @@ def test_cremad_as_large_as_it_is_is_planned_in_seconds_and_little_memory():
     """2,443 listeners: five splits, every listener and every block of speakers tested in one of them."""
     corpus, features = crowd(2443)
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     here = Plan(experiment.load(MAIN, corpus="cremad"), corpus, made.UPSTREAM, features, "none", "unused")
     draws = [here.draws(here.split(*pair), "unseen", 0) for pair in here.splits]
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60
     assert tracemalloc.get_traced_memory()[1] < 500e6
     tracemalloc.stop()
     assert here.experiment.support == "any" and set(here.shots.values()) == {(3, 5, 10)}
