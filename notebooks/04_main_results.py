@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The main result
 #
-# SSL-E, fine-tuning, MAML and Meta-PerSER on held-out listeners with K = 5, 10 and 20 shots, on clips whose ratings by
-# other listeners were in the training set (seen) and on clips of new sessions (unseen).
+# SSL-E, two simple methods, MAML, Meta-PerSER and Meta-PerSER-P on held-out listeners with K = 5, 10 and 20 shots, on
+# clips whose ratings by other listeners were in the training set (seen) and on clips of new sessions (unseen).
 #
 # The default is **EmoDB**, rated by real people, through a real speech encoder, Whisper tiny.en. Where a run's speech
 # or listeners are **synthetic**, all its tables and figures say so.
