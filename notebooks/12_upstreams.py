@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The same methods on other upstreams
 #
-# A personal model cannot learn what its upstream does not represent. This page runs the methods of the main experiment,
-# with its settings, on several upstreams. It asks how much the upstream changes the result, which of its layers are
+# A personal model cannot learn what its upstream does not represent. This page runs methods of the main experiment, with
+# its settings, on several upstreams. It asks how much the upstream changes the result, which of its layers are
 # read, and whether it helps to adapt the layer weights to the listener too, which the paper leaves open.
 #
 # The listeners are real (EmoDB). The upstreams are a trained speech encoder, Whisper tiny.en, and two sets of features
@@ -17,7 +17,7 @@ from pathlib import Path
 import perser
 from IPython.display import Image, Markdown, display
 
-runs = perser.experiments.upstreams.in_order(list(map(perser.records.load, Path(results).glob("*/main"))))
+runs = perser.experiments.upstreams.in_order(list(map(perser.records.load, Path(results).glob("*/upstreams"))))
 for run in runs:
     print(perser.wording.upstream(run))
     print("  ", perser.wording.source(run))
@@ -111,8 +111,8 @@ for path in sorted(Path(results).glob("*/layers")):
 # Run the experiment once per upstream, then this page on the folder that contains the runs:
 #
 # ```bash
-# perser run main --corpus iemocap --root /path/to/IEMOCAP_full_release --upstream wavlm-base-plus \
-#     --out out/iemocap/wavlm-base-plus/main
-# perser report out/iemocap/*/main --out out
+# perser run upstreams --corpus iemocap --root /path/to/IEMOCAP_full_release --upstream wavlm-base-plus \
+#     --out out/iemocap/wavlm-base-plus/upstreams
+# perser report out/iemocap/*/upstreams --out out
 # python tools/notebooks.py execute 12 -p results=out/iemocap
 # ```
