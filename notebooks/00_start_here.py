@@ -34,18 +34,19 @@ print("records:", len(run.records))
 # %% [markdown]
 # ## The main figure
 #
-# Macro F1 on the clips of one held-out listener, against the number of clips that this listener has labelled. *Seen*:
-# other listeners' ratings of the same clips were in the training set. *Unseen*: new clips by new speakers.
+# The gain over SSL-E on held-out listeners, and the part of it that is *personal*: what the listener's own shots give
+# beyond somebody else's. *Seen*: other listeners' ratings of the same clips were in the training set. *Unseen*: new clips
+# by new speakers.
 
 # %% tags=["nbval-ignore-output"]
-pdf, png = perser.figures.save(perser.experiments.shots.score_lines(run), "../out/notebooks/figures/start")
+pdf, png = perser.figures.save(perser.experiments.methods.forest(run), "../out/notebooks/figures/start")
 display(Image(png, width=560))
 
 # %% [markdown]
 # ## The main table
 #
-# Look at the gains first. They are paired by listener, so differences between easy and hard listeners cancel. If an
-# interval includes zero, a gain has not been shown.
+# Gains and personal parts are paired by listener, so differences between easy and hard listeners cancel. If an interval
+# includes zero, nothing has been shown.
 
 # %%
 display(Markdown(perser.tables.markdown(perser.tables.score_table(run), perser.tables.score_caption(run))))
