@@ -135,7 +135,7 @@ PAPER = {
     "prototypes": (77 + 3 * 6 + 1, 18),
     "nearest-listener": (77 + 2 * 4 * (3 * 8 + 3), 4),
     "listener-embedding": (77 + 2 * 2 * 6 + 2, 2),
-    "all-data": (77, 75),
+    "all-data": (77 + 12 * 12, 75),  # the prior covariance of three biases and three times three slopes
     "maml": (77, 75),
     "meta-sgd": (77 + 75, 75),
     "meta-perser": (77 + 2 * 4, 75),

@@ -285,7 +285,8 @@ def plain_loss(task, head, inner_lr, episodes, second):
 def test_in_first_order_inner_gradients_are_constants(task, start, adapts, shots, query, count, query_dominates):
     """Meta-gradients of all tensors and inner learning rates, in both orders and all forms of the inner loop."""
     task = task._replace(data=task.data._replace(features=task.data.features.double()), targets=task.targets.double(),
-                         class_weights=task.class_weights.double())
+                         class_weights=task.class_weights.double(),
+                         inner_class_weights=task.inner_class_weights.double())
     episodes, gradients = some_episodes(task, shots, query, count), {}
     batch = batch_of(task, episodes)
     assert (len(batch.clips) > 2 * batch.support_clips) == query_dominates
@@ -345,7 +346,7 @@ def test_the_best_rival_has_the_highest_mean():
                           columns=["method", "setting", "shots", "listener", "seed", "f1"])
     infos = {method: MethodInfo(title=method, group=GROUPS[method == "maml"], kind="finetune") for method in levels}
     manifest = type("Manifest", (), {"methods": infos})
-    assert comparison.best_rival(Run(scores, manifest), scores, "unseen", 5) == "uneven"
+    assert comparison.best_rival(Run(scores, manifest), scores, "unseen", 5, "f1") == "uneven"
 
 
 def test_a_share_of_exactly_one_in_c_is_no_positive():
