@@ -301,7 +301,9 @@ def test_a_saved_model_of_every_kind_adapts_and_predicts(perser, root, all_kinds
     model, audio = all_kinds / "checkpoints" / "fold1-group0-seed0" / kind, files[0].parents[1]
     assert type(checkpoints.load(model).model) is experiment.kinds()[kind].Model
     answers = []
-    for label in ("sad", "happy"):
+    # Of two neighbours one may give a higher probability to several classes, but not to all.
+    classes = checkpoints.load(model).about["classes"]
+    for label in classes if kind == "nearest-listener" else ("sad", "happy"):
         ratings, personal = tmp_path / f"{label}.csv", tmp_path / f"{label}.safetensors"
         ratings.write_text("file,label\n" + "".join(f"{wav.relative_to(audio)},{label}\n" for wav in files[:7]))
         words = ["adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out", personal]
@@ -316,9 +318,9 @@ def test_a_saved_model_of_every_kind_adapts_and_predicts(perser, root, all_kinds
             over = {name: share - 1 / len(row[2:]) for name, share in zip(frame.columns[2:], row[2:])}
             ticked = row.label.split(";")  # the printed shares are rounded, so one at the threshold may be either
             assert ticked == [name for name in over if name in ticked]
-            assert all((name in ticked) == (margin > 0) for name, margin in over.items() if abs(margin) > 1e-4)
+            assert all((name in ticked) == (margin > 0) for name, margin in over.items() if abs(margin) > 1e-3)
         answers.append(frame["sad"].to_numpy())
-    assert (kind == "ssl-e") == (answers[0] == answers[1]).all()
+    assert (kind == "ssl-e") == all((answers[0] == others).all() for others in answers[1:])
 
 
 @pytest.fixture(scope="module")
