@@ -15,6 +15,7 @@ results = "../results/emodb/whisper-tiny.en/methods"
 # %%
 from pathlib import Path
 
+import pandas as pd
 import perser
 from IPython.display import Image, Markdown, display
 
@@ -30,7 +31,12 @@ print("synthetic:", run.manifest.synthetic or "nothing")
 
 # %%
 claims = perser.claims.of_run(run, results)
-print("\n".join(perser.claims.lines([claim for claim in claims if claim["kind"] != "macro F1"])))
+judged = pd.DataFrame([claim for claim in claims if claim["kind"] != "macro F1"])
+judged["answer"] = judged["verdict"].map(perser.claims.VERDICTS)
+answers = judged.groupby(["method", "setting", "kind"], sort=False)["answer"].agg(" / ".join).unstack(["setting", "kind"])
+columns = [(setting, kind) for setting in perser.scores.SETTINGS for kind in ("gain", "personal", "harmless")]
+answers = answers.reindex(columns=columns, index=dict.fromkeys(judged["method"]))
+display(Markdown(answers.set_axis([f"{kind}, {setting}" for setting, kind in columns], axis=1).to_markdown()))
 
 # %%
 verdicts = {}
@@ -45,9 +51,23 @@ for words, kinds in (("personal part above zero in log loss and accuracy, on see
     print(f"{words}: {', '.join(methods) or 'none'}")
 
 # %% [markdown]
-# *yes*: the interval is above zero and the p-value, corrected for the number of claims of its kind, at most 5 %.
-# *(yes)*: only the correction fails. *harmless*: neither interval of the gain reaches below -0.3.
+# Two answers in a cell are of log loss and of accuracy. *yes*: the interval is above zero and the p-value, corrected for
+# the number of claims of its kind, at most 5 %. *(yes)*: only the correction fails. *harmless*: neither interval of the
+# gain reaches below -0.3.
 #
+# Which method to use? The one with the lowest log loss, with and without meta-learning:
+
+# %%
+scores = perser.scores.per_seed(run.records)
+for setting in perser.scores.SETTINGS:
+    shots = perser.statistics.most_shots(scores, setting)
+    for group in (perser.wording.SIMPLE, perser.wording.META):
+        means = {method: perser.statistics.select(scores, method, setting, shots, "log_loss").stack().mean()
+                 for method in perser.wording.methods(run, group)}
+        best = min(means, key=means.get)
+        print(f"{setting} clips, K = {shots}, {group.lower()}: {run.title(best)}, {100 * means[best]:.1f}")
+
+# %% [markdown]
 # ## The table
 #
 # Log loss is in hundredths of a nat. Positive gains and positive personal parts are better. The controls listen to
