@@ -111,13 +111,12 @@ for run in simple:
 # by more than the margin.
 #
 # A longer search gives a method more chances, so all methods have the same number of trials, or all combinations where
-# their settings are lists. Meta-PerSER-X is the exception: its trials are preceded by the earlier ones that
-# `experiments/search.toml` describes. SSL-E, last layer, from scratch, fine-tuning, prior shift and prototypes have
-# only their grids.
+# their settings are lists. Meta-PerSER-X has half as many again for four times as many settings. SSL-E, last layer, from
+# scratch, fine-tuning, prior shift, prototypes and Meta-PerSER-P have only their grids.
 #
 # *initial*: points of the initial settings. *first six*: of the best settings among the first six trials. *points*: of
-# the settings that were kept, with the number of their trial. Points are means over corpora, settings and K. A test
-# checks that the experiments use these settings.
+# the settings that were kept, with the number of their trial. Points are minus the log loss in hundredths of a nat, the
+# mean over settings and K. A test checks that the experiments use these settings.
 
 # %%
 settings = json.loads((Path(search) / "manifest.json").read_text())["search"]
