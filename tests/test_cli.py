@@ -278,7 +278,7 @@ def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_
     audio = files[0].parents[1]
     ratings = tmp_path / "ratings.csv"
     lines = [f"{wav.relative_to(audio)},{'sad' if i else 'sad; fear'}" for i, wav in enumerate(files[:15])]
-    ratings.write_text("file,label\n" + "\n".join(lines) + "\n")
+    ratings.write_text("clip,label\n" + "\n".join(lines) + "\n")
     code, out, _ = perser("adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out",
                           tmp_path / "personal.safetensors")
     assert code == 0 and "15 ratings" in out
@@ -287,7 +287,7 @@ def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_
     assert code == 0 and len(frame) == 5 and list(frame.columns[:2]) == ["file", "label"]
     assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-3)
     happy = tmp_path / "happy.csv"
-    happy.write_text("file,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
+    happy.write_text("clip,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
     perser("adapt", "--model", model, "--ratings", happy, "--audio", audio, "--out", tmp_path / "other.safetensors")
     other = pd.read_csv(StringIO(perser("predict", "--model", tmp_path / "other.safetensors", *files[15:])[1]))
     assert (frame["sad"] > other["sad"]).all() and (frame["happy"] < other["happy"]).all()
@@ -302,7 +302,7 @@ def test_a_saved_model_of_every_kind_adapts_and_predicts(perser, root, all_kinds
     answers = []
     for label in ("sad", "happy"):
         ratings, personal = tmp_path / f"{label}.csv", tmp_path / f"{label}.safetensors"
-        ratings.write_text("file,label\n" + "".join(f"{wav.relative_to(audio)},{label}\n" for wav in files[:7]))
+        ratings.write_text("clip,label\n" + "".join(f"{wav.relative_to(audio)},{label}\n" for wav in files[:7]))
         words = ["adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out", personal]
         code, out, err = perser(*words)
         assert (code, out, err) == (0, f"{personal}: 7 ratings\n", "")
@@ -341,7 +341,7 @@ def test_a_model_on_an_upstream_in_a_folder_adapts_with_the_normalisation_of_its
     for wav in files[:5]:
         shutil.copy(wav, tmp_path)
     ratings = tmp_path / "ratings.csv"
-    ratings.write_text("file,label\n" + "".join(f"{wav.name},sad\n" for wav in files[:5]))
+    ratings.write_text("clip,label\n" + "".join(f"{wav.name},sad\n" for wav in files[:5]))
     words = ["adapt", "--model", out / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings", ratings, "--audio",
              tmp_path, "--out", tmp_path / "personal.safetensors"]
     code, _, err = perser(*words)
@@ -354,12 +354,12 @@ def test_a_model_on_an_upstream_in_a_folder_adapts_with_the_normalisation_of_its
 
 
 @pytest.mark.parametrize("text, message", [
-    ("", "column `file` is missing"),
-    ("file,label\n", "no ratings"),
-    ("file,label\nnope.wav,sad\n", ":2: "),
-    ("file,label\n../../x.wav,sad\n", ":2: '../../x.wav' leads out"),
-    ("file,label\na.wav,sadd\n", "sad"),
-    ("file,label\na.wav,\n", "no label"),
+    ("", "no column 'clip' in an empty line"),
+    ("clip,label\n", "holds no rating"),
+    ("clip,label\nnope.wav,sad\n", ":2: "),
+    ("clip,label\n../../x.wav,sad\n", ":2: '../../x.wav' leads out"),
+    ("clip,label\na.wav,sadd\n", "sad"),
+    ("clip,label\na.wav,\n", "no label"),
 ])
 def test_bad_ratings_are_one_line_with_file_and_line(perser, finished, tmp_path, text, message):
     soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000) / 20), 16000)
