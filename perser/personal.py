@@ -53,7 +53,8 @@ def read_ratings(path: Path, audio: Path, classes: tuple[str, ...], listener: st
         raise UserError(f"{path}: no listener {listener!r}: {nearest(listener, names)}")
     if listener is None and len(names) > 1:
         raise UserError(f"{path}: {len(names)} listeners ({', '.join(names[:5])}); choose one: --listener {names[0]!r}")
-    rated = [(rating, on) for rating, on in zip(table.ratings, table.ticks) if on and listener in (None, rating.listener)]
+    rated = [(rating, on) for rating, on in zip(table.ratings, table.ticks)
+             if on and listener in (None, rating.listener)]
     if not rated:
         raise UserError(f"{path}: no rating names a class of the model: {', '.join(classes)}")
     table = table._replace(ratings=[rating for rating, _ in rated])

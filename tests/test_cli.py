@@ -370,6 +370,56 @@ def test_bad_ratings_are_one_line_with_file_and_line(perser, finished, tmp_path,
     assert code == 1 and message in err and "ratings.csv" in err and err.count("\n") == 1 and not out
 
 
+def test_exported_ratings_adapt_to_one_listener_by_name(perser, root, finished, tmp_path):
+    """A table of all listeners needs a name; the exported names of clips lie below the folder that is printed."""
+    code, _, err = perser("show", "synthetic", "--root", root, "--export", tmp_path / "all.csv")
+    table, audio = pd.read_csv(tmp_path / "all.csv", dtype=str, keep_default_na=False), err.strip().rpartition(" ")[2]
+    assert code == 0 and [*table] == ["clip", "listener", "label", "speaker", "session"]
+    assert f"{len(table)} ratings; --audio " in err and (Path(audio) / table["clip"][0]).is_file()
+    few = tmp_path / "few.csv"
+    table.groupby("listener").head(6).to_csv(few, index=False, sep=";", encoding="utf-16")
+    words = ["adapt", "--model", finished / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings", few, "--audio",
+             audio, "--out", tmp_path / "m.safetensors"]
+    name = table["listener"].min()
+    code, out, err = perser(*words)
+    assert code == 1 and not out and err.count("\n") == 1 and f"choose one: --listener {name!r}" in err
+    code, out, err = perser(*words, "--listener", "nobody")
+    assert code == 1 and err.count("\n") == 1 and "no listener 'nobody': did you mean" in err
+    rated = (table[table["listener"] == name].head(6)["label"] != "Other").sum()
+    assert perser(*words, "--listener", name)[:2] == (0, f"{tmp_path / 'm.safetensors'}: {rated} ratings\n")
+
+
+def test_a_run_on_ready_made_features_saves_its_table_and_adapts(perser, tmp_path):
+    """No audio anywhere. Sessions are made; numbers count from a threshold; a listener adapts from the same file."""
+    draw = np.random.default_rng(0)
+    truth = draw.integers(2, size=100)
+    features = pd.DataFrame(draw.normal(size=(100, 4)) + truth[:, None], columns=list("wxyz"))
+    features.assign(clip=[f"c{n}" for n in range(100)]).to_parquet(tmp_path / "features.parquet")
+    rows = [f"c{n};L{k};{50 + 20 * truth[n] + 10 * draw.normal():.1f};{50 - 20 * truth[n] + 10 * draw.normal():.1f}"
+            for k in range(8) for n in draw.choice(100, 40, replace=False)]
+    (tmp_path / "ratings.csv").write_text("clip;listener;aroused;calm\n" + "\n".join(rows) + "\n")
+    numbers = ["--threshold", "aroused=50", "--threshold", "calm=50"]
+    out = tmp_path / "out" / "main"
+    code, _, err = perser("run", "main", "--corpus", "table", "--root", tmp_path, *numbers, "--out", out, "--jobs", 1,
+                          *sets(*TINY, "groups=3"))
+    assert code == 0, err
+    saved = pd.read_csv(out / "ratings.csv")
+    assert len(saved) == 320 and set(saved["session"]) == {1, 2, 3, 4, 5} and json.loads(
+        (out / "manifest.json").read_text())["corpus_options"] == {"threshold": "aroused=50,calm=50"}
+    model, personal = out / "checkpoints/fold1-group0-seed0/meta-perser", tmp_path / "m.safetensors"
+    words = ["adapt", "--model", model, "--ratings", tmp_path / "ratings.csv", *numbers, "--listener", "L1", "--out",
+             personal, "--audio"]
+    assert perser(*words, tmp_path / "features.parquet")[0] == 0
+    code, printed, _ = perser("predict", "--model", personal, tmp_path / "features.parquet")
+    frame = pd.read_csv(StringIO(printed))
+    assert code == 0 and frame["file"].tolist() == [f"c{n}" for n in range(100)]
+    soundfile.write(tmp_path / "c1.wav", np.zeros(800), 16000)
+    (tmp_path / "one.csv").write_text("file,aroused,calm\nc1,60,40\n")
+    words[words.index(tmp_path / "ratings.csv")] = tmp_path / "one.csv"
+    code, _, err = perser(*[word for word in words if word not in ("--listener", "L1")], tmp_path)
+    assert code == 1 and "`file` is an old name" in err and "trained on features of 1 x 4, not on audio" in err
+
+
 def test_a_file_other_than_a_personal_model_is_one_line(perser, tmp_path):
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"12345678")

@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +71,7 @@ def read(file: Path, classes: Iterable[str] | str = (), threshold: dict[str, flo
     line with file, line and remedy.
     """
     if repeats not in ("error", "first", "mean"):
-        raise UserError(f"repeats={repeats!r}: {nearest(str(repeats), ('error', 'first', 'mean'))}")
+        raise UserError(f"{file}: repeats {repeats!r} is unknown: {nearest(str(repeats), ('error', 'first', 'mean'))}")
     rows = [*cells(file, encoding, needs)]
     if not rows:
         raise UserError(f"{file}: holds no rating; add rows below the header")
@@ -85,6 +85,7 @@ def read(file: Path, classes: Iterable[str] | str = (), threshold: dict[str, flo
     if not names:
         raise UserError(f"{file}:1: names no class; {NEEDED}")
     if "label" not in rows[0][1] and not given:
+        _unlike(((name, f"{file}:1") for name in names), "column")
         _vary(ratings, names, limits, file)
     _unlike(((rating.listener, rating.where) for rating in ratings), "listener")
     _unlike(((rating.clip, rating.where) for rating in ratings), "clip")
@@ -92,10 +93,12 @@ def read(file: Path, classes: Iterable[str] | str = (), threshold: dict[str, flo
 
 
 def decode(file: Path, encoding: str = "") -> str:
-    """The text of a file in its encoding: as named, by its mark, or UTF-8, with Unix line ends. UserError: unreadable."""
+    """The text of a file: its encoding is named, marked or UTF-8. Line ends become Unix ones. UserError: unreadable."""
     try:
         data = Path(file).read_bytes()
         named = encoding or next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+        if data.startswith(_SHEETS) or (b"\0" in data and "16" not in named):
+            raise UserError(f"{file}:1: not CSV text but a workbook or UTF-16 without its mark; save it as CSV UTF-8")
         text = data.decode(named)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check the path and permissions") from None
@@ -103,9 +106,7 @@ def decode(file: Path, encoding: str = "") -> str:
         raise UserError(f"{file}: encoding {encoding!r} is unknown; such names are utf-8, latin-1, cp1252") from None
     except UnicodeError as error:
         line = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
-        raise UserError(f"{file}:{line}: not in {named}; save as CSV UTF-8, or name it: encoding=latin-1") from None
-    if data.startswith(_SHEETS) or "\0" in text:
-        raise UserError(f"{file}:1: not CSV text but a workbook or UTF-16 without its mark; save it as CSV UTF-8")
+        raise UserError(f"{file}:{line}: not in {named}; save as CSV UTF-8, or name it: --encoding latin-1") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -115,7 +116,7 @@ def cells(file: Path, encoding: str = "", needs: Iterable[str] = ("clip",)) -> I
     skipped = 0
     if marked := re.match(r'"?sep=([,;\t])"?\n', text):  # Excel's own note of the separator
         text, skipped = text[marked.end():], 1
-    separator = marked[1] if marked else _separator(text, file, needs)
+    separator = marked[1] if marked else _separator(text, needs)
     reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         header = [*map(_column, next(reader, []))]
@@ -135,7 +136,7 @@ def cells(file: Path, encoding: str = "", needs: Iterable[str] = ("clip",)) -> I
         raise UserError(f"{file}:{reader.line_num + skipped}: not CSV ({error}); close every quote") from None
 
 
-def _separator(text: str, file: Path, needs: Iterable[str]) -> str:
+def _separator(text: str, needs: Iterable[str]) -> str:
     """The separator with which the header has most of the columns that are needed."""
     line = text.partition("\n")[0][:100_000]  # the csv module reads no longer cells
     headers = {mark: {*map(_column, next(csv.reader([line], delimiter=mark, skipinitialspace=True), []))}
@@ -174,8 +175,8 @@ def _limits(threshold: dict[str, float] | str, row: dict, file: Path) -> dict[st
     for name in threshold:
         if name not in columns or "label" in row:
             hint = "column label decides; remove it" if "label" in row else f"no such column; {nearest(name, columns)}"
-            raise UserError(f"{file}:1: threshold={name}=...: {hint}")
-    return {name: _number(str(limit), f"{file}:1: threshold={name}=") for name, limit in threshold.items()}
+            raise UserError(f"{file}:1: --threshold {name}=...: {hint}")
+    return {name: _number(str(limit), f"{file}:1: --threshold {name}=") for name, limit in threshold.items()}
 
 
 def _number(text: str, where: str) -> float:
@@ -224,10 +225,10 @@ def _value(row: dict, name: str, limits: dict[str, float], where: str) -> float:
     if name in limits:
         return _number(cell, f"{where}: column {name}: ")
     if not cell:
-        raise UserError(f"{where}: an empty cell in column {name!r}: missing is not no; write 0 or 1, or remove the row")
+        raise UserError(f"{where}: an empty cell in column {name!r}: missing is not no; write 0 or 1")
     if cell.lower() not in _TICKS:
-        raise UserError(f"{where}: {cell!r} in column {name!r} is neither 0 nor 1; if it is no class, remove it or name "
-                        f"the classes: classes=a,b,c; if a number, give threshold={name}=NUMBER")
+        raise UserError(f"{where}: {cell!r} in column {name!r} is neither 0 nor 1; if it is no class, remove it or "
+                        f"name the classes: --option classes=a,b; if a number, give --threshold {name}=NUMBER")
     return _TICKS[cell.lower()]
 
 
@@ -237,8 +238,9 @@ def clip_name(text: str) -> str:
     >>> clip_name(r".\\Anna 1\\a.WAV")
     'Anna 1/a.wav'
     """
-    stem, suffix = os.path.splitext(os.path.normpath(unicodedata.normalize("NFC", text.replace("\\", "/"))))
-    return stem + (suffix.lower() if suffix.lower() in KINDS else suffix)
+    name = os.path.normpath(unicodedata.normalize("NFC", text.replace("\\", "/")))
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) + suffix.lower() if suffix.lower() in KINDS else name
 
 
 def _alike(text: str) -> str:
@@ -262,12 +264,12 @@ def _unlike(places: Iterable[tuple[str, str]], column: str) -> None:
         common = {name.lower(): name for name in counts if counts[name] > 1}
         for name in (name for name in counts if counts[name] == 1):
             if near := difflib.get_close_matches(name.lower(), common, n=1, cutoff=0.8):
-                raise UserError(f"{first[name]}: label {name!r} occurs once and looks like {common[near[0]]!r}; correct "
-                                f"it, or name both: classes={','.join(sorted(counts))}")
+                raise UserError(f"{first[name]}: label {name!r} occurs once and looks like {common[near[0]]!r}; "
+                                f"correct it, or name all: --option classes={','.join(sorted(counts))}")
 
 
 def _bare(clip: str) -> str:
-    return os.path.splitext(clip)[0] if clip.endswith(KINDS) else clip
+    return clip.removesuffix(PurePosixPath(clip).suffix) if clip.endswith(KINDS) else clip
 
 
 def _vary(ratings: list[Rating], names: list[str], limits: dict[str, float], file: Path) -> None:
@@ -277,7 +279,7 @@ def _vary(ratings: list[Rating], names: list[str], limits: dict[str, float], fil
     if len(frame) >= 3 * len(parts):
         for name in frame.columns[((parts.nunique() == 1).all() & frame.any()).to_numpy()].difference([*limits]):
             raise UserError(f"{file}:1: column {name!r} never changes for a listener, so it is no class; remove it, or "
-                            f"name the classes: classes={','.join(names)}")
+                            f"name the classes: --option classes={','.join(names)}")
 
 
 def _merged(ratings: list[Rating], classes: tuple[str, ...], limits: dict[str, float], repeats: str) -> Table:
@@ -285,15 +287,15 @@ def _merged(ratings: list[Rating], classes: tuple[str, ...], limits: dict[str, f
 
     def ticks(part: list[Rating]) -> set[str]:
         return {name for name in classes
-                if np.mean([rating.values.get(name, 0) for rating in part]) >= limits.get(name, 0.5)}
+                if sum(rating.values.get(name, 0) for rating in part) / len(part) >= limits.get(name, 0.5)}
 
     parts: dict[tuple[str, str], list[Rating]] = {}
     for rating in ratings:
         part = parts.setdefault((rating.clip, rating.listener), [])
         part.append(rating)
         if repeats == "error" and len(part) > 1:
-            raise UserError(f"{rating.where}: {rating.listener or 'the listener'} rates {rating.clip} a second time, as "
-                            f"in {part[0].where}; remove a row, or give repeats=mean or repeats=first")
+            raise UserError(f"{rating.where}: {rating.listener or 'the listener'} rates {rating.clip} a second time, "
+                            f"as in {part[0].where}; remove a row, or give --repeats mean, or first")
     return Table(classes, [part[0] for part in parts.values()],
                  [ticks(part[:1] if repeats == "first" else part) for part in parts.values()],
                  [(rating, ticks([rating])) for part in parts.values() if len(part) > 1 for rating in part])
@@ -301,7 +303,7 @@ def _merged(ratings: list[Rating], classes: tuple[str, ...], limits: dict[str, f
 
 def files(table: Table, folder: Path) -> dict[str, Path]:
     """The audio file of every clip of a table; a name may leave out the suffix. UserError: none, or two, or outside."""
-    folder, bare = Path(os.path.abspath(folder)), {}
+    folder, bare = Path(os.path.normpath(folder.absolute())), {}
     known = {clip_name(path.relative_to(folder).as_posix()): path for path in sorted(folder.rglob("*"))
              if path.is_file() and not path.name.startswith(".")}
     for name in known:
@@ -315,7 +317,8 @@ def files(table: Table, folder: Path) -> dict[str, Path]:
         if len(matches) > 1:
             raise UserError(f"{where}: {clip!r} is {' or '.join(matches)}; write the suffix")
         if not matches:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            near = [other for other in known if PurePosixPath(other).name == PurePosixPath(name).name]
+            near = near or difflib.get_close_matches(name, known, n=1, cutoff=0)
             hint = f"did you mean {near[0]!r}?" if near else f"it has no files at all; name clips by {', '.join(KINDS)}"
             raise UserError(f"{where}: {folder} has no audio file {name!r}: {hint}")
         places[clip] = known[matches[0]]
@@ -350,8 +353,8 @@ def vectors(file: Path, encoding: str = "") -> tuple[list[str], np.ndarray]:
     names = [*map(clip_name, names)]
     bad, again = ~np.isfinite(values.reshape(len(names), -1)).all(axis=1), pd.Index(names).duplicated()
     for row in np.flatnonzero(bad | again)[:1]:
-        raise UserError(f"{file}: row {row + 1}, clip {names[row]!r}: {'a cell is no number' if bad[row] else 'again'}; "
-                        "correct or remove the row")
+        fault = "a cell is no number" if bad[row] else "again"
+        raise UserError(f"{file}: row {row + 1}, clip {names[row]!r}: {fault}; correct or remove the row")
     return names, values if values.ndim == 3 else values[:, None]
 
 
@@ -404,7 +407,7 @@ def _dealt(speakers: dict[str, str]) -> dict[str, int]:
 def rows(corpus: Corpus) -> tuple[pd.DataFrame, Path]:
     """A corpus's ratings as a table, and the folder below which it names clips."""
     paths, names = corpus.clips["path"], corpus.clips.index
-    folder = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    folder = Path(os.path.commonpath([Path(path).parent for path in paths]))
     if corpus.features is None:
         names = [os.path.relpath(path, folder) for path in paths]
     clips = corpus.clips.assign(clip=names).loc[corpus.ratings["clip"], ["clip", "speaker", "session"]]

@@ -36,7 +36,8 @@ def load(root: str | Path, ratings: str | Path = "ratings.csv", audio: str | Pat
 def _place(root: Path, audio: str) -> Path:
     """The folder of audio, or the file of features."""
     for name in [audio] if audio else ["audio", *(f"features{kind}" for kind in schema.READY)]:
-        if (root / name).is_dir() or (root / name).suffix in schema.READY and (root / name).is_file():
-            return root / name
+        place = root / name
+        if place.is_dir() or (place.suffix in schema.READY and place.is_file()):
+            return place
     raise UserError(f"{root / (audio or 'audio')}: no such folder; give the folder of the audio files, or a file of "
                     f"features ({', '.join(schema.READY)})")
