@@ -153,12 +153,15 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
     """Describe a corpus: clips, listeners, ratings, class shares and agreement between listeners.
 
     \b
-    Your own ratings are the corpus `table`: ratings.csv and a folder audio (or features.parquet, .csv, .npy) in ROOT.
+    Your own ratings are the corpus `table`: ROOT has ratings.csv and a folder
+    audio, or features.parquet, .csv or .npy instead. The columns:
       clip      file name or path below audio; the suffix may be left out
       listener  who rated
-      label     the classes heard, ; between them, Other for none; or instead one column per class, of 0 and 1, or
-                of numbers with --threshold CLASS=NUMBER
-      speaker, session   optional, any text; sessions are made where they are not given
+      label     the classes heard, with ; between them, Other for none; or, in
+                its place, a column per class: 0 and 1, or numbers, which
+                count from --threshold CLASS=NUMBER
+      speaker, session   optional, any text; sessions that are not given are
+                made, of whole speakers where these are given
     """
     from perser import corpora
     from perser.corpora import schema

@@ -52,7 +52,8 @@ def read_ratings(path: Path, audio: Path, classes: tuple[str, ...], listener: st
     if listener is not None and listener not in names:
         raise UserError(f"{path}: no listener {listener!r}: {nearest(listener, names)}")
     if listener is None and len(names) > 1:
-        raise UserError(f"{path}: {len(names)} listeners ({', '.join(names[:5])}); choose one: --listener {names[0]!r}")
+        raise UserError(f"{path}: ratings of {len(names)} listeners; choose one, such as --listener {names[0]!r}: "
+                        f"{', '.join(names)}")
     rated = [(rating, on) for rating, on in zip(table.ratings, table.ticks)
              if on and listener in (None, rating.listener)]
     if not rated:
