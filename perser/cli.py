@@ -255,11 +255,12 @@ def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, r
     from perser.features import upstreams
     from perser.plan import Plan
 
+    model = None if corpus == "table" else usage(upstreams.load, upstream, revision=revision)
     loaded = usage(corpora.load, corpus, root, **options)
     if loaded.features is not None:
         model = upstreams.ready(*loaded.features.shape[1:])
         return usage(Plan, experiment, loaded, model, torch.from_numpy(loaded.features), model.normalise, out)
-    model = usage(upstreams.load, upstream, revision=revision)
+    model = model or usage(upstreams.load, upstream, revision=revision)
     store = store or out.parent / "features"
     normalise = normalise or model.normalise
     moments = features.moments(loaded, store, terminal()) if normalise == "corpus" else normalise
