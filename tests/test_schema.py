@@ -353,6 +353,7 @@ def test_what_is_written_reads_as_the_same_corpus(root, tmp_path, content):
     corpus = loaded(root, content)
     rows, folder = schema.rows(corpus)
     schema.write(rows, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes().startswith(b"\xef\xbb\xbfclip,listener,label,speaker,session\n")
     again = load("table", root, ratings=tmp_path / "again.csv", audio=folder)
     pd.testing.assert_frame_equal(again.ratings, corpus.ratings)
     columns = ["speaker", "session", "path"]
