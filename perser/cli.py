@@ -77,9 +77,21 @@ TRAINED_ON = click.option("--upstream", default="whisper-tiny.en", show_default=
                           help="A name of `perser models`, logmel (needs no model), a hub id or a local folder.")
 
 
-def corpus_options(pairs: tuple[str, ...]) -> dict:
-    """key=value pairs, whole numbers as int."""
-    options = {}
+def of_table(command):
+    """Add the options of a table of ratings to a command."""
+    for option in (
+        click.option("--encoding", help="Encoding of a table of ratings that is not UTF-8, such as latin-1 or cp1252."),
+        click.option("--repeats", type=click.Choice(["mean", "first", "error"]),
+                     help="What a table's second rating of a clip by a listener does.  [default: error]"),
+        click.option("--threshold", multiple=True, metavar="CLASS=NUMBER",
+                     help="From which number a table's column counts as its class. Repeatable.")):
+        command = option(command)
+    return command
+
+
+def corpus_options(pairs: tuple[str, ...], threshold: tuple[str, ...] = (), **table: str | None) -> dict:
+    """key=value pairs, whole numbers as int, and the options of a table that are set."""
+    options = {key: value for key, value in {"threshold": ",".join(threshold), **table}.items() if value}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -133,12 +145,33 @@ def accepted() -> bool:
 @click.argument("corpus")
 @ROOT
 @OPTION
+@of_table
+@click.option("--export", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write the ratings as a table that corpus `table` and `perser adapt` read.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def show(corpus: str, root: Path, options: tuple[str, ...], as_json: bool) -> None:
-    """Describe a corpus: clips, listeners, ratings, class shares and agreement between listeners."""
-    from perser import corpora
+def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None, as_json: bool, **table) -> None:
+    """Describe a corpus: clips, listeners, ratings, class shares and agreement between listeners.
 
-    description = corpora.describe(usage(corpora.load, corpus, root, **corpus_options(options)))
+    \b
+    Your own ratings are the corpus `table`: ROOT has ratings.csv and a folder
+    audio, or features.parquet, .csv or .npy instead. The columns:
+      clip      file name or path below audio; the suffix may be left out
+      listener  who rated
+      label     the classes heard, with ; between them, Other for none; or, in
+                its place, a column per class: 0 and 1, or numbers, which
+                count from --threshold CLASS=NUMBER
+      speaker, session   optional, any text; sessions that are not given are
+                made, of whole speakers where these are given
+    """
+    from perser import corpora
+    from perser.corpora import schema
+
+    loaded = usage(corpora.load, corpus, root, **corpus_options(options, **table))
+    if export:
+        rows, folder = schema.rows(loaded)
+        schema.write(rows, export)
+        click.echo(f"{export}: {len(rows)} ratings; --audio {folder}", err=True)
+    description = corpora.describe(loaded)
     if as_json:
         click.echo(json.dumps(description, indent=1))
         return
@@ -188,6 +221,7 @@ def experiment_file(name: str) -> Path:
 @click.option("--corpus", required=True, help="iemocap, cremad, emodb, msp_podcast, ravdess, table or synthetic.")
 @ROOT
 @OPTION
+@of_table
 @TRAINED_ON
 @click.option("--revision", help="Revision of a hub model; unset: the pinned one.")
 @click.option("--out", required=True, type=DIRECTORY, help="Run directory: configuration, parts, records, DONE.")
@@ -197,15 +231,14 @@ def experiment_file(name: str) -> Path:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting. Repeatable.")
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
-        out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...],
-        jobs: int) -> None:
+        out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int, **table) -> None:
     """Compute the missing records of EXPERIMENT and print its table."""
     from perser import experiment as experiments
     from perser import records, workers
     from perser.analysis import comparison, report, tables
 
     settings = usage(experiments.load, experiment_file(experiment), overrides, corpus)
-    plan = planned(settings, corpus, root, corpus_options(options), upstream, revision, out, store, normalise)
+    plan = planned(settings, corpus, root, corpus_options(options, **table), upstream, revision, out, store, normalise)
     workers.run(plan, jobs, terminal())
     finished = records.load(out)
     click.echo(tables.markdown(*next(iter(report.tables_of(finished).values()))))
@@ -216,12 +249,18 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
 def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
             store: Path | None = None, normalise: str | None = None):
     """The plan of an experiment on a corpus, with its features extracted."""
+    import torch
+
     from perser import corpora, features
     from perser.features import upstreams
     from perser.plan import Plan
 
-    model = usage(upstreams.load, upstream, revision=revision)
+    model = None if corpus == "table" else usage(upstreams.load, upstream, revision=revision)
     loaded = usage(corpora.load, corpus, root, **options)
+    if loaded.features is not None:
+        model = upstreams.ready(*loaded.features.shape[1:])
+        return usage(Plan, experiment, loaded, model, torch.from_numpy(loaded.features), model.normalise, out)
+    model = model or usage(upstreams.load, upstream, revision=revision)
     store = store or out.parent / "features"
     normalise = normalise or model.normalise
     moments = features.moments(loaded, store, terminal()) if normalise == "corpus" else normalise
@@ -293,16 +332,21 @@ def walk(run: Path, root: Path, method: str, upstream: str | None) -> None:
                      "meta-perser --ratings mine.csv --audio clips --out mine.safetensors")
 @click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="A model directory of `perser run`.")
-@click.option("--ratings", required=True, type=FILE, help="CSV with columns file,label; several labels with ;")
-@click.option("--audio", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--ratings", required=True, type=FILE, help="Table of ratings; `perser show --help` has its columns.")
+@click.option("--audio", required=True, type=click.Path(exists=True, path_type=Path),
+              help="Folder of the clips, or a file of their features.")
+@click.option("--listener", metavar="NAME", help="Whose ratings to take, where the table has those of several.")
+@of_table
 @UPSTREAM
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
-def adapt(model: Path, ratings: Path, audio: Path, upstream: str | None, out: Path) -> None:
+def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, upstream: str | None, out: Path,
+          **table) -> None:
     """Adapt a trained model, of any method, to one new listener."""
     from perser import personal
 
     with tempfile.TemporaryDirectory() as store:
-        adapted = personal.adapt(model, ratings, audio, Path(store), upstream)
+        adapted = personal.adapt(model, ratings, audio, Path(store), upstream, listener=listener,
+                                 **corpus_options((), **table))
     personal.save(adapted, out)
     click.echo(f"{out}: {adapted.about['shots']} ratings")
 

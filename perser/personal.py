@@ -1,10 +1,10 @@
 """One new listener: adapt a trained model to a few labelled clips, save it as one file, use it on new audio."""
 
-import csv
 import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perser import checkpoints, features
+from perser.corpora import schema
 from perser.corpora.base import nearest
 from perser.data import rating_targets
 from perser.episodes import support_batch
@@ -37,55 +38,46 @@ class PersonalModel(NamedTuple):
     about: dict
 
 
-def read_ratings(path: Path, audio: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
-    """Audio files and ticks (K, C) bool of one listener's CSV with columns `file` and `label` (several with `;`).
+def read_ratings(path: Path, audio: Path, classes: tuple[str, ...], listener: str | None = None,
+                 **options) -> tuple[list[Path] | Tensor, Tensor]:
+    """One listener's clips and ticks (K, C) bool from a table with columns clip and label (`perser.corpora.schema`).
 
-    Raises UserError with file, line and remedy for a missing column, file or label.
+    The clips are files below the folder `audio`, or features (K, L, D) where it is a file of them. listener: whose rows
+    to read, where there are several. options: those of `schema.read`. Ratings without a class are left out. Raises
+    UserError with file, line and remedy.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable UTF-8 file ({error.__class__.__name__})") from None
-    rows, folder = csv.DictReader(text.splitlines()), Path(audio).resolve()
-    for column in ("file", "label"):
-        if column not in (rows.fieldnames or ()):
-            raise UserError(f"{path}:1: column `{column}` is missing; the columns are file,label")
-    files, ticks = [], []
-    for row in rows:
-        where = f"{path}:{rows.line_num}"
-        files.append(_audio_file(folder, row["file"] or "", where))
-        ticks.append(_ticks(row["label"] or "", classes, where))
-    if not files:
-        raise UserError(f"{path}: no ratings; one line per rated clip: file,label")
-    return files, torch.tensor(ticks)
+    path, audio = Path(path), Path(audio)
+    table = schema.read(path, classes, needs=("clip",), **options)
+    names = sorted({rating.listener for rating in table.ratings})
+    if listener is not None and listener not in names:
+        raise UserError(f"{path}: no listener {listener!r}: {nearest(listener, names)}")
+    if listener is None and len(names) > 1:
+        raise UserError(f"{path}: ratings of {len(names)} listeners; choose one, such as --listener {names[0]!r}: "
+                        f"{', '.join(names)}")
+    rated = [(rating, on) for rating, on in zip(table.ratings, table.ticks)
+             if on and listener in (None, rating.listener)]
+    if not rated:
+        raise UserError(f"{path}: no rating names a class of the model: {', '.join(classes)}")
+    table = table._replace(ratings=[rating for rating, _ in rated])
+    encoding = options.get("encoding", "")
+    clips = schema.files(table, audio) if audio.is_dir() else schema.chosen(table, audio, encoding)
+    rows = [clips[rating.clip] for rating in table.ratings]
+    return (rows if audio.is_dir() else torch.from_numpy(np.stack(rows)),
+            torch.tensor([[name in on for name in classes] for _, on in rated]))
 
 
-def _audio_file(folder: Path, name: str, where: str) -> Path:
-    file = folder / name
-    if not file.resolve().is_relative_to(folder):
-        raise UserError(f"{where}: {name!r} leads out of {folder}; name files below --audio")
-    if not file.is_file():
-        raise UserError(f"{where}: {file} does not exist; files are looked for under --audio")
-    return file
-
-
-def _ticks(text: str, classes: tuple[str, ...], where: str) -> list[bool]:
-    labels = [label.strip() for label in text.split(";") if label.strip()]
-    for label in labels:
-        if label not in classes:
-            raise UserError(f"{where}: label {label!r} is no class of the model: {nearest(label, classes)}")
-    if not labels:
-        raise UserError(f"{where}: no label; give at least one of {', '.join(classes)}")
-    return [name in labels for name in classes]
-
-
-def embed(files: list[Path], about: dict, mean: Tensor, scale: Tensor, store: Path,
+def embed(files: list[Path] | Tensor, about: dict, mean: Tensor, scale: Tensor, store: Path,
           upstream: str | None = None) -> Tensor:
     """Features (n, L, D) of audio files, standardised like those of the model's training corpus.
 
-    upstream: the name, hub id or folder to load it from; None for the model's own name. Raises UserError when it is
-    not the upstream that the model was trained with.
+    files: or ready-made features, for a model that was trained on such. upstream: the name, hub id or folder to load it
+    from; None for the model's own name. Raises UserError when it is not the upstream that the model was trained with.
     """
+    if isinstance(files, Tensor) or about["upstream"] == upstreams.READY:
+        given = upstreams.ready(*files.shape[1:]).identity if isinstance(files, Tensor) else "audio"
+        if given != about["upstream_identity"]:
+            raise UserError(f"the model was trained on {about['upstream_identity']}, not on {given}; give it the same")
+        return (files - mean) / scale
     loaded = upstreams.load(upstream or about["upstream"])
     if loaded.identity != about["upstream_identity"]:
         raise UserError(f"upstream {about['upstream']} is {loaded.identity} here but the model was trained with "
@@ -96,20 +88,21 @@ def embed(files: list[Path], about: dict, mean: Tensor, scale: Tensor, store: Pa
     return (features.extract(Clips(clips), loaded, store, normalise=normalise) - mean) / scale
 
 
-def adapt(directory: Path, ratings: Path, audio: Path, store: Path, upstream: str | None = None) -> PersonalModel:
+def adapt(directory: Path, ratings: Path, audio: Path, store: Path, upstream: str | None = None,
+          **options) -> PersonalModel:
     """Adapt the model in a directory, of any method, to one listener's ratings.
 
     With a number of shots that the model was not trained for, the settings of the nearest number are used. upstream: as
-    in `embed`.
+    in `embed`. options: listener and others, as in `read_ratings`.
     """
     trained = checkpoints.load(directory)
-    files, ticks = read_ratings(ratings, audio, tuple(trained.about["classes"]))
+    files, ticks = read_ratings(ratings, audio, tuple(trained.about["classes"]), **options)
     embedded = embed(files, trained.about, trained.mean, trained.scale, store, upstream)
     targets = rating_targets(ticks, trained.about["label_smoothing"])
     with torch.no_grad():
         batch = support_batch(embedded, targets, trained.class_weights)
-        heads = trained.model.weights(batch, setting_for(trained.model, len(files)))
-    about = trained.about | {"shots": len(files), "method": f"{trained.about['method']}, personal"}
+        heads = trained.model.weights(batch, setting_for(trained.model, len(ticks)))
+    about = trained.about | {"shots": len(ticks), "method": f"{trained.about['method']}, personal"}
     return PersonalModel(Head(*(tensor[0] for tensor in heads)), trained.mean, trained.scale, about)
 
 
@@ -140,8 +133,16 @@ def load(path: Path) -> PersonalModel:
 
 
 def classify(personal: PersonalModel, files: list[Path], store: Path, upstream: str | None = None) -> pd.DataFrame:
-    """One row per audio file: file, the predicted set (`label`, joined by ;), and the probability of each class."""
-    embedded = embed(files, personal.about, personal.mean, personal.scale, store, upstream)
+    """One row per audio file: file, the predicted set (`label`, joined by ;), and the probability of each class.
+
+    A model of ready-made features reads files of them; a row is then a clip.
+    """
+    inputs = files
+    if personal.about["upstream"] == upstreams.READY:
+        read = [schema.vectors(Path(file)) for file in files]
+        files = [name for names, _ in read for name in names]
+        inputs = torch.from_numpy(np.concatenate([values for _, values in read]))
+    embedded = embed(inputs, personal.about, personal.mean, personal.scale, store, upstream)
     with torch.no_grad():
         answers = logits(personal.head, embedded)
     classes = personal.about["classes"]
@@ -162,9 +163,9 @@ class Personaliser:
         """Remember the arguments; nothing is read yet."""
         self.model, self.store, self.upstream = Path(model), Path(store), upstream
 
-    def adapt(self, ratings: str | Path, audio: str | Path) -> "Personaliser":
-        """Adapt to one listener's CSV of ratings; see `read_ratings`. Returns self."""
-        self.personal_ = adapt(self.model, Path(ratings), Path(audio), self.store, self.upstream)
+    def adapt(self, ratings: str | Path, audio: str | Path, **options) -> "Personaliser":
+        """Adapt to one listener's table of ratings; see `read_ratings`. Returns self."""
+        self.personal_ = adapt(self.model, Path(ratings), Path(audio), self.store, self.upstream, **options)
         return self
 
     def predict(self, files: list[str | Path]) -> pd.DataFrame:

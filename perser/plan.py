@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from perser import provenance, settings
-from perser.corpora import Corpus
+from perser.corpora import Corpus, schema
 from perser.corpora.agreement import listener_traits, noise_ceiling
 from perser.data import Task, from_corpus, make_task
 from perser.experiment import Experiment
@@ -43,6 +43,7 @@ class Plan(Protocol):
             "label_smoothing": base.label_smoothing}
         self.ceiling = None if corpus.repeats is None or corpus.repeats.empty else noise_ceiling(corpus)
         self.traits = listener_traits(corpus.ratings, corpus.classes)
+        self.table = schema.rows(corpus)[0] if corpus.name == "table" else None  # its sessions may have been made
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
         self.origin = {"numerics_version": NUMERICS_VERSION, "commit": provenance.git()["commit"],
                        "data_digest": self.fingerprint, "cpu": provenance.machine()["cpu"]}

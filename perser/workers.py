@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from perser import checkpoints, provenance, records, settings
 from perser.checkpoints import Checkpoint
+from perser.corpora import schema
 from perser.data import Task
 from perser.episodes import Episodes, batch_of
 from perser.errors import UserError
@@ -51,6 +52,8 @@ def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
     learnt = [pd.read_parquet(part / "learnt.parquet") for part in plan.parts() if (part / "learnt.parquet").exists()]
     records.write(pd.concat(learnt, ignore_index=True), plan.out / "learnt.parquet")
     records.write(plan.traits, plan.out / "listeners.parquet")
+    if plan.table is not None:
+        schema.write(plan.table, plan.out / "ratings.csv")
     plan.link()
     minutes = round((time.perf_counter() - start) / 60, 2)
     records.write_json(_manifest(plan, config, minutes, jobs, len(todo)), plan.out / "manifest.json")

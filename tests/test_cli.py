@@ -279,7 +279,7 @@ def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_
     audio = files[0].parents[1]
     ratings = tmp_path / "ratings.csv"
     lines = [f"{wav.relative_to(audio)},{'sad' if i else 'sad; fear'}" for i, wav in enumerate(files[:15])]
-    ratings.write_text("file,label\n" + "\n".join(lines) + "\n")
+    ratings.write_text("clip,label\n" + "\n".join(lines) + "\n")
     code, out, _ = perser("adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out",
                           tmp_path / "personal.safetensors")
     assert code == 0 and "15 ratings" in out
@@ -288,7 +288,7 @@ def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_
     assert code == 0 and len(frame) == 5 and list(frame.columns[:2]) == ["file", "label"]
     assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-3)
     happy = tmp_path / "happy.csv"
-    happy.write_text("file,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
+    happy.write_text("clip,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
     perser("adapt", "--model", model, "--ratings", happy, "--audio", audio, "--out", tmp_path / "other.safetensors")
     other = pd.read_csv(StringIO(perser("predict", "--model", tmp_path / "other.safetensors", *files[15:])[1]))
     assert (frame["sad"] > other["sad"]).all() and (frame["happy"] < other["happy"]).all()
@@ -305,7 +305,7 @@ def test_a_saved_model_of_every_kind_adapts_and_predicts(perser, root, all_kinds
     classes = checkpoints.load(model).about["classes"]
     for label in classes if kind == "nearest-listener" else ("sad", "happy"):
         ratings, personal = tmp_path / f"{label}.csv", tmp_path / f"{label}.safetensors"
-        ratings.write_text("file,label\n" + "".join(f"{wav.relative_to(audio)},{label}\n" for wav in files[:7]))
+        ratings.write_text("clip,label\n" + "".join(f"{wav.relative_to(audio)},{label}\n" for wav in files[:7]))
         words = ["adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out", personal]
         code, out, err = perser(*words)
         assert (code, out, err) == (0, f"{personal}: 7 ratings\n", "")
@@ -346,7 +346,7 @@ def test_a_model_on_an_upstream_in_a_folder_adapts_with_the_normalisation_of_its
     for wav in files[:5]:
         shutil.copy(wav, tmp_path)
     ratings = tmp_path / "ratings.csv"
-    ratings.write_text("file,label\n" + "".join(f"{wav.name},sad\n" for wav in files[:5]))
+    ratings.write_text("clip,label\n" + "".join(f"{wav.name},sad\n" for wav in files[:5]))
     words = ["adapt", "--model", out / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings", ratings, "--audio",
              tmp_path, "--out", tmp_path / "personal.safetensors"]
     code, _, err = perser(*words)
@@ -359,12 +359,12 @@ def test_a_model_on_an_upstream_in_a_folder_adapts_with_the_normalisation_of_its
 
 
 @pytest.mark.parametrize("text, message", [
-    ("", "column `file` is missing"),
-    ("file,label\n", "no ratings"),
-    ("file,label\nnope.wav,sad\n", ":2: "),
-    ("file,label\n../../x.wav,sad\n", ":2: '../../x.wav' leads out"),
-    ("file,label\na.wav,sadd\n", "sad"),
-    ("file,label\na.wav,\n", "no label"),
+    ("", "no column 'clip' in an empty line"),
+    ("clip,label\n", "holds no rating"),
+    ("clip,label\nnope.wav,sad\n", ":2: "),
+    ("clip,label\n../../x.wav,sad\n", ":2: '../../x.wav' leads out"),
+    ("clip,label\na.wav,sadd\n", "sad"),
+    ("clip,label\na.wav,\n", "no label"),
 ])
 def test_bad_ratings_are_one_line_with_file_and_line(perser, finished, tmp_path, text, message):
     soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000) / 20), 16000)
@@ -373,6 +373,57 @@ def test_bad_ratings_are_one_line_with_file_and_line(perser, finished, tmp_path,
     code, out, err = perser("adapt", "--model", finished / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings",
                             ratings, "--audio", tmp_path, "--out", tmp_path / "m.safetensors")
     assert code == 1 and message in err and "ratings.csv" in err and err.count("\n") == 1 and not out
+
+
+def test_exported_ratings_adapt_to_one_listener_by_name(perser, root, finished, tmp_path):
+    """A table of all listeners needs a name; the exported names of clips lie below the folder that is printed."""
+    code, _, err = perser("show", "synthetic", "--root", root, "--export", tmp_path / "all.csv")
+    table, audio = pd.read_csv(tmp_path / "all.csv", dtype=str, keep_default_na=False), err.strip().rpartition(" ")[2]
+    assert code == 0 and [*table] == ["clip", "listener", "label", "speaker", "session"]
+    assert f"{len(table)} ratings; --audio " in err and (Path(audio) / table["clip"][0]).is_file()
+    few = tmp_path / "few.csv"
+    table.groupby("listener").head(6).to_csv(few, index=False, sep=";", encoding="utf-16")
+    words = ["adapt", "--model", finished / "checkpoints/fold1-group0-seed0/meta-perser", "--ratings", few, "--audio",
+             audio, "--out", tmp_path / "m.safetensors"]
+    name = table["listener"].min()
+    code, out, err = perser(*words)
+    assert code == 1 and not out and err.count("\n") == 1 and f"choose one, such as --listener {name!r}: " in err
+    code, out, err = perser(*words, "--listener", "nobody")
+    assert code == 1 and err.count("\n") == 1 and "no listener 'nobody': did you mean" in err
+    rated = (table[table["listener"] == name].head(6)["label"] != "Other").sum()
+    assert perser(*words, "--listener", name)[:2] == (0, f"{tmp_path / 'm.safetensors'}: {rated} ratings\n")
+
+
+def test_a_run_on_ready_made_features_saves_its_table_and_adapts(perser, tmp_path, caplog):
+    """No audio anywhere. Sessions are made; numbers count from a threshold; a listener adapts from the same file."""
+    draw = np.random.default_rng(0)
+    truth = draw.integers(2, size=100)
+    features = pd.DataFrame(draw.normal(size=(100, 4)) + truth[:, None], columns=list("wxyz"))
+    features.assign(clip=[f"c{n}" for n in range(100)]).to_parquet(tmp_path / "features.parquet")
+    rows = [f"c{n};L{k};{50 + 20 * truth[n] + 10 * draw.normal():.1f};{50 - 20 * truth[n] + 10 * draw.normal():.1f}"
+            for k in range(8) for n in draw.choice(100, 40, replace=False)]
+    (tmp_path / "ratings.csv").write_text("clip;listener;aroused;calm\n" + "\n".join(rows) + "\n")
+    numbers = ["--threshold", "aroused=50", "--threshold", "calm=50"]
+    out = tmp_path / "out" / "main"
+    code, _, err = perser("run", "main", "--corpus", "table", "--root", tmp_path, *numbers, "--out", out, "--jobs", 1,
+                          *sets(*TINY, "groups=3"))
+    assert code == 0, err
+    saved = pd.read_csv(out / "ratings.csv")
+    assert len(saved) == 320 and set(saved["session"]) == {1, 2, 3, 4, 5} and json.loads(
+        (out / "manifest.json").read_text())["corpus_options"] == {"threshold": "aroused=50,calm=50"}
+    model, personal = out / "checkpoints/fold1-group0-seed0/meta-perser", tmp_path / "m.safetensors"
+    words = ["adapt", "--model", model, "--ratings", tmp_path / "ratings.csv", *numbers, "--listener", "L1", "--out",
+             personal, "--audio"]
+    assert perser(*words, tmp_path / "features.parquet")[0] == 0
+    code, printed, _ = perser("predict", "--model", personal, tmp_path / "features.parquet")
+    frame = pd.read_csv(StringIO(printed))
+    assert code == 0 and frame["file"].tolist() == [f"c{n}" for n in range(100)]
+    soundfile.write(tmp_path / "c1.wav", np.zeros(800), 16000)
+    (tmp_path / "one.csv").write_text("file,aroused,calm\nc1,60,40\n")
+    words[words.index(tmp_path / "ratings.csv")] = tmp_path / "one.csv"
+    code, _, err = perser(*[word for word in words if word not in ("--listener", "L1")], tmp_path)
+    assert code == 1 and "trained on features of 1 x 4, not on audio" in err.splitlines()[-1]
+    assert "`file` is an old name" in caplog.text
 
 
 def test_a_file_other_than_a_personal_model_is_one_line(perser, tmp_path):

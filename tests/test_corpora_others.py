@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perser.corpora import cremad, load, msp_podcast, table
+from perser.corpora import cremad, load, msp_podcast
 from perser.errors import UserError
 from perser.seeds import rng
 
@@ -42,7 +42,7 @@ def test_unknown_names_and_options_list_the_nearest(tmp_path):
 
 def test_a_corpus_shows_itself_in_three_lines(tmp_path):
     root = table_of(tmp_path, "clip,listener,label,speaker\na,me,happy,S1\nb,me,sad,S2\na,you,sad,S1\n")
-    lines = ["Corpus 'table' (not synthetic)", "  2 clips, 2 speakers, 1 sessions",
+    lines = ["Corpus 'table' (not synthetic)", "  2 clips, 2 speakers, 2 sessions",
              "  2 listeners, 3 ratings, classes: happy, sad"]
     assert repr(load("table", root)).splitlines() == lines
     stamped = replace(load("table", root), synthetic="listeners")
@@ -380,68 +380,10 @@ def table_of(root: Path, text: str) -> Path:
     return root
 
 
-def test_table_of_labels_and_table_of_columns_say_the_same(tmp_path):
-    one = load(
-        "table", table_of(tmp_path / "1", "clip,listener,label\na,me,happy; sad\nb.flac,me,Other\na,you,sad\n")
-    )
-    two = load(
-        "table",
-        table_of(
-            tmp_path / "2", "clip,listener,happy,sad,Other\na,me,1,true,0\nb.flac,me,0,,1\na,you,false,x,0\n"
-        ),
-    )
-    expected = {("a", "me"): {"happy", "sad"}, ("b.flac", "me"): set(), ("a", "you"): {"sad"}}
-    assert one.classes == two.classes == ("happy", "sad")
-    assert ticked(one) == ticked(two) == expected
-    assert one.clips.session.tolist() == [1, 1] and one.clips.speaker.tolist() == ["unknown"] * 2
-
-
-def test_table_options_change_what_they_name(tmp_path):
-    root = table_of(tmp_path, "clip,listener,label,session,speaker\na,me,sad,2,S1\nb,me,,3,S2\n")
-    corpus = load("table", root, classes="happy, sad")
-    assert corpus.classes == ("happy", "sad")
-    assert corpus.clips.session.tolist() == [2, 3] and corpus.clips.speaker.tolist() == ["S1", "S2"]
-    (root / "ratings.csv").rename(root / "other.csv")
-    (root / "audio").rename(root / "sound")
-    assert load("table", root, ratings="other.csv", audio="sound").classes == ("sad",)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("clip,label\na,sad\n", "csv:1: no column 'listener'"),
-        ("clip,listener,label\n", "holds no rating"),
-        ("clip,listener,label\na,me,\n", "names no class"),
-        ("clip,listener,label\n../audio/a,me,sad\n", "csv:2: '../audio/a' cannot name a clip"),
-        ("clip,listener,label\nc,me,sad\n", "csv:2: .*has no audio file 'c'"),
-        ("clip,listener,label\na,me,sad\na,me,happy\n", "csv:3: me rates a a second time"),
-        ("clip,listener,label\na,,sad\n", "csv:2: no listener"),
-        ("clip,listener,label\na,me\n", "csv:2: not 3 columns"),
-        ("clip,listener,sad\na,me,maybe\n", "csv:2: 'maybe' in column 'sad' is neither 0 nor 1"),
-        ("clip,listener,label,session\na,me,sad,one\n", "csv:2: session 'one' is no whole number"),
-        ("clip,listener,label,session\na,me,sad,1\na,you,sad,2\n", "csv:3: a has session 2 here and 1 above"),
-    ],
-)
-def test_table_errors_name_the_row(tmp_path, text, message):
-    with pytest.raises(UserError, match=message):
-        load("table", table_of(tmp_path, text))
-
-
-def test_table_files_and_labels_that_are_not_there(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        load("table", tmp_path)
-    root = table_of(tmp_path, "clip,listener,label\na,me,hapy\n")
-    with pytest.raises(UserError, match="csv:2: label 'hapy' is unknown: did you mean 'happy'"):
-        load("table", root, classes="happy,sad")
-    with pytest.raises(UserError, match="no such folder"):
-        load("table", root, audio="nowhere")
-
-
 PARSERS = {
     "cremad": (cremad.parse, HEADER + "\n1,12,1,A_80,5000,1,1,7,1,4,1001_DFA_ANG_XX,1,A,80,A,ANG,XX\n"),
     "single": (msp_podcast.parse, SINGLE),
     "consensus": (msp_podcast.clips, CONSENSUS),
-    "table": (table.parse, "clip,listener,label,session\na,me,sad;happy,1\nb,you,Other,2\n"),
 }
 
 
@@ -458,15 +400,3 @@ def test_mutated_tables_raise_nothing_but_a_user_error(kind, data):
         list(parser("".join(text), "file.csv"))
     except UserError as error:
         assert str(error).startswith("file.csv") and "\n" not in str(error)
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sets(st.sampled_from(["happy", "sad"]))), min_size=1))
-def test_what_csv_writes_the_table_parser_reads(rows):
-    import io
-
-    file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(["clip", "listener", "label"])
-    writer.writerows([clip, f"listener {n}", ";".join(sorted(on))] for n, (clip, on) in enumerate(rows))
-    read = table.parse(file.getvalue().replace("\r\n", "\n"), "file.csv")
-    assert [(row["clip"], on) for _, row, on in read] == rows

@@ -317,7 +317,7 @@ def test_adapt_takes_the_settings_of_the_nearest_number_of_shots(task, start, tm
         for number in range(shots):
             (tmp_path / f"{number}.wav").touch()
         rows = "".join(f"{number}.wav,{label}\n" for number, label in enumerate(labels))
-        (tmp_path / "ratings.csv").write_text(f"file,label\n{rows}")
+        (tmp_path / "ratings.csv").write_text(f"clip,label\n{rows}")
         head = personal.adapt(tmp_path / "model", tmp_path / "ratings.csv", tmp_path, tmp_path / "store").head
         ticks = torch.tensor([[name == label for name in made.CLASSES] for label in labels])
         expected = Head(*leaves(start))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import soundfile
 
@@ -28,7 +29,8 @@ class Corpus:
     classes (IEMOCAP's Other) is a row of False. synthetic: "" for a real corpus, otherwise the synthetic parts; all
     results computed from it carry this stamp. options: the options it was loaded with. repeats: where listeners rated
     clips more than once, those single ratings, in the form of `ratings`. folds: sessions to train on, dev session and
-    test session of every fold, where the corpus prescribes them.
+    test session of every fold, where the corpus prescribes them. features: float32 (clips, layers, width) in the order
+    of `clips`, where they come with the corpus instead of audio.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Corpus:
     options: dict = field(default_factory=dict)
     repeats: pd.DataFrame | None = None
     folds: tuple[tuple[tuple[int, ...], int, int], ...] = ()
+    features: np.ndarray | None = None
 
     def __repr__(self) -> str:
         clips, listeners = self.clips, self.ratings["listener"]

@@ -45,6 +45,7 @@ FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model
 PACKAGED = ("whisper-tiny.en",)  # those of packaged.PACKAGES that are upstreams
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "unispeech-sat", "data2vec-audio", "wav2vec2-bert", "whisper")
 MEL_FAMILIES = {"wav2vec2-bert": "SeamlessM4TFeatureExtractor", "whisper": "WhisperFeatureExtractor"}
+READY = "features"  # stands for the upstream of features that come with the corpus
 PAD = "+pad30"  # after a whisper model's name: clips are padded to 30 s, as in its training
 
 MELS = 80
@@ -84,6 +85,15 @@ class Upstream:
             matrices = self.embed(waves)
         assert matrices.shape == (len(waves), self.layers, self.width), matrices.shape
         return matrices.clone()  # an ordinary tensor again: inference tensors cannot enter autograd
+
+
+def ready(layers: int, width: int) -> Upstream:
+    """What stands for the upstream where features come ready-made with the corpus: it embeds nothing."""
+    return Upstream(READY, f"features of {layers} x {width}", layers, width, True, False, _no_audio, normalise="none")
+
+
+def _no_audio(_: list[torch.Tensor]) -> torch.Tensor:
+    raise UserError("the corpus has ready-made features, and no audio to embed")
 
 
 def load(name: str, revision: str | None = None, device: str | None = None) -> Upstream:

@@ -370,7 +370,7 @@ class Perser(Provider):
         folder.mkdir()
         files = [_file(uri, folder / f"{i}.wav") for i, uri in enumerate(question.audios)]
         lines = [f"{file.name},{';'.join(ticks)}" for file, ticks in zip(files, labels, strict=False)]
-        (folder / "ratings.csv").write_text("\n".join(["file,label", *lines]) + "\n", encoding="utf-8")
+        (folder / "ratings.csv").write_text("\n".join(["clip,label", *lines]) + "\n", encoding="utf-8")
         adapted = personal.adapt(self.path, folder / "ratings.csv", folder, self.store)
         return personal.classify(adapted, files[-1:], self.store)["label"].iloc[0].replace(";", ", ")
 
