@@ -249,23 +249,59 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
 def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
             store: Path | None = None, normalise: str | None = None):
     """The plan of an experiment on a corpus, with its features extracted."""
-    import torch
-
-    from perser import corpora, features
+    from perser import corpora
     from perser.features import upstreams
     from perser.plan import Plan
 
     model = None if corpus == "table" else usage(upstreams.load, upstream, revision=revision)
     loaded = usage(corpora.load, corpus, root, **options)
-    if loaded.features is not None:
-        model = upstreams.ready(*loaded.features.shape[1:])
-        return usage(Plan, experiment, loaded, model, torch.from_numpy(loaded.features), model.normalise, out)
-    model = model or usage(upstreams.load, upstream, revision=revision)
-    store = store or out.parent / "features"
-    normalise = normalise or model.normalise
-    moments = features.moments(loaded, store, terminal()) if normalise == "corpus" else normalise
-    matrix = features.extract(loaded, model, store, moments, progress=terminal())
+    model, matrix, moments = embedded(loaded, model or upstream, revision, store or out.parent / "features", normalise)
     return usage(Plan, experiment, loaded, model, matrix, moments, out)
+
+
+def embedded(corpus, upstream, revision: str | None, store: Path, normalise: str | None = None):
+    """The upstream (given, or loaded by name), a corpus's features, and how its waveforms were normalised."""
+    import torch
+
+    from perser import features
+    from perser.features import upstreams
+
+    if corpus.features is not None:
+        model = upstreams.ready(*corpus.features.shape[1:])
+        return model, torch.from_numpy(corpus.features), model.normalise
+    model = usage(upstreams.load, upstream, revision=revision) if isinstance(upstream, str) else upstream
+    normalise = normalise or model.normalise
+    moments = features.moments(corpus, store, terminal()) if normalise == "corpus" else normalise
+    return model, features.extract(corpus, model, store, moments, progress=terminal()), moments
+
+
+@main.command(epilog="Example: perser personalise ratings.csv clips --out out/team")
+@click.argument("ratings", type=FILE)
+@click.argument("audio", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=DIRECTORY, help="Report, models, ratings as understood, manifest.")
+@OPTION
+@of_table
+@TRAINED_ON
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the test.")
+@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...], upstream: str,
+                overrides: tuple[str, ...], jobs: int, **table) -> None:
+    """From a table of RATINGS and a folder of AUDIO to a model per listener, and whom it helps.
+
+    RATINGS has the columns clip, listener and label (classes separated by ;), or a column per class. The same command
+    goes on where it was stopped.
+    """
+    from perser import corpora, team
+    from perser.analysis import verdicts
+
+    corpus = usage(corpora.load, "table", ratings.absolute().parent, ratings=str(ratings.absolute()),
+                   audio=str(audio.absolute()), **corpus_options(options, **table))
+    prepared = usage(team.prepare, corpus, overrides)
+    usage(team.claim, out)
+    model, matrix, moments = embedded(prepared.corpus, upstream, None, out / "work" / "features")
+    answers = team.personalise(prepared, model, matrix, moments, out, jobs, terminal(), click.echo)
+    shots = json.loads((out / "manifest.json").read_text())["shots"]
+    click.echo("\n".join(["", *verdicts.lines(answers, shots), "", f"{out / 'report.html'}"]))
 
 
 @main.command(epilog="Example: perser search --root synthetic=data/development --root ravdess=/path/to/RAVDESS")

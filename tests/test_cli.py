@@ -175,7 +175,7 @@ def test_run_prints_the_table_and_says_that_it_is_synthetic(perser, root, finish
     code, out, err = perser(*words, "--jobs", 1, *sets(*TINY))
     assert code == 0 and "SSL-E" in out and "synthetic" in out.lower() and not err
     frame = pd.read_parquet(finished / "records.parquet")
-    assert set(frame["method"]) == {"ssl-e", "fine-tuning", "maml", "meta-perser"}
+    assert set(frame["method"]) == {"ssl-e", "prior-shift", "fine-tuning", "maml", "meta-perser", "meta-perser-p"}
 
 
 @pytest.mark.parametrize("words", [["run", "main", "--corpus", "synthetic", "--root", "."],

@@ -12,7 +12,7 @@ from perser.methods.maml import Maml
 ROOT = Path(__file__).parents[1]
 MAIN = '[methods.a]\nkind = "maml"\n'
 KINDS = ("all-data, finetune, listener-embedding, maml, nearest-listener, population-prior, prior-shift, prototypes, "
-         "shots-majority, shots-shares, ssl-e")
+         "robust-prior, shots-majority, shots-shares, ssl-e")
 
 
 @pytest.fixture

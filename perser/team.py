@@ -1,0 +1,342 @@
+"""A team's own listeners: from their ratings to a verdict per listener and one model file for each of them.
+
+The personal model is the robust prior: it has no learning rates, and where a listener's ratings say little it stays the
+general model. What it is worth is measured by cross-validation with the engine of the experiments: every listener
+is held out once, and asked about clips of sessions that no model was trained on.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from perser import checkpoints, page, provenance, records, seeds, workers
+from perser import model as heads
+from perser.analysis import verdicts
+from perser.checkpoints import Checkpoint
+from perser.corpora import Corpus
+from perser.corpora.agreement import others, votes
+from perser.data import Split, make_task, rating_targets
+from perser.episodes import Episodes, batch_of, support_batch
+from perser.errors import UserError
+from perser.evaluate import join_episodes, split_logits
+from perser.experiment import Experiment
+from perser.features.upstreams import Upstream
+from perser.methods.base import Start, setting_for
+from perser.methods.ssl_e import train
+from perser.model import Head
+from perser.personal import PersonalModel, save
+from perser.plan import NUMERICS_VERSION, Plan, Unit
+from perser.settings import Base, explain, override
+
+GENERAL, PERSONAL = "ssl-e", "personal"
+LADDER = (5, 10, 20, 40)  # numbers of shots; the largest is the one of the verdict
+SESSIONS = 5  # made where the corpus has fewer than three
+LEAST_LISTENERS = 3
+FEW_LISTENERS, FEW_RATINGS = 8, 30  # below these the verdicts rest on little
+
+
+class Team(NamedTuple):
+    """A corpus with at least three sessions, the experiment that fits it, and notes on both."""
+
+    corpus: Corpus
+    experiment: Experiment
+    notes: list[str]
+
+
+def prepare(corpus: Corpus, overrides: Iterable[str] = ()) -> Team:
+    """Choose sessions, shots, query and groups from what listeners have rated; overrides: `key=value` settings.
+
+    Raises UserError that says in numbers what is missing.
+    """
+    corpus, notes = with_sessions(corpus)
+    ticked = corpus.ratings[corpus.ratings[list(corpus.classes)].any(axis=1)]
+    counts = ticked["listener"].value_counts()
+    _enough(counts, ticked, corpus.classes)
+    settings = chosen(counts, _per_session(ticked, corpus))
+    for change in overrides:
+        override(settings, change)
+    try:
+        experiment = Experiment.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(f"--set {explain(error.errors()[0], {'base': Base}, Experiment)}") from None
+    if len(counts) < FEW_LISTENERS:
+        notes.append(f"{len(counts)} listeners are few to learn from; {FEW_LISTENERS} or more are better")
+    if counts.median() < FEW_RATINGS:
+        notes.append(f"{counts.median():g} ratings a listener are few: only large gains can be shown; "
+                     f"{FEW_RATINGS} or more are better")
+    notes += [f"class {name!r} has only {int(number)} ratings" for name, number in ticked[list(corpus.classes)].sum(
+        ).items() if number < 2 * LEAST_LISTENERS]
+    return Team(corpus, experiment, notes)
+
+
+def _enough(counts: pd.Series, ticked: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    least = 2 * LADDER[0]
+    able, short = counts[counts >= least], counts[counts < least]
+    if len(classes) < 2:
+        raise UserError(f"{len(classes)} class in the ratings; a model tells at least 2 apart")
+    if len(able) < LEAST_LISTENERS:
+        lacking = ", ".join(f"{least - number} more of {name}" for name, number in short.head(3).items())
+        raise UserError(f"{len(able)} of {len(counts)} listeners have the {least} ratings that {LADDER[0]} shots and a "
+                        f"test on {least - LADDER[0]} other clips take; {LEAST_LISTENERS} listeners are needed: "
+                        f"{lacking or f'{LEAST_LISTENERS - len(able)} more listeners'}")
+    if (clips := ticked["clip"].nunique()) < 3 * LADDER[0]:
+        raise UserError(f"{clips} rated clips; training, choosing and testing need {3 * LADDER[0]}: "
+                        f"{3 * LADDER[0] - clips} more")
+
+
+def _per_session(ticked: pd.DataFrame, corpus: Corpus) -> pd.Series:
+    """Ratings of a listener in the session where they have fewest, by listener with any there."""
+    sessions = ticked["clip"].map(corpus.clips["session"])
+    return ticked.groupby([ticked["listener"], sessions]).size().groupby("listener").median()
+
+
+def chosen(counts: pd.Series, per_session: pd.Series) -> dict:
+    """Settings for listeners with so many ratings, in all and in a session.
+
+    Shots are at most half of what three quarters of the listeners have, so that draws differ. Queries are few enough
+    for a session of three quarters of the listeners. Groups have two listeners or more, so that shots can be exchanged.
+
+    >>> settings = chosen(pd.Series([40] * 30), pd.Series([8] * 30))
+    >>> settings["shots"], settings["min_queries"], settings["groups"]
+    ([5, 10, 20], 5, 6)
+    """
+    able = counts >= 2 * LADDER[0]
+    most = counts[able].quantile(0.25) / 2
+    queries = per_session[able.reindex(per_session.index, fill_value=True)].quantile(0.25)
+    return {"name": "personalise", "seeds": [0], "shots": [k for k in LADDER if k <= most] or [LADDER[0]],
+            "draws": 20, "dev_draws": 5, "min_queries": max(1, min(LADDER[0], int(queries))),
+            "support": "any", "dev": "training", "groups": min(6, max(LEAST_LISTENERS, int(able.sum()) // 2)),
+            "base": {"class_weights": False, "chosen_by": "loss"},
+            "methods": {GENERAL: {"kind": "ssl-e"}, PERSONAL: {"kind": "robust-prior"}}}
+
+
+def with_sessions(corpus: Corpus) -> tuple[Corpus, list[str]]:
+    """The corpus with at least three sessions, and what was made for it: of whole speakers where there are enough."""
+    clips = corpus.clips
+    if clips["session"].nunique() >= 3 or corpus.folds:
+        return corpus, []
+    by_speaker = clips["speaker"].nunique() >= 3
+    names = clips["speaker"] if by_speaker else pd.Series(clips.index, clips.index)
+    sizes = names.value_counts()
+    order = sizes.index[seeds.rng(0, "sessions").permutation(len(sizes))]
+    order = sizes[order].sort_values(ascending=False, kind="stable").index
+    load, session = np.zeros(min(SESSIONS, len(sizes)), int), {}
+    for name in order:
+        smallest = int(load.argmin())
+        session[name], load[smallest] = smallest + 1, load[smallest] + sizes[name]
+    unit = "of whole speakers" if by_speaker else "of single clips, so speakers are both trained on and tested"
+    return (replace(corpus, clips=clips.assign(session=names.map(session).astype(int))),
+            [f"{len(load)} sessions were made, {unit}"])
+
+
+def understood(team: Team, plan: Plan) -> list[str]:
+    """What was read and how it will be tested, in ten lines."""
+    corpus, experiment = team.corpus, plan.experiment
+    classes, clips, cast = list(corpus.classes), corpus.clips, votes(corpus.ratings, corpus.classes)
+    _, plurality, shared = others(cast)
+    agreed = (cast.weights * plurality).sum(1)[shared] / plurality.sum(1)[shared]
+    per_listener, per_clip = np.bincount(cast.listener), np.bincount(cast.clip)
+    held_out = sorted({name for unit in plan.splits for name in plan.split(*unit).test_listeners})
+    without = len(corpus.ratings) - len(cast.clip)
+    hours = clips["seconds"].sum() / 60
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(classes, cast.weights.mean(0)))
+    shots = plan.shots["unseen"]
+    return [
+        f"clips       {len(clips)} ({hours:.1f} minutes) of {clips['speaker'].nunique()} speaker(s) in "
+        f"{clips['session'].nunique()} sessions",
+        f"listeners   {len(cast.names)}: {per_listener.min()} to {per_listener.max()} ratings each, median "
+        f"{np.median(per_listener):g}",
+        f"ratings     {len(cast.clip)}, {per_clip.mean():.1f} a clip" + f"; {without} without a class" * bool(without),
+        f"classes     {shares}",
+        f"ticks       {(cast.weights > 0).sum(1).mean():.2f} classes a rating",
+        f"agreement   {agreed.mean():.0%} of the ratings are what most others of the clip say" if len(agreed) else
+        "agreement   unknown: no clip has two listeners",
+        f"features    {plan.labels['upstream']}: {plan.features.shape[1]} layer(s) of {plan.features.shape[2]}",
+        f"shots       K = {', '.join(map(str, shots))} of a listener's ratings, {experiment.draws} draws; the verdict "
+        f"is at K = {max(shots)}",
+        f"test        {len(held_out)} listeners in {len(plan.groups)} groups, each held out, times "
+        f"{len(plan.data.folds)} sessions of new clips",
+        "notes       " + ("; ".join(team.notes) or "none"),
+    ]
+
+
+@torch.no_grad()
+def answers(plan: Plan) -> pd.DataFrame:
+    """Every answer of a computed plan on new clips: a row per listener, rating asked for, draw, shots and whose shots.
+
+    Columns listener, clip, rating, draw, shots, shots_of (general, own or other), loss (nats), hit (the most probable
+    class was ticked) and likeliest (its place). Summed, they are the records.
+    """
+    return pd.concat([frame for unit in plan.units for frame in _unit_answers(plan, unit)], ignore_index=True)
+
+
+def _unit_answers(plan: Plan, unit: Unit) -> Iterator[pd.DataFrame]:
+    task, model = plan.task(unit), checkpoints.load(plan.part(unit, PERSONAL)).model
+    draws = plan.draws(task.split, "unseen", unit[2])
+    listeners = sorted({listener for listener, _ in draws})
+    for shots in plan.shots["unseen"] if listeners else ():
+        own = [draws[listener, shots] for listener in listeners]
+        parts = {"own": own, "other": workers.exchanged(own)} if len(listeners) > 1 else {"own": own}
+        for shots_of, episodes in parts.items():
+            logits = next(model.answers(batch_of(task, join_episodes(episodes)), [setting_for(model, shots)]))
+            yield from _frames(task, listeners, episodes, logits, shots, shots_of)
+        if shots == plan.shots["unseen"][0]:
+            every = heads.logits(model.head, task.data.features)
+            logits = every[task.data.clip[join_episodes(own).query]]
+            yield from _frames(task, listeners, own, logits, 0, "general")
+
+
+def _frames(task, listeners: list[int], episodes: list[Episodes], logits: Tensor, shots: int,
+            shots_of: str) -> Iterator[pd.DataFrame]:
+    for listener, (part, query) in zip(listeners, split_logits(logits, episodes)):
+        log_p, labels = part.double().log_softmax(-1), task.data.labels[query]
+        likeliest, clip = log_p.argmax(-1), task.data.clip[query.numpy()].ravel()
+        loss = -(labels / labels.sum(-1, keepdim=True) * log_p).sum(-1)
+        yield pd.DataFrame({
+            "listener": task.data.listeners[listener], "clip": np.array(task.data.clips, object)[clip],
+            "rating": query.numpy().ravel(), "draw": np.repeat(np.arange(len(query)), query.shape[1]), "shots": shots,
+            "shots_of": shots_of, "loss": loss.numpy().ravel(), "likeliest": likeliest.numpy().ravel(),
+            "hit": labels.gather(-1, likeliest.unsqueeze(-1)).numpy().ravel().astype(float)})
+
+
+def general(plan: Plan) -> Checkpoint:
+    """SSL-E of all listeners and the prior over them. The last session stops the training and chooses the factor."""
+    data = plan.data._replace(features=torch.from_numpy(plan.features))
+    session, last = data.session[data.clip], plan.data.folds[-1].dev
+    stop, nobody = np.flatnonzero(session == last), np.empty(0, np.int64)
+    split = Split(0, 0, (), np.flatnonzero(session != last), stop, stop, nobody, nobody)
+    task = make_task(data, split, plan.experiment.base, plan.standardise)
+    method = plan.experiment.methods[PERSONAL]
+    model = method.fit(task, Start(train(task, 0), dict), plan.draws(split, "dev", 0), 0)
+    about = plan.about | {"method": PERSONAL, "kind": method.kind, "seed": 0, "stopped_on_session": int(last)}
+    return Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about)
+
+
+@torch.no_grad()
+def personal_models(plan: Plan, trained: Checkpoint) -> Iterator[tuple[str, PersonalModel]]:
+    """Every listener's model, adapted to all ratings of the listener."""
+    data, smoothing = plan.data, plan.experiment.base.label_smoothing
+    features = (torch.from_numpy(plan.features) - trained.mean) / trained.scale
+    targets = rating_targets(data.labels, smoothing)
+    for number, name in enumerate(data.listeners):
+        ratings = np.flatnonzero(data.listener == number)
+        batch = support_batch(features[data.clip[ratings]], targets[ratings], trained.class_weights)
+        head = trained.model.weights(batch, setting_for(trained.model, len(ratings)))
+        kind = trained.about["kind"]
+        about = trained.about | {"listener": name, "shots": len(ratings), "method": f"{kind}, personal"}
+        yield name, PersonalModel(Head(*(tensor[0] for tensor in head)), trained.mean, trained.scale, about)
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """A file name for each listener: letters, digits, - and _ alone, so none leads out of its folder, and all differ.
+
+    >>> file_names(["Ann", "ann", "../x", "伟"])
+    {'Ann': 'Ann.safetensors', 'ann': 'ann-2.safetensors', '../x': 'x.safetensors', '伟': 'listener.safetensors'}
+    """
+    taken, files = set(), {}
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:60] or "listener"
+        if re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", stem, re.IGNORECASE):  # reserved by Windows
+            stem += "_"
+        number, unique = 1, stem
+        while unique.lower() in taken:
+            number += 1
+            unique = f"{stem}-{number}"
+        taken.add(unique.lower())
+        files[name] = f"{unique}.safetensors"
+    return files
+
+
+def claim(out: Path) -> Path:
+    """Make the folder. Raises UserError when it holds other files: the ratings given might be among them."""
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()) and not (out / "work").is_dir():
+        raise UserError(f"{out}: holds other files, which this might overwrite; give --out a new folder")
+    (out / "work").mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def personalise(team: Team, upstream: Upstream, features: Tensor, moments: tuple[float, float] | str, out: Path,
+                jobs: int = 1, progress: bool = False, say: Callable[[str], None] = lambda line: None) -> pd.DataFrame:
+    """Cross-validate, train, adapt and write everything below `out`; `say` gets what is printed meanwhile.
+
+    features (N, L, D) in the order of the corpus's clips; moments: how waveforms were normalised. Returns the verdicts.
+    What is computed stays in `out`/work, so that a killed call goes on. Raises UserError where data are too few.
+    """
+    began, out, corpus = time.perf_counter(), claim(out), team.corpus
+    plan = Plan(team.experiment, corpus, upstream, features, moments, out / "work" / "run")
+    lines = understood(team, plan)
+    for line in lines:
+        say(line)
+    scored = workers.compute(plan, jobs, progress)
+    given, shots = answers(plan), max(plan.shots["unseen"])
+    table = verdicts.verdicts(given, corpus.ratings, corpus.classes, shots)
+    trained = general(plan)
+    files = _write_models(plan, trained, table, out)
+    _write_ratings(corpus, out / "ratings.csv")
+    records.write(scored, out / "work" / "records.parquet")
+    page.write(page.Findings(corpus, plan.labels["synthetic"], table, given, shots, lines, _opinions(plan, trained)),
+               out / "report.html")
+    minutes = round((time.perf_counter() - began) / 60, 2)
+    listeners = [row | {"file": f"listeners/{files[row['listener']]}"} for row in table.to_dict("records")]
+    records.write_json(_clean(plan.about | provenance.git() | {
+        "settings": plan.experiment.model_dump(mode="json"), "numerics_version": NUMERICS_VERSION,
+        "data_digest": plan.fingerprint, "understood": lines, "notes": team.notes, "shots": shots, "minutes": minutes,
+        "team": {name: value._asdict() for name, value in verdicts.team(table).items()}, "listeners": listeners,
+        "curve": verdicts.curve(given).to_dict("records"), "machine": provenance.machine()}), out / "manifest.json")
+    return table
+
+
+def _clean(value):
+    """A value with None for nan, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _clean(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(one) for one in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _write_models(plan: Plan, trained: Checkpoint, table: pd.DataFrame, out: Path) -> dict[str, str]:
+    """general.safetensors, listeners/NAME.safetensors, and model/, which `perser adapt` takes for new listeners.
+
+    Files of listeners whom an earlier call knew by other names are deleted.
+    """
+    checkpoints.save(trained, out / "model")
+    save(PersonalModel(trained.model.head, trained.mean, trained.scale, trained.about | {"shots": 0}),
+         out / "general.safetensors")
+    files, judged = file_names(plan.data.listeners), table.set_index("listener")["verdict"]
+    if (out / "manifest.json").is_file():
+        for row in json.loads((out / "manifest.json").read_text())["listeners"]:
+            (out / "listeners" / Path(row["file"]).name).unlink(missing_ok=True)
+    for name, model in personal_models(plan, trained):
+        save(model._replace(about=model.about | {"verdict": judged[name]}), out / "listeners" / files[name])
+    return files
+
+
+def _write_ratings(corpus: Corpus, path: Path) -> None:
+    """The ratings as understood: clip, listener, label, speaker, session."""
+    ticks = corpus.ratings[list(corpus.classes)].to_numpy(bool)
+    labels = [";".join(name for name, on in zip(corpus.classes, row) if on) or "Other" for row in ticks]
+    about = corpus.clips.loc[corpus.ratings["clip"], ["speaker", "session"]].reset_index(drop=True)
+    frame = pd.concat([corpus.ratings[["clip", "listener"]].reset_index(drop=True), about], axis=1)
+    frame.insert(2, "label", labels)
+    with records.whole(path) as half:
+        frame.to_csv(half, index=False)
+
+
+@torch.no_grad()
+def _opinions(plan: Plan, trained: Checkpoint) -> pd.DataFrame:
+    """The general model's probabilities of the classes, by clip."""
+    features = (torch.from_numpy(plan.features) - trained.mean) / trained.scale
+    p = heads.logits(trained.model.head, features).softmax(-1).numpy()
+    return pd.DataFrame(p, index=pd.Index(plan.data.clips, name="clip"), columns=list(plan.data.classes))
