@@ -191,8 +191,8 @@ def _unit_answers(plan: Plan, unit: Unit) -> Iterator[pd.DataFrame]:
             logits = next(model.answers(batch_of(task, join_episodes(episodes)), [setting_for(model, shots)]))
             yield from _frames(task, listeners, episodes, logits, shots, shots_of)
         if shots == plan.shots["unseen"][0]:
-            every = heads.logits(model.head, task.data.features)
-            logits = every[task.data.clip[join_episodes(own).query]]
+            general_logits = heads.logits(model.head, task.data.features)
+            logits = general_logits[task.data.clip[join_episodes(own).query]]
             yield from _frames(task, listeners, own, logits, 0, "general")
 
 
@@ -279,13 +279,13 @@ def personalise(team: Team, upstream: Upstream, features: Tensor, moments: tuple
     for line in lines:
         say(line)
     scored = workers.compute(plan, jobs, progress)
-    given, shots = answers(plan), max(plan.shots["unseen"])
-    table = verdicts.verdicts(given, corpus.ratings, corpus.classes, shots)
+    answered, shots = answers(plan), max(plan.shots["unseen"])
+    table = verdicts.verdicts(answered, corpus.ratings, corpus.classes, shots)
     trained = general(plan)
     files = _write_models(plan, trained, table, out)
     _write_ratings(corpus, out / "ratings.csv")
     records.write(scored, out / "work" / "records.parquet")
-    page.write(page.Findings(corpus, plan.labels["synthetic"], table, given, shots, lines, _opinions(plan, trained)),
+    page.write(page.Findings(corpus, plan.labels["synthetic"], table, answered, shots, lines, _opinions(plan, trained)),
                out / "report.html")
     minutes = round((time.perf_counter() - began) / 60, 2)
     listeners = [row | {"file": f"listeners/{files[row['listener']]}"} for row in table.to_dict("records")]
@@ -293,7 +293,7 @@ def personalise(team: Team, upstream: Upstream, features: Tensor, moments: tuple
         "settings": plan.experiment.model_dump(mode="json"), "numerics_version": NUMERICS_VERSION,
         "data_digest": plan.fingerprint, "understood": lines, "notes": team.notes, "shots": shots, "minutes": minutes,
         "team": {name: value._asdict() for name, value in verdicts.team(table).items()}, "listeners": listeners,
-        "curve": verdicts.curve(given).to_dict("records"), "machine": provenance.machine()}), out / "manifest.json")
+        "curve": verdicts.curve(answered).to_dict("records"), "machine": provenance.machine()}), out / "manifest.json")
     return table
 
 

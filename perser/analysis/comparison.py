@@ -91,9 +91,9 @@ def levels(run: Run) -> pd.DataFrame:
         frames = scored(summed), scored(pooled(summed))
         names = [name for name in SCORES if name in frames[0]]
         units = [abs(SCORES[name].factor) for name in names]
-        by_listener, together = (units * frame.groupby(cell, sort=False)[names].mean() for frame in frames)
+        by_listener, all_listeners = (units * frame.groupby(cell, sort=False)[names].mean() for frame in frames)
         records = frames[0].groupby(cell, sort=False)["records"].sum()
-        table.append(by_listener.join(together.add_suffix("_pooled")).assign(records=records, shots_of=shots_of))
+        table.append(by_listener.join(all_listeners.add_suffix("_pooled")).assign(records=records, shots_of=shots_of))
     frame = pd.concat(table).reset_index()
     key = frame[cell].apply(tuple, axis=1).map(_order(run))
     return frame.loc[key.sort_values(kind="stable").index].reset_index(drop=True)

@@ -69,7 +69,7 @@ class PopulationPrior(Method):
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> PopulationPriorModel:
         """Learn the prior from the training listeners' ratings; choose the factor for each number of shots."""
-        model = PopulationPriorModel(start.head, prior_of(task, start.head), {})
+        model = self.Model(start.head, prior_of(task, start.head), {})
         return model._replace(settings=choose(task, model, self.factor_grid, dev))
 
     def learnt_numbers(self, model: PopulationPriorModel) -> int:

@@ -12,11 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from perser.data import Task
-from perser.episodes import Draws
-from perser.evaluate import choose
-from perser.methods.base import Start
-from perser.methods.population_prior import PopulationPrior, PopulationPriorModel, posterior, prior_of, terms
+from perser.methods.population_prior import PopulationPrior, PopulationPriorModel, posterior, terms
 
 SWAPS = 0.05  # share of listeners who swap two classes, before any shot
 
@@ -48,11 +44,6 @@ class RobustPrior(PopulationPrior):
     kind: Literal["robust-prior"] = "robust-prior"
     title: str = "Robust prior"
     Model: ClassVar[type] = RobustPriorModel
-
-    def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> RobustPriorModel:
-        """Learn the prior from the training listeners' ratings; choose the factor for each number of shots."""
-        model = RobustPriorModel(start.head, prior_of(task, start.head), {})
-        return model._replace(settings=choose(task, model, self.factor_grid, dev))
 
 
 def swaps(classes: int) -> Tensor:
