@@ -23,7 +23,7 @@ from perser import checkpoints, page, provenance, records, seeds, workers
 from perser import model as heads
 from perser.analysis import verdicts
 from perser.checkpoints import Checkpoint
-from perser.corpora import Corpus
+from perser.corpora import Corpus, schema
 from perser.corpora.agreement import others, votes
 from perser.data import Split, make_task, rating_targets
 from perser.episodes import Episodes, batch_of, support_batch
@@ -283,7 +283,7 @@ def personalise(team: Team, upstream: Upstream, features: Tensor, moments: tuple
     table = verdicts.verdicts(answered, corpus.ratings, corpus.classes, shots)
     trained = general(plan)
     files = _write_models(plan, trained, table, out)
-    _write_ratings(corpus, out / "ratings.csv")
+    schema.write(schema.rows(corpus)[0], out / "ratings.csv")
     records.write(scored, out / "work" / "records.parquet")
     page.write(page.Findings(corpus, plan.labels["synthetic"], table, answered, shots, lines, _opinions(plan, trained)),
                out / "report.html")
@@ -321,17 +321,6 @@ def _write_models(plan: Plan, trained: Checkpoint, table: pd.DataFrame, out: Pat
     for name, model in personal_models(plan, trained):
         save(model._replace(about=model.about | {"verdict": judged[name]}), out / "listeners" / files[name])
     return files
-
-
-def _write_ratings(corpus: Corpus, path: Path) -> None:
-    """The ratings as understood: clip, listener, label, speaker, session."""
-    ticks = corpus.ratings[list(corpus.classes)].to_numpy(bool)
-    labels = [";".join(name for name, on in zip(corpus.classes, row) if on) or "Other" for row in ticks]
-    about = corpus.clips.loc[corpus.ratings["clip"], ["speaker", "session"]].reset_index(drop=True)
-    frame = pd.concat([corpus.ratings[["clip", "listener"]].reset_index(drop=True), about], axis=1)
-    frame.insert(2, "label", labels)
-    with records.whole(path) as half:
-        frame.to_csv(half, index=False)
 
 
 @torch.no_grad()
