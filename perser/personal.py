@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perser import checkpoints, features
+from perser.checkpoints import Checkpoint
 from perser.corpora import schema
 from perser.corpora.base import nearest
 from perser.data import rating_targets
@@ -92,16 +93,21 @@ def adapt(directory: Path, ratings: Path, audio: Path, store: Path, upstream: st
           **options) -> PersonalModel:
     """Adapt the model in a directory, of any method, to one listener's ratings.
 
-    With a number of shots that the model was not trained for, the settings of the nearest number are used. upstream: as
-    in `embed`. options: listener and others, as in `read_ratings`.
+    upstream: as in `embed`. options: listener and others, as in `read_ratings`.
     """
     trained = checkpoints.load(directory)
     files, ticks = read_ratings(ratings, audio, tuple(trained.about["classes"]), **options)
-    embedded = embed(files, trained.about, trained.mean, trained.scale, store, upstream)
-    targets = rating_targets(ticks, trained.about["label_smoothing"])
-    with torch.no_grad():
-        batch = support_batch(embedded, targets, trained.class_weights)
-        heads = trained.model.weights(batch, setting_for(trained.model, len(ticks)))
+    return adapted(trained, embed(files, trained.about, trained.mean, trained.scale, store, upstream), ticks)
+
+
+@torch.no_grad()
+def adapted(trained: Checkpoint, features: Tensor, ticks: Tensor) -> PersonalModel:
+    """Adapt a trained model to one listener's ratings: standardised features (K, L, D) and ticks (K, C) bool.
+
+    With a number of shots that the model was not trained for, the settings of the nearest number are used.
+    """
+    batch = support_batch(features, rating_targets(ticks, trained.about["label_smoothing"]), trained.class_weights)
+    heads = trained.model.weights(batch, setting_for(trained.model, len(ticks)))
     about = trained.about | {"shots": len(ticks), "method": f"{trained.about['method']}, personal"}
     return PersonalModel(Head(*(tensor[0] for tensor in heads)), trained.mean, trained.scale, about)
 

@@ -14,7 +14,7 @@ from setup_env import MISTRAL
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 CONDA = ROOT / "environment.yml"
-EXTRAS = ("notebooks", "test", "reference")
+EXTRAS = ("notebooks", "test", "reference", "app", "cluster")
 RESOLVE = ["uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header", "--no-annotate", "--generate-hashes",
            *(option for extra in EXTRAS for option in ("--extra", extra)),
            "--python-version", "3.11.0", "--python-platform", "x86_64-manylinux_2_28", "--output-file", str(LOCK)]
