@@ -277,7 +277,7 @@ def embedded(corpus, upstream, revision: str | None, store: Path, normalise: str
 
 @main.command(epilog="Example: perser personalise ratings.csv clips --out out/team")
 @click.argument("ratings", type=FILE)
-@click.argument("audio", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("audio", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=DIRECTORY, help="Report, models, ratings as understood, manifest.")
 @OPTION
 @of_table
@@ -288,8 +288,8 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
                 overrides: tuple[str, ...], jobs: int, **table) -> None:
     """From a table of RATINGS and a folder of AUDIO to a model per listener, and whom it helps.
 
-    RATINGS has the columns clip, listener and label (classes separated by ;), or a column per class. The same command
-    goes on where it was stopped.
+    RATINGS has the columns clip, listener and label (classes separated by ;), or a column per class; `perser show
+    --help` has them all. AUDIO may be a file of features instead. The same command resumes where it was stopped.
     """
     from perser import corpora, team
     from perser.analysis import verdicts
