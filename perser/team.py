@@ -114,7 +114,7 @@ def chosen(counts: pd.Series, per_session: pd.Series) -> dict:
     queries = per_session[able.reindex(per_session.index, fill_value=True)].quantile(0.25)
     return {"name": "personalise", "seeds": [0], "shots": [k for k in LADDER if k <= most] or [LADDER[0]],
             "draws": 20, "dev_draws": 5, "min_queries": max(1, min(LADDER[0], int(queries))),
-            "support": "any", "dev": "training", "groups": min(6, max(LEAST_LISTENERS, int(able.sum()) // 2)),
+            "support": "any", "groups": min(6, max(LEAST_LISTENERS, int(able.sum()) // 2)),
             "base": {"class_weights": False, "chosen_by": "loss"},
             "methods": {GENERAL: {"kind": "ssl-e"}, PERSONAL: {"kind": "robust-prior"}}}
 
