@@ -349,6 +349,25 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
         click.echo(path)
 
 
+@main.command(epilog="Example: perser verify out/synthetic/whisper-tiny.en/main")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--against", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="The run to compare with.  [default: of the same corpus, upstream and experiment in results/]")
+def verify(run: Path, against: Path | None) -> None:
+    """Compare every cell of a finished run's tables with a committed run: did it reproduce? Exit 1 where it did not."""
+    from perser import records
+    from perser.analysis import report as reports
+    from perser.analysis import verify as verifying
+
+    finished = records.load(run)
+    against = against or reports.place(finished, Path("results"))
+    if not against.is_dir():
+        raise UserError(f"{against}: no committed run to compare {run} with; name one with --against")
+    lines, reproduced = verifying.lines(finished, records.load(against))
+    click.echo("\n".join(lines))
+    sys.exit(not reproduced)
+
+
 UPSTREAM = click.option("--upstream", help="Name, hub id or folder of the model's upstream.  [default: as in training]")
 
 
