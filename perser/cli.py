@@ -419,17 +419,34 @@ def predict(model: Path, upstream: str | None, audio: tuple[Path, ...]) -> None:
     click.echo(frame.to_csv(index=False, float_format="%.4f"), nl=False)
 
 
-@main.command(epilog="Example: perser claims --json")
+@main.command(epilog="Example: perser claims --all")
 @click.option("--results", default="results", show_default=True,
               type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def claims(results: Path, as_json: bool) -> None:
-    """Every claim with its effect and interval, computed from the committed records."""
+@click.option("--all", "everything", is_flag=True, help="Every claim, and every comparison of every run.")
+@click.option("--paper", type=FILE, help="The papers' numbers, [[number]] tables with id and value, to put beside ours."
+              "  [default: RESULTS/paper.toml, if there]")
+@click.option("--json", "as_json", is_flag=True, help="Every comparison of every run as JSON.")
+def claims(results: Path, everything: bool, paper: Path | None, as_json: bool) -> None:
+    """What this artifact claims, judged from the committed records: reproduced or not, and whether it has regressed.
+
+    RESULTS/expected.toml has the claims. Exit 1 where one has regressed.
+    """
+    from perser.analysis import expected
     from perser.analysis.claims import claims as compute
     from perser.analysis.claims import lines
 
-    judged = compute(results)
-    click.echo(json.dumps(judged, indent=1) if as_json else "\n".join(lines(judged)))
+    if as_json or not (results / "expected.toml").is_file():
+        comparisons = compute(results)
+        click.echo(json.dumps(comparisons, indent=1) if as_json else "\n".join(lines(comparisons)))
+        return
+    judged = expected.judge(expected.read(results / "expected.toml"), results.absolute().parent)
+    printed = expected.lines(judged, everything)
+    if paper or (results / "paper.toml").is_file():
+        printed += ["", *expected.paper(paper or results / "paper.toml", judged)]
+    printed += ["", *(lines(compute(results)) if everything else
+                      ["perser claims --all: the other claims, and every comparison of every run"])]
+    click.echo("\n".join(printed))
+    sys.exit(any(one.regressed for one in judged))
 
 
 @main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")

@@ -1,10 +1,10 @@
-"""Fill the marked blocks of README.md: tables of committed runs, and the verdicts on their methods."""
+"""Fill the marked blocks of README.md and ARTIFACT.md: tables of committed runs, verdicts on methods and claims."""
 
 import re
 from pathlib import Path
 
 from perser import records
-from perser.analysis import claims, comparison, tables
+from perser.analysis import claims, comparison, expected, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,9 +25,15 @@ def claims_block(run_dir: str, *methods: str) -> str:
     return "\n".join(["```", *claims.lines(shown), "```", ""])
 
 
+def expected_block(path: str) -> str:
+    """The totals and the table of the claims in a file."""
+    judged = expected.judge(expected.read(ROOT / path), ROOT)
+    return f"{expected.headline(judged)}.\n\n{expected.markdown(judged)}"
+
+
 def fill(text: str) -> str:
-    """The README with all blocks between markers rewritten."""
-    for name, write in (("table", table_block), ("claims", claims_block)):
+    """A text with all blocks between markers rewritten."""
+    for name, write in (("table", table_block), ("claims", claims_block), ("expected", expected_block)):
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
                       lambda match, write=write: match[1] + write(*match[2].split()) + match[3],
                       text, flags=re.DOTALL)
@@ -35,5 +41,5 @@ def fill(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text()))
+    for document in (ROOT / "README.md", ROOT / "ARTIFACT.md"):
+        document.write_text(fill(document.read_text()))
