@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -11,10 +12,20 @@ from types import ModuleType
 
 import click
 
+from perser import processes
 from perser.errors import UserError
 from perser.phase2.cli import phase2
+from perser.terminal import NAME, doing, tell
 
-NAME = "perser"
+GOES_ON = "what is computed is kept, and the same command goes on"
+KEPT = {  # what holds when a command is stopped; of the others nothing is to be told
+    "run": GOES_ON, "personalise": GOES_ON, "search": GOES_ON, "fetch": "downloads are kept, and the same command goes on",
+    "phase2": "answers are kept, and the same command with --resume goes on",
+    "synth": "nothing is kept, and the same command begins anew",
+    "report": "the files written so far are whole, and the same command writes all of them"}
+COMPLETION = ('Completion of commands and options in bash (zsh, fish alike): '
+              'eval "$(_PERSER_COMPLETE=bash_source perser)"')
+_program: list[str] = []  # the command that runs, where perser was started as a program
 
 
 class Group(click.Group):
@@ -25,7 +36,11 @@ class Group(click.Group):
         return list(self.commands)
 
     def main(self, *arguments, **settings) -> None:
-        """Run a command and exit: 0 done, 1 a run failed, 2 wrong use."""
+        """Run a command and exit: 0 done, 1 a run failed, 2 wrong use, 130 Ctrl-C, 143 SIGTERM."""
+        if not arguments:  # started as a program, not called in one
+            _program.append("")
+            processes.stop_on_signals(_end)
+            sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a name is no reason to fail
         try:
             status = super().main(*arguments, prog_name=NAME, standalone_mode=False, **settings)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -37,26 +52,70 @@ class Group(click.Group):
             status = 2
         except click.exceptions.Exit as stop:
             status = stop.exit_code
+        except Stopped as stop:
+            status = _stopped(stop.number)
         except click.Abort:
-            click.echo(f"{NAME}: stopped; the same command resumes from here", err=True)
+            tell("stopped: no answer")
+            status = 1
+        except UnicodeEncodeError as error:
+            tell(f"{error.object!r} holds bytes that are no UTF-8; rename that file or folder")
             status = 1
         except (UserError, OSError) as error:
-            click.echo(f"{NAME}: {error}".replace("\n", " "), err=True)
+            tell(str(error))
             status = 1
+        doing("")
         sys.exit(status if isinstance(status, int) else 0)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    def invoke(self, context: click.Context) -> object:
+        """Run a command. Raises Stopped for KeyboardInterrupt, of which click would make an error of its own."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as stop:
+            raise Stopped(*stop.args) from None
+
+
+class Stopped(Exception):
+    """A command was stopped by a signal."""
+
+    def __init__(self, number: int = signal.SIGINT):
+        super().__init__(number)
+        self.number = int(number)
+
+
+def _stopped(number: int) -> int:
+    """Tell what is kept, leave no process behind; the exit status."""
+    if _program and _program[-1] is not None:
+        command, _program[-1] = _program[-1], None
+        tell("stopped" + (f"; {KEPT[command]}" if command in KEPT else ""))
+    processes.kill_children()
+    return 128 + number
+
+
+def _end(number: int) -> None:
+    os._exit(_stopped(number))
+
+
+@click.group(cls=Group, epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="perser")
 @click.option("-v", "--verbose", is_flag=True, help="Report progress in words.")
 def main(verbose: bool) -> None:
     """Speech emotion recognition that adapts to one listener, and its evaluation."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=f"{NAME}: %(message)s")
+    if _program:
+        _program[-1] = click.get_current_context().invoked_subcommand
+        now(f"{_program[-1]}: starting")
 
 
 def terminal() -> bool:
-    """Whether progress bars go to a terminal."""
-    return sys.stderr.isatty()
+    """Whether progress is shown: by a program, not by a call in one."""
+    return bool(_program)
+
+
+def now(what: str) -> None:
+    """Tell what begins, where it takes time."""
+    if _program:
+        doing(what)
 
 
 def usage(call, *arguments, **settings):
