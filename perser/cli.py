@@ -15,21 +15,25 @@ import click
 from perser import processes
 from perser.errors import UserError
 from perser.phase2.cli import phase2
-from perser.terminal import NAME, doing, tell
+from perser.terminal import NAME, counted, doing, folded, tell, width
 
 GOES_ON = "what is computed is kept, and the same command goes on"
 KEPT = {  # what holds when a command is stopped; of the others nothing is to be told
-    "run": GOES_ON, "personalise": GOES_ON, "search": GOES_ON, "fetch": "downloads are kept, and the same command goes on",
+    "run": GOES_ON, "personalise": GOES_ON, "search": GOES_ON,
+    "fetch": "downloads are kept, and the same command goes on",
     "phase2": "answers are kept, and the same command with --resume goes on",
     "synth": "nothing is kept, and the same command begins anew",
     "report": "the files written so far are whole, and the same command writes all of them"}
-COMPLETION = ('Completion of commands and options in bash (zsh, fish alike): '
-              'eval "$(_PERSER_COMPLETE=bash_source perser)"')
-_program: list[str] = []  # the command that runs, where perser was started as a program
+COMPLETION = '\b\nTab completes in bash, zsh or fish: eval "$(_PERSER_COMPLETE=bash_source perser)"'
 
 
 class Group(click.Group):
-    """Commands in the order of use; errors in one line, without a traceback for a user's mistake."""
+    """Commands in the order of use; errors in one line, without a traceback for a user's mistake.
+
+    program: whether perser was started as a program, which signals end and which tells what it does.
+    """
+
+    program = False
 
     def list_commands(self, context: click.Context) -> list[str]:
         """The commands in the order in which they are defined."""
@@ -38,7 +42,7 @@ class Group(click.Group):
     def main(self, *arguments, **settings) -> None:
         """Run a command and exit: 0 done, 1 a run failed, 2 wrong use, 130 Ctrl-C, 143 SIGTERM."""
         if not arguments:  # started as a program, not called in one
-            _program.append("")
+            self.program = True
             processes.stop_on_signals(_end)
             sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a name is no reason to fail
         try:
@@ -52,8 +56,8 @@ class Group(click.Group):
             status = 2
         except click.exceptions.Exit as stop:
             status = stop.exit_code
-        except Stopped as stop:
-            status = _stopped(stop.number)
+        except StopError as stop:
+            status = _stopped(*stop.args)
         except click.Abort:
             tell("stopped: no answer")
             status = 1
@@ -68,26 +72,25 @@ class Group(click.Group):
 
 
     def invoke(self, context: click.Context) -> object:
-        """Run a command. Raises Stopped for KeyboardInterrupt, of which click would make an error of its own."""
+        """Run a command. Raises StopError for KeyboardInterrupt, of which click would make an error of its own."""
         try:
             return super().invoke(context)
         except KeyboardInterrupt as stop:
-            raise Stopped(*stop.args) from None
+            raise StopError(*stop.args or [signal.SIGINT]) from None
 
 
-class Stopped(Exception):
-    """A command was stopped by a signal."""
+class StopError(Exception):
+    """A command was stopped by the signal of this number."""
 
-    def __init__(self, number: int = signal.SIGINT):
-        super().__init__(number)
-        self.number = int(number)
+
+_kept: list[str] = []  # what to tell when the command is stopped
 
 
 def _stopped(number: int) -> int:
     """Tell what is kept, leave no process behind; the exit status."""
-    if _program and _program[-1] is not None:
-        command, _program[-1] = _program[-1], None
-        tell("stopped" + (f"; {KEPT[command]}" if command in KEPT else ""))
+    if main.program:
+        main.program = False  # it is told once, though tidying up may take too long and be cut short
+        tell("; ".join(["stopped", *_kept]))
     processes.kill_children()
     return 128 + number
 
@@ -96,25 +99,26 @@ def _end(number: int) -> None:
     os._exit(_stopped(number))
 
 
-@click.group(cls=Group, epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, epilog=COMPLETION,
+             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="perser")
 @click.option("-v", "--verbose", is_flag=True, help="Report progress in words.")
 def main(verbose: bool) -> None:
     """Speech emotion recognition that adapts to one listener, and its evaluation."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=f"{NAME}: %(message)s")
-    if _program:
-        _program[-1] = click.get_current_context().invoked_subcommand
-        now(f"{_program[-1]}: starting")
+    command = str(click.get_current_context().invoked_subcommand)
+    _kept[:] = [KEPT[command]] if command in KEPT else []
+    now(f"{command} begins")
 
 
 def terminal() -> bool:
     """Whether progress is shown: by a program, not by a call in one."""
-    return bool(_program)
+    return main.program
 
 
 def now(what: str) -> None:
     """Tell what begins, where it takes time."""
-    if _program:
+    if main.program:
         doing(what)
 
 
@@ -196,7 +200,9 @@ def accepted() -> bool:
     """Ask whether the user accepts a licence; without a terminal or an answer, no."""
     try:
         return click.confirm("Do you accept the licence?")
-    except click.Abort:
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
         return False
 
 
@@ -222,6 +228,7 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
       speaker, session   optional, any text; sessions that are not given are
                 made, of whole speakers where these are given
     """
+    now(f"reading {corpus} from {root}")
     from perser import corpora
     from perser.corpora import schema
 
@@ -229,7 +236,7 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
     if export:
         rows, folder = schema.rows(loaded)
         schema.write(rows, export)
-        click.echo(f"{export}: {len(rows)} ratings; --audio {folder}", err=True)
+        click.echo(f"{export}: {counted(len(rows), 'rating')}; --audio {folder}", err=True)
     description = corpora.describe(loaded)
     if as_json:
         click.echo(json.dumps(description, indent=1))
@@ -238,9 +245,9 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
         if isinstance(value, dict):
             click.echo(key)
             for name, number in value.items():
-                click.echo(f"    {name:<32} {plain(number)}")
+                click.echo(folded(f"    {name:<32} {plain(number)}", 37))
         else:
-            click.echo(f"{key:<36} {plain(value)}")
+            click.echo(folded(f"{key:<36} {plain(value)}", 37))
 
 
 def plain(value: object) -> str:
@@ -256,7 +263,7 @@ def models(context: click.Context) -> None:
 
     if context.invoked_subcommand is None:
         for present, name, about in upstreams.models():
-            click.echo(f"{'have' if present else '-':<5} {name:<16} {about}")
+            click.echo(folded(f"{'have' if present else '-':<5} {name:<16} {about}", 23))
 
 
 @models.command(epilog="Example: perser models get whisper-tiny.en")
@@ -292,15 +299,21 @@ def experiment_file(name: str) -> Path:
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
         out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int, **table) -> None:
     """Compute the missing records of EXPERIMENT and print its table."""
+    now(f"reading {corpus} from {root}")
     from perser import experiment as experiments
     from perser import records, workers
-    from perser.analysis import comparison, report, tables
+    from perser.analysis import comparison, report, tables, wording
 
     settings = usage(experiments.load, experiment_file(experiment), overrides, corpus)
     plan = planned(settings, corpus, root, corpus_options(options, **table), upstream, revision, out, store, normalise)
     workers.run(plan, jobs, terminal())
     finished = records.load(out)
-    click.echo(tables.markdown(*next(iter(report.tables_of(finished).values()))))
+    table, caption = next(iter(report.tables_of(finished).values()))
+    if width():
+        click.echo("\n".join(filter(None, [wording.stamp(finished), tables.narrow(table, width())])))
+        click.echo(folded(f"All columns and the caption: perser report {out} --out DIR", 4))
+    else:
+        click.echo(tables.markdown(table, caption))
     if risen := comparison.risen(finished):
         click.echo(f"{NAME}: {risen}", err=True)
 
@@ -350,6 +363,7 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
     RATINGS has the columns clip, listener and label (classes separated by ;), or a column per class. The same command
     goes on where it was stopped.
     """
+    now(f"reading {ratings}")
     from perser import corpora, team
     from perser.analysis import verdicts
 
@@ -388,10 +402,10 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
              for name, options in plan.corpora.items()}
     for name in methods or plan.methods:
         rows = searching.trials(plans, name, experiment.methods[name], plan.methods[name], plan.seed, jobs,
-                                lambda row: click.echo(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}  "
-                                                       f"{row['settings']}"))
+                                lambda row: click.echo(folded(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}"
+                                                              f"  {row['settings']}", 4)))
         trials = searching.write(out, name, rows, plan, plans)
-    click.echo(best_trials(trials, plan.margin).to_string(index=False))
+    click.echo(best_trials(trials, plan.margin).to_string(index=False, line_width=width() or None))
 
 
 @main.command(epilog="Example: perser report results/synthetic/whisper-tiny.en/main --out out/report")
@@ -443,7 +457,7 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, upstrea
         adapted = personal.adapt(model, ratings, audio, Path(store), upstream, listener=listener,
                                  **corpus_options((), **table))
     personal.save(adapted, out)
-    click.echo(f"{out}: {adapted.about['shots']} ratings")
+    click.echo(f"{out}: {counted(adapted.about['shots'], 'rating')}")
 
 
 @main.command(epilog="Example: perser predict --model mine.safetensors a.wav b.wav")
@@ -469,7 +483,8 @@ def claims(results: Path, as_json: bool) -> None:
     from perser.analysis.claims import lines
 
     judged = compute(results)
-    click.echo(json.dumps(judged, indent=1) if as_json else "\n".join(lines(judged)))
+    printed = [folded(line, 6) for line in lines(judged, narrow=0 < width() < 140)]
+    click.echo(json.dumps(judged, indent=1) if as_json else "\n".join(printed))
 
 
 @main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")

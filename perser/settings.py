@@ -38,7 +38,7 @@ class Settings(BaseModel):
         optional = any(get_origin(get_args(one)[0] if get_origin(one) is Annotated else one) is tuple
                        for one in get_args(kind))
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return (value,) if several and isinstance(value, int | float | str) or optional and number else value
+        return (value,) if (several and isinstance(value, int | float | str)) or (optional and number) else value
 
 
 class Base(Settings):

@@ -2,7 +2,9 @@
 
 import io
 import math
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,17 @@ def counted(number: int, noun: str) -> str:
     ('1 rating', '2 ratings', '0 ratings')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def width() -> int:
+    """Columns of the terminal that standard output is; 0 where it is none, and nothing is to be narrowed."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def folded(line: str, indent: int) -> str:
+    """A line in the columns of the terminal; its further lines begin with `indent` spaces."""
+    columns = width()
+    return "\n".join(textwrap.wrap(line, columns, subsequent_indent=" " * indent)) if columns else line
 
 
 def tell(line: str) -> None:

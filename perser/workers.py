@@ -78,8 +78,8 @@ def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
             for _ in work(delayed(_compute_unit)(plan, unit) for unit in todo):
                 pass
         except BrokenProcessPool:
-            raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; run "
-                            f"the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
+            raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; "
+                            f"run the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
                             ) from None
     frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in plan.parts()], ignore_index=True)
     frame.insert(3, "experiment", plan.experiment.name)
