@@ -44,7 +44,8 @@ class Group(click.Group):
         if not arguments:  # started as a program, not called in one
             self.program = True
             processes.stop_on_signals(_end)
-            sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a name is no reason to fail
+            if sys.stdout:  # as standard error: no name is a reason to fail
+                sys.stdout.reconfigure(errors="backslashreplace")
         try:
             status = super().main(*arguments, prog_name=NAME, standalone_mode=False, **settings)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -57,7 +58,9 @@ class Group(click.Group):
         except click.exceptions.Exit as stop:
             status = stop.exit_code
         except StopError as stop:
-            status = _stopped(*stop.args)
+            if self.program:
+                _end(*stop.args)
+            status = 128 + stop.args[0]
         except click.Abort:
             tell("stopped: no answer")
             status = 1
@@ -86,17 +89,11 @@ class StopError(Exception):
 _kept: list[str] = []  # what to tell when the command is stopped
 
 
-def _stopped(number: int) -> int:
-    """Tell what is kept, leave no process behind; the exit status."""
-    if main.program:
-        main.program = False  # it is told once, though tidying up may take too long and be cut short
-        tell("; ".join(["stopped", *_kept]))
-    processes.kill_children()
-    return 128 + number
-
-
 def _end(number: int) -> None:
-    os._exit(_stopped(number))
+    """Tell what is kept and end at once, with no process left: to tear torch down takes longer than to be killed."""
+    tell("; ".join(["stopped", *_kept]))
+    processes.kill_children()
+    os._exit(128 + number)
 
 
 @click.group(cls=Group, epilog=COMPLETION,

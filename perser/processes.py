@@ -33,6 +33,7 @@ def stop_on_signals(end: Callable[[int], None]) -> None:
         timer = threading.Timer(GRACE, end, (number,))
         timer.daemon = True
         timer.start()
+        kill_children()
         raise KeyboardInterrupt(number)
 
     for number in SIGNALS:

@@ -37,8 +37,8 @@ class Settings(BaseModel):
         several = get_origin(kind) is tuple
         optional = any(get_origin(get_args(one)[0] if get_origin(one) is Annotated else one) is tuple
                        for one in get_args(kind))
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return (value,) if (several and isinstance(value, int | float | str)) or (optional and number) else value
+        single = isinstance(value, int | float | str) and not isinstance(value, bool)
+        return (value,) if single and (several or (optional and not isinstance(value, str))) else value
 
 
 class Base(Settings):

@@ -28,7 +28,7 @@ def counted(number: int, noun: str) -> str:
 
 def width() -> int:
     """Columns of the terminal that standard output is; 0 where it is none, and nothing is to be narrowed."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    return shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else 0
 
 
 def folded(line: str, indent: int) -> str:
@@ -39,7 +39,7 @@ def folded(line: str, indent: int) -> str:
 
 def tell(line: str) -> None:
     """One line on standard error, after the program's name."""
-    print(f"{NAME}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    print(f"{NAME}: {line}".replace("\n", " "), file=sys.stderr, flush=True)
 
 
 def doing(what: str) -> None:
