@@ -36,6 +36,9 @@ def stop_on_signals(end: Callable[[int], None]) -> None:
         kill_children()
         raise KeyboardInterrupt(number)
 
+    # joblib's tracker removes what killed workers leave in shared memory, and would warn of it.
+    quiet = "ignore::UserWarning:joblib.externals.loky.backend.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
     for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)

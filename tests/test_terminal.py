@@ -94,7 +94,7 @@ def workers(process):
 
 def run_words(team, out):
     toml = out.parent / "small.toml"
-    toml.write_text('[methods]\nssl-e = { kind = "ssl-e" }\nprior-shift = { kind = "prior-shift", scale_grid = [1.0] }\n'
+    toml.write_text('[methods]\nssl-e = { kind = "ssl-e" }\nprior-shift = { kind = "prior-shift" }\n'
                     'fine-tuning = { kind = "finetune", inner_lr_grid = [0.1], inner_steps_grid = [3] }\n')
     return ["run", toml, "--corpus", "table", "--root", team, "--out", out, *SLOW, *RUN]
 
