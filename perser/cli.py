@@ -256,9 +256,9 @@ def plain(value: object) -> str:
 @click.pass_context
 def models(context: click.Context) -> None:
     """List the models: which are on this machine, and how to get the others."""
-    from perser.features import upstreams
-
     if context.invoked_subcommand is None:
+        from perser.features import upstreams
+
         for present, name, about in upstreams.models():
             click.echo(folded(f"{'have' if present else '-':<5} {name:<16} {about}", 23))
 
