@@ -192,7 +192,7 @@ def test_a_killed_run_leaves_nothing_and_a_killed_worker_is_one_line(team, tmp_p
     until(lambda: next(tmp_path.glob("parts/*/records.parquet"), None), child)
     os.kill(workers(child)[0], signal.SIGKILL)
     out, err = child.communicate(timeout=60)
-    lines = [line for line in err.splitlines() if "reading" not in line and " of " not in line]
+    lines = [line for line in err.splitlines() if "reading" not in line and not line.endswith(" left")]
     assert child.returncode == 1 and not out and len(lines) == 1, err
     assert "--jobs 1: what is computed is kept" in lines[0]
     assert not (tmp_path / "out" / "config.json").exists()
@@ -268,7 +268,8 @@ finally:
 
 def test_help_loads_nothing_heavy_and_show_no_torch(team):
     code = ("import sys\nfrom perser.cli import main\nfor words in sys.argv[1:]:\n    try:\n"
-            "        main.main([*words.split(), '--help'])\n    except SystemExit as stop:\n        assert not stop.code\n"
+            "        main.main([*words.split(), '--help'])\n    except SystemExit as stop:\n"
+            "        assert not stop.code\n"
             "print(sorted({'torch', 'pandas', 'transformers', 'matplotlib', 'numpy', 'tabulate'} & set(sys.modules)),"
             " file=sys.stderr)")
     child = started(COMMANDS, code)
@@ -303,7 +304,7 @@ with terminal.progress("quick", 4, "parts") as step:
 
 @pytest.mark.parametrize("polled", [[], ["count"]], ids=["steps", "counted"])
 def test_progress_without_a_terminal_is_a_line_now_and_then(polled):
-    """After 0.2 s none of four is done; at 0.7 s one or two, with about half of the time left; a quick one is silent."""
+    """After 0.2 s none of four is done; at 0.7 s one or two, with the time that is left; a quick one is silent."""
     out, err = started(polled, PROGRESS).communicate()
     lines = err.splitlines()
     assert not out and lines[0].startswith("perser: main: 0 of 4 parts, 00:00, ") and 2 <= len(lines) <= 6, err
@@ -381,7 +382,8 @@ def test_a_broken_pipe_is_silent(team):
     child = subprocess.Popen([*PERSER, "show", "table", "--root", team], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT)
     child.stdout.close()  # before it writes, as `| head -0` does
-    assert child.stderr.read() == b"" and child.wait() == 1
+    told = [line for line in child.stderr.read().splitlines() if not line.startswith(b"perser: reading")]
+    assert not told and child.wait() == 1
     child.stderr.close()
 
 
