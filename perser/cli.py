@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -11,21 +12,40 @@ from types import ModuleType
 
 import click
 
+from perser import processes
 from perser.errors import UserError
 from perser.phase2.cli import phase2
+from perser.terminal import NAME, counted, doing, folded, tell, width
 
-NAME = "perser"
+GOES_ON = "what is computed is kept, and the same command goes on"
+KEPT = {  # what holds when a command is stopped; of the others nothing is to be told
+    "run": GOES_ON, "personalise": GOES_ON, "search": GOES_ON,
+    "fetch": "downloads are kept, and the same command goes on",
+    "phase2": "answers are kept, and the same command with --resume goes on",
+    "synth": "nothing is kept, and the same command begins anew",
+    "report": "the files written so far are whole, and the same command writes all of them"}
+COMPLETION = '\b\nTab completes in bash, zsh or fish: eval "$(_PERSER_COMPLETE=bash_source perser)"'
 
 
 class Group(click.Group):
-    """Commands in the order of use; errors in one line, without a traceback for a user's mistake."""
+    """Commands in the order of use; errors in one line, without a traceback for a user's mistake.
+
+    program: whether perser was started as a program, which signals end and which tells what it does.
+    """
+
+    program = False
 
     def list_commands(self, context: click.Context) -> list[str]:
         """The commands in the order in which they are defined."""
         return list(self.commands)
 
     def main(self, *arguments, **settings) -> None:
-        """Run a command and exit: 0 done, 1 a run failed, 2 wrong use."""
+        """Run a command and exit: 0 done, 1 a run failed, 2 wrong use, 130 Ctrl-C, 143 SIGTERM."""
+        if not arguments:  # started as a program, not called in one
+            self.program = True
+            processes.stop_on_signals(_end)
+            if sys.stdout:  # as standard error: no name is a reason to fail
+                sys.stdout.reconfigure(errors="backslashreplace")
         try:
             status = super().main(*arguments, prog_name=NAME, standalone_mode=False, **settings)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -37,26 +57,66 @@ class Group(click.Group):
             status = 2
         except click.exceptions.Exit as stop:
             status = stop.exit_code
+        except StopError as stop:
+            if self.program:
+                _end(*stop.args)
+            status = 128 + stop.args[0]
         except click.Abort:
-            click.echo(f"{NAME}: stopped; the same command resumes from here", err=True)
+            tell("stopped: no answer")
+            status = 1
+        except UnicodeEncodeError as error:
+            tell(f"{error.object!r} holds bytes that are no UTF-8; rename that file or folder")
             status = 1
         except (UserError, OSError) as error:
-            click.echo(f"{NAME}: {error}".replace("\n", " "), err=True)
+            tell(str(error))
             status = 1
+        doing("")
         sys.exit(status if isinstance(status, int) else 0)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    def invoke(self, context: click.Context) -> object:
+        """Run a command. Raises StopError for KeyboardInterrupt, of which click would make an error of its own."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as stop:
+            raise StopError(*stop.args or [signal.SIGINT]) from None
+
+
+class StopError(Exception):
+    """A command was stopped by the signal of this number."""
+
+
+_kept: list[str] = []  # what to tell when the command is stopped
+
+
+def _end(number: int) -> None:
+    """Tell what is kept and end at once, with no process left: to tear torch down takes longer than to be killed."""
+    tell("; ".join(["stopped", *_kept]))
+    processes.kill_children()
+    os._exit(128 + number)
+
+
+@click.group(cls=Group, epilog=COMPLETION,
+             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="perser")
 @click.option("-v", "--verbose", is_flag=True, help="Report progress in words.")
 def main(verbose: bool) -> None:
     """Speech emotion recognition that adapts to one listener, and its evaluation."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=f"{NAME}: %(message)s")
+    command = str(click.get_current_context().invoked_subcommand)
+    _kept[:] = [KEPT[command]] if command in KEPT else []
+    now(f"{command} begins")
 
 
 def terminal() -> bool:
-    """Whether progress bars go to a terminal."""
-    return sys.stderr.isatty()
+    """Whether progress is shown: by a program, not by a call in one."""
+    return main.program
+
+
+def now(what: str) -> None:
+    """Tell what begins, where it takes time."""
+    if main.program:
+        doing(what)
 
 
 def usage(call, *arguments, **settings):
@@ -137,7 +197,9 @@ def accepted() -> bool:
     """Ask whether the user accepts a licence; without a terminal or an answer, no."""
     try:
         return click.confirm("Do you accept the licence?")
-    except click.Abort:
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
         return False
 
 
@@ -163,6 +225,7 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
       speaker, session   optional, any text; sessions that are not given are
                 made, of whole speakers where these are given
     """
+    now(f"reading {corpus} from {root}")
     from perser import corpora
     from perser.corpora import schema
 
@@ -170,7 +233,7 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
     if export:
         rows, folder = schema.rows(loaded)
         schema.write(rows, export)
-        click.echo(f"{export}: {len(rows)} ratings; --audio {folder}", err=True)
+        click.echo(f"{export}: {counted(len(rows), 'rating')}; --audio {folder}", err=True)
     description = corpora.describe(loaded)
     if as_json:
         click.echo(json.dumps(description, indent=1))
@@ -179,9 +242,9 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
         if isinstance(value, dict):
             click.echo(key)
             for name, number in value.items():
-                click.echo(f"    {name:<32} {plain(number)}")
+                click.echo(folded(f"    {name:<32} {plain(number)}", 37))
         else:
-            click.echo(f"{key:<36} {plain(value)}")
+            click.echo(folded(f"{key:<36} {plain(value)}", 37))
 
 
 def plain(value: object) -> str:
@@ -193,11 +256,11 @@ def plain(value: object) -> str:
 @click.pass_context
 def models(context: click.Context) -> None:
     """List the models: which are on this machine, and how to get the others."""
-    from perser.features import upstreams
-
     if context.invoked_subcommand is None:
+        from perser.features import upstreams
+
         for present, name, about in upstreams.models():
-            click.echo(f"{'have' if present else '-':<5} {name:<16} {about}")
+            click.echo(folded(f"{'have' if present else '-':<5} {name:<16} {about}", 23))
 
 
 @models.command(epilog="Example: perser models get whisper-tiny.en")
@@ -233,15 +296,21 @@ def experiment_file(name: str) -> Path:
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
         out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int, **table) -> None:
     """Compute the missing records of EXPERIMENT and print its table."""
+    now(f"reading {corpus} from {root}")
     from perser import experiment as experiments
     from perser import records, workers
-    from perser.analysis import comparison, report, tables
+    from perser.analysis import comparison, report, tables, wording
 
     settings = usage(experiments.load, experiment_file(experiment), overrides, corpus)
     plan = planned(settings, corpus, root, corpus_options(options, **table), upstream, revision, out, store, normalise)
     workers.run(plan, jobs, terminal())
     finished = records.load(out)
-    click.echo(tables.markdown(*next(iter(report.tables_of(finished).values()))))
+    table, caption = next(iter(report.tables_of(finished).values()))
+    if width():
+        click.echo("\n".join(filter(None, [wording.stamp(finished), tables.narrow(table, width())])))
+        click.echo(folded(f"All columns and the caption: perser report {out} --out DIR", 4))
+    else:
+        click.echo(tables.markdown(table, caption))
     if risen := comparison.risen(finished):
         click.echo(f"{NAME}: {risen}", err=True)
 
@@ -291,6 +360,7 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
     RATINGS has the columns clip, listener and label (classes separated by ;), or a column per class; `perser show
     --help` has them all. AUDIO may be a file of features instead. The same command resumes where it was stopped.
     """
+    now(f"reading {ratings}")
     from perser import corpora, team
     from perser.analysis import verdicts
 
@@ -329,10 +399,10 @@ def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstrea
              for name, options in plan.corpora.items()}
     for name in methods or plan.methods:
         rows = searching.trials(plans, name, experiment.methods[name], plan.methods[name], plan.seed, jobs,
-                                lambda row: click.echo(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}  "
-                                                       f"{row['settings']}"))
+                                lambda row: click.echo(folded(f"{row['method']} {row['trial']:>3} {row['points']:6.2f}"
+                                                              f"  {row['settings']}", 4)))
         trials = searching.write(out, name, rows, plan, plans)
-    click.echo(best_trials(trials, plan.margin).to_string(index=False))
+    click.echo(best_trials(trials, plan.margin).to_string(index=False, line_width=width() or None))
 
 
 @main.command(epilog="Example: perser report results/synthetic/whisper-tiny.en/main --out out/report")
@@ -403,7 +473,7 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, upstrea
         adapted = personal.adapt(model, ratings, audio, Path(store), upstream, listener=listener,
                                  **corpus_options((), **table))
     personal.save(adapted, out)
-    click.echo(f"{out}: {adapted.about['shots']} ratings")
+    click.echo(f"{out}: {counted(adapted.about['shots'], 'rating')}")
 
 
 @main.command(epilog="Example: perser predict --model mine.safetensors a.wav b.wav")
@@ -435,15 +505,17 @@ def claims(results: Path, everything: bool, paper: Path | None, as_json: bool) -
     from perser.analysis.claims import claims as compute
     from perser.analysis.claims import lines
 
+    def comparisons() -> list[str]:
+        return [folded(line, 6) for line in lines(compute(results), narrow=0 < width() < 140)]
+
     if as_json or not (results / "expected.toml").is_file():
-        comparisons = compute(results)
-        click.echo(json.dumps(comparisons, indent=1) if as_json else "\n".join(lines(comparisons)))
+        click.echo(json.dumps(compute(results), indent=1) if as_json else "\n".join(comparisons()))
         return
     judged = expected.judge(expected.read(results / "expected.toml"), results.absolute().parent)
     printed = expected.lines(judged, everything)
     if paper or (results / "paper.toml").is_file():
         printed += ["", *expected.paper(paper or results / "paper.toml", judged)]
-    printed += ["", *(lines(compute(results)) if everything else
+    printed += ["", *(comparisons() if everything else
                       ["perser claims --all: the other claims, and every comparison of every run"])]
     click.echo("\n".join(printed))
     sys.exit(any(one.regressed for one in judged))

@@ -11,6 +11,7 @@ from perser.corpora import Corpus
 from perser.errors import UserError
 from perser.model import class_balanced_weights, smooth
 from perser.settings import Base
+from perser.terminal import counted
 
 # EMO-SUPERB's five folds for a corpus of five sessions: train, dev, test (arXiv 2402.13018).
 FIVE = (((1, 2, 3), 5, 4), ((1, 2, 5), 4, 3), ((1, 4, 5), 3, 2), ((3, 4, 5), 2, 1), ((2, 3, 4), 1, 5))
@@ -102,7 +103,7 @@ def folds(sessions: Iterable[int]) -> list[Fold]:
     """
     names = sorted({int(session) for session in sessions})
     if len(names) < 3:
-        raise UserError(f"{len(names)} session(s) in the corpus; train, dev and test sessions need at least 3: give "
+        raise UserError(f"{counted(len(names), 'session')} in the corpus; train, dev and test need at least 3: give "
                         "clips a session, such as a number for every few speakers")
     if len(names) == 5:
         at = dict(enumerate(names, start=1))
@@ -120,7 +121,7 @@ def listener_groups(data: Data, count: int, least: int) -> list[tuple[int, ...]]
     able = [int(listener) for listener in np.flatnonzero(ratings >= least)]
     count = min(count, len(able))
     if count < 3:
-        raise UserError(f"{len(able)} listener(s) with {least} ratings or more; "
+        raise UserError(f"{counted(len(able), 'listener')} with {least} ratings or more; "
                         "train, dev and test listeners need at least 3")
     return [tuple(able[i::count]) for i in range(count)]
 

@@ -10,7 +10,7 @@ from perser import methods
 from perser.corpora.base import nearest
 from perser.errors import UserError
 from perser.methods import Method
-from perser.settings import Base, Counts, Numbers, Settings, explain, override, read_toml
+from perser.settings import Base, Counts, Numbers, Settings, blamed, explain, override, read_toml
 
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+_-]*$")]  # it becomes the name of a folder
 SHARED = ("shared.toml", "tuned.toml")  # tables that `like` names: definitions, and what the search chose for them
@@ -89,7 +89,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), corpus: str = "") -> Exper
     try:
         return Experiment.model_validate({"name": path.stem, **settings})
     except ValidationError as error:
-        raise UserError(f"{path}: {_explained(error, settings)}") from None
+        raise UserError(f"{blamed(error.errors()[0], overrides, path)}: {_explained(error, settings)}") from None
 
 
 def _like(path: Path, name: str, table: Any) -> Any:

@@ -171,10 +171,11 @@ def whole(path: Path) -> Iterator[Path]:
         yield half
         half.replace(path)
     except (OSError, SafetensorError) as error:
-        if half.is_file():
-            half.unlink()
         raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]}); free some space or choose another "
                         "place, then run the same command again: what is computed is kept") from None
+    finally:
+        if half.is_file():  # not renamed, so that the writing failed or was stopped
+            half.unlink()
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:

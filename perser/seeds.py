@@ -1,9 +1,14 @@
 """Named random streams: every draw comes from (seed, purpose, keys), never from global state."""
 
+from __future__ import annotations
+
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def entropy(seed: int, purpose: str, *keys: object) -> int:
@@ -25,4 +30,6 @@ def rng(seed: int, purpose: str, *keys: object) -> np.random.Generator:
 
 def generator(seed: int, purpose: str, *keys: object) -> torch.Generator:
     """A torch CPU generator for one purpose, independent of all others."""
+    import torch
+
     return torch.Generator().manual_seed(entropy(seed, purpose, *keys) % 2**63)

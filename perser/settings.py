@@ -3,10 +3,11 @@
 import difflib
 import hashlib
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from perser.errors import UserError
 
@@ -27,6 +28,17 @@ class Settings(BaseModel):
     """Settings that cannot change and refuse unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
+        """A single value where several may stand: shots = 5 is [5]."""
+        kind = cls.model_fields[info.field_name].annotation
+        several = get_origin(kind) is tuple
+        optional = any(get_origin(get_args(one)[0] if get_origin(one) is Annotated else one) is tuple
+                       for one in get_args(kind))
+        single = isinstance(value, int | float | str) and not isinstance(value, bool)
+        return (value,) if single and (several or (optional and not isinstance(value, str))) else value
 
 
 class Base(Settings):
@@ -74,6 +86,14 @@ def override(settings: dict, change: str) -> None:
         if not isinstance(settings, dict):
             raise UserError(f"--set {change}: {parent} is a value, not a table")
     settings[last] = value
+
+
+def blamed(error: dict, overrides: Iterable[str], file: object) -> str:
+    """Where the value of one of pydantic's errors was given: the last `--set` of its key, or else the file."""
+    place = ".".join(str(part) for part in error["loc"])
+    given = [change for change in overrides
+             if f"{place}.".startswith(f"{change.partition('=')[0].strip()}.")]
+    return f"--set {given[-1]}" if given else str(file)
 
 
 def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings]) -> str:

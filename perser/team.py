@@ -37,6 +37,7 @@ from perser.model import Head
 from perser.personal import PersonalModel, save
 from perser.plan import NUMERICS_VERSION, Plan, Unit
 from perser.settings import Base, explain, override
+from perser.terminal import counted
 
 GENERAL, PERSONAL = "ssl-e", "personal"
 LADDER = (5, 10, 20, 40)  # numbers of shots; the largest is the one of the verdict
@@ -73,8 +74,8 @@ def prepare(corpus: Corpus, overrides: Iterable[str] = ()) -> Team:
     if counts.median() < FEW_RATINGS:
         notes.append(f"{counts.median():g} ratings a listener are few: only large gains can be shown; "
                      f"{FEW_RATINGS} or more are better")
-    notes += [f"class {name!r} has only {int(number)} ratings" for name, number in ticked[list(corpus.classes)].sum(
-        ).items() if number < 2 * LEAST_LISTENERS]
+    notes += [f"class {name!r} has only {counted(int(number), 'rating')}"
+              for name, number in ticked[list(corpus.classes)].sum().items() if number < 2 * LEAST_LISTENERS]
     return Team(corpus, experiment, notes)
 
 
@@ -139,18 +140,18 @@ def understood(team: Team, plan: Plan) -> list[str]:
     without = len(corpus.ratings) - len(cast.clip)
     hours = clips["seconds"].sum() / 60
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(classes, cast.weights.mean(0)))
-    shots = plan.shots["unseen"]
+    shots, layers = plan.shots["unseen"], counted(plan.features.shape[1], "layer")
     return [
-        f"clips       {len(clips)} ({hours:.1f} minutes) of {clips['speaker'].nunique()} speaker(s) in "
-        f"{clips['session'].nunique()} sessions",
-        f"listeners   {len(cast.names)}: {per_listener.min()} to {per_listener.max()} ratings each, median "
+        f"clips       {len(clips)} ({hours:.1f} minutes) of {counted(clips['speaker'].nunique(), 'speaker')} in "
+        f"{counted(clips['session'].nunique(), 'session')}",
+        f"listeners   {len(cast.names)}: {per_listener.min()} to {counted(per_listener.max(), 'rating')} each, median "
         f"{np.median(per_listener):g}",
         f"ratings     {len(cast.clip)}, {per_clip.mean():.1f} a clip" + f"; {without} without a class" * bool(without),
         f"classes     {shares}",
         f"ticks       {(cast.weights > 0).sum(1).mean():.2f} classes a rating",
         f"agreement   {agreed.mean():.0%} of the ratings are what most others of the clip say" if len(agreed) else
         "agreement   unknown: no clip has two listeners",
-        f"features    {plan.labels['upstream']}: {plan.features.shape[1]} layer(s) of {plan.features.shape[2]}",
+        f"features    {plan.labels['upstream']}: {layers} of {plan.features.shape[2]}",
         f"shots       K = {', '.join(map(str, shots))} of a listener's ratings, {experiment.draws} draws; the verdict "
         f"is at K = {max(shots)}",
         f"test        {len(held_out)} listeners in {len(plan.groups)} groups, each held out, times "

@@ -1,12 +1,10 @@
 """Run an experiment: compute what is missing in worker processes, keep what is there, write records and manifest."""
 
-import ctypes
 import json
-import signal
+import os
 import time
 from functools import partial
 from itertools import product
-from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import BrokenProcessPool
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
-from perser import checkpoints, provenance, records, settings
+from perser import checkpoints, processes, provenance, records, settings
 from perser.checkpoints import Checkpoint
 from perser.corpora import schema
 from perser.data import Task
@@ -30,6 +28,7 @@ from perser.model import TENSORS, Head
 from perser.plan import NUMERICS_VERSION, Plan, Unit
 from perser.records import Manifest, MethodInfo, Origin
 from perser.scores import SETTINGS
+from perser.terminal import progress as shown_progress
 
 DEV_LOSSES = ("dev loss start", "dev loss largest", "dev loss kept")  # of meta-training, in learnt.parquet
 
@@ -40,7 +39,7 @@ def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
     Raises UserError when the directory holds a run with other settings.
     """
     config = json.loads(plan.experiment.model_dump_json())
-    _claim(plan.out, config)
+    _check_claim(plan.out, config)
     todo = [unit for unit in plan.units if plan.missing(unit)]
     done, state = plan.out / "DONE", plan.digest(config)
     if not todo and done.exists() and done.read_text().strip() == state:
@@ -48,6 +47,8 @@ def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
     done.unlink(missing_ok=True)
     start = time.perf_counter()
     frame = compute(plan, jobs, progress)
+    _check_claim(plan.out, config)
+    records.write_json(config, plan.out / "config.json")
     records.write(frame, plan.out / "records.parquet")
     learnt = [pd.read_parquet(part / "learnt.parquet") for part in plan.parts() if (part / "learnt.parquet").exists()]
     records.write(pd.concat(learnt, ignore_index=True), plan.out / "learnt.parquet")
@@ -64,10 +65,22 @@ def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
 def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     """All records of a plan. Only parts are written."""
     todo = [unit for unit in plan.units if plan.missing(unit)]
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c")
-    for _ in tqdm(work(delayed(_compute_unit)(plan, unit) for unit in todo), total=len(todo),
-                  desc=plan.experiment.name, unit="unit", disable=not progress):
-        pass
+    total = len(plan.units) * len(plan.experiment.methods)
+
+    def done() -> int:
+        return total - sum(len(plan.missing(unit)) for unit in todo)
+
+    # Workers are initialised before they load torch, so that they never outlive this process.
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c", initializer=processes.follow,
+                    initargs=(os.getpid(),))
+    with shown_progress(plan.experiment.name, total, "parts", progress and bool(todo), initial=done(), count=done):
+        try:
+            for _ in work(delayed(_compute_unit)(plan, unit) for unit in todo):
+                pass
+        except BrokenProcessPool:
+            raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; "
+                            f"run the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
+                            ) from None
     frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in plan.parts()], ignore_index=True)
     frame.insert(3, "experiment", plan.experiment.name)
     return frame
@@ -75,7 +88,6 @@ def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
 
 def _compute_unit(plan: Plan, unit: Unit) -> None:
     """Compute the missing methods of a unit. Each part is written when it is done."""
-    _die_with_parent()
     torch.set_num_threads(1)
     fold, group, seed = unit
     task = plan.task(unit)
@@ -116,13 +128,6 @@ def _cross_fitted(plan: Plan, task: Task, unit: Unit) -> dict[int, Head]:
     tensors = load_file(place)
     return {session: Head(*(tensors[f"{session}.{name}"] for name in TENSORS))
             for session in sorted({int(key.split(".")[0]) for key in tensors})}
-
-
-def _die_with_parent() -> None:
-    """Let the system kill a worker process when its parent is killed; it would wait for work for ever."""
-    libc = ctypes.CDLL(None)
-    if current_process().name.startswith("LokyProcess") and hasattr(libc, "prctl"):
-        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @torch.no_grad()
@@ -187,14 +192,13 @@ def learnt(model: NamedTuple, **labels) -> pd.DataFrame:
     return pd.DataFrame([labels | row for row in values])
 
 
-def _claim(out: Path, config: dict) -> None:
-    """Write the settings into the run directory. Raises UserError when other settings are there."""
+def _check_claim(out: Path, config: dict) -> None:
+    """Make the run directory. Raises UserError when it holds a run, not a failed one, with other settings."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
     if path.exists() and (other := json.loads(path.read_text())) != config:
         key = next(key for key in sorted(other.keys() | config.keys()) if other.get(key) != config.get(key))
         raise UserError(f"{path}: holds a run with another `{key}`; give another --out or delete that directory")
-    records.write_json(config, path)
 
 
 def _origins(plan: Plan) -> list[Origin]:

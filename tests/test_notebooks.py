@@ -139,7 +139,7 @@ assert Path.cwd() == folder
 
 
 def test_pages_run_in_their_folder_also_in_parallel(tmp_path):
-    """Three pages run, one of them slowly. Then one fails, and the others are kept."""
+    """Three pages run, one of them slowly. Then one fails, one is kept, and one runs again to the same bytes."""
     folder, out = tmp_path / "notebooks", tmp_path / "out"
     folder.mkdir()
     names = ["00_one", "01_two", "02_three"]
@@ -159,6 +159,10 @@ def test_pages_run_in_their_folder_also_in_parallel(tmp_path):
     for name in names:
         assert f"given {folder}" in printed(nbformat.read(out / f"{name}.ipynb", as_version=4))
         assert f"given {folder}" in (out / f"{name}.html").read_text()
+    third = [out / "02_three.ipynb", out / "02_three.html"]
+    before = [path.read_bytes() for path in third]
+    (out / "02_three.digest").unlink()
     (folder / "01_two.py").write_text("# %%\nraise ValueError('failed')\n")
     assert execute() == ["00_one: unchanged", "failed: failed"]
+    assert (out / "02_three.digest").exists() and [path.read_bytes() for path in third] == before
     assert not (out / "01_two.digest").exists() and not list(out.glob(".*"))

@@ -106,9 +106,20 @@ def run_one(source: Path, out: Path, values: dict[str, str]) -> bool:
                                    progress_bar=sys.stderr.isatty(), resources={"metadata": {"path": str(FOLDER)}})
     finally:
         bare.unlink()
+    settle(executed)
     page.write_text(HTMLExporter(embed_images=True).from_filename(str(executed))[0])
     stamp.write_text(key)
     return True
+
+
+def settle(executed: Path) -> None:
+    """Give an executed notebook what the same run always gives: counted cell ids, no times, no paths of the machine."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata = nbformat.NotebookNode({key: cell.metadata[key] for key in ("tags",) if key in cell.metadata})
+    nbformat.write(notebook, executed)
 
 
 def execute(names: list[str], out: Path, values: dict[str, str]) -> None:

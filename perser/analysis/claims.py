@@ -156,12 +156,16 @@ def _verdict(claim: dict, p_holm: float) -> str:
     return "fails" if not ahead else "holds" if p_holm <= ERRORS else "uncorrected"
 
 
-def lines(rows: list[dict]) -> list[str]:
-    """Claims for a person: of each run a line per method and setting with the headline, then a line per other claim."""
+def lines(rows: list[dict], narrow: bool = False) -> list[str]:
+    """Claims for a person: of each run a line per method and setting with the headline, then a line per other claim.
+
+    narrow: three lines per method and setting, none of them longer than 80 columns.
+    """
+    headline = _narrow_lines if narrow else _headline_lines
     printed = []
     for title, part in groupby(rows, key=lambda claim: claim["run"]):
         claims = list(part)
-        printed += [*([""] if printed else []), title, *_headline_lines([c for c in claims if c["kind"] != "macro F1"])]
+        printed += [*([""] if printed else []), title, *headline([c for c in claims if c["kind"] != "macro F1"])]
         printed += [f"  {claim['verdict']:<11}  {_effect(claim):<20} p {claim['p_holm']:.3f}  {claim['claim']}"
                     for claim in claims if claim["kind"] == "macro F1"]
     return printed
@@ -169,6 +173,22 @@ def lines(rows: list[dict]) -> list[str]:
 
 def _effect(claim: dict) -> str:
     return interval_text(claim["value"], claim["low"], claim["high"], "+")
+
+
+def _narrow_lines(claims: list[dict]) -> list[str]:
+    """The same as `_headline_lines` with a line for each score."""
+    cells = {(claim["method"], claim["setting"], claim["kind"], claim["score"] if claim["kind"] in HEADS else ""): claim
+             for claim in claims}
+    printed = []
+    for method, setting in dict.fromkeys(key[:2] for key in cells):
+        harmless = cells.get((method, setting, "harmless", ""))
+        printed.append(f"  {method}, {setting} clips; harmless: {VERDICTS[harmless['verdict']] if harmless else '-'}")
+        for score in ("log_loss", "accuracy"):
+            given = [(part, cells.get((method, setting, part, score))) for part in HEADS]
+            texts = [f"{_effect(claim)} {VERDICTS[claim['verdict']]}" if claim else "-" for _, claim in given]
+            effects = " ".join(f"{part} {text:<24}" for (part, _), text in zip(given, texts))
+            printed.append(f"    {SCORES[score].words:<9} {effects}".rstrip())
+    return printed
 
 
 def _headline_lines(claims: list[dict]) -> list[str]:

@@ -12,6 +12,7 @@ from perser.records import Run
 from perser.scores import CONSTANT, HEADLINE, SCORES
 
 TICK = "✓"
+KEYS = ("Clips", "Method", "K")  # of a row
 TESTED = ("Positive is better. Differences are {}. p: from the same variance as the interval, Holm-corrected over the "
           "rows of a score. Sd of seeds: standard deviation between seeds of the mean difference.")
 CONSTANT_NOTE = (f"{CONSTANT}: the same for all clips, the best for each listener's own ticks: the class ticked most, "
@@ -182,6 +183,18 @@ def markdown(table: Table, caption: str) -> str:
     cells = table.cells.map(lambda cell: cell.replace("|", "\\|"))
     cells = cells.where(~table.bold, cells.map(lambda cell: _first_word(cell, "**{}**")))
     return f"{caption}\n\n{cells.to_markdown(index=False, disable_numparse=True)}\n"
+
+
+def narrow(table: Table, width: int) -> str:
+    """For a terminal of `width` columns: what a row is about, then gains, personal parts and scores while they fit."""
+    names = sorted(table.cells, key=lambda name: ([*KEYS, name].index(name), not name.startswith("Gain"),
+                                                  not name.startswith("Personal")))
+    shown = names[:1]
+    for name in names[1:]:
+        columns = table.cells[[*shown, name]]
+        if sum(2 + max(len(name), *columns[name].map(len)) for name in columns) - 2 <= width or name in KEYS:
+            shown.append(name)
+    return table.cells[shown].to_markdown(index=False, disable_numparse=True, tablefmt="simple")
 
 
 def latex(table: Table, caption: str) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 import soundfile
 
 from perser.errors import UserError
+from perser.terminal import counted
 
 MARKER = "SYNTHETIC.json"  # at the top of an embedded corpus, written last
 UNFINISHED = ".unfinished"  # a folder that exists while an embedded corpus is being written
@@ -45,9 +46,11 @@ class Corpus:
 
     def __repr__(self) -> str:
         clips, listeners = self.clips, self.ratings["listener"]
+        sizes = [counted(number, noun) for number, noun in (
+            (len(clips), "clip"), (clips["speaker"].nunique(), "speaker"), (clips["session"].nunique(), "session"),
+            (listeners.nunique(), "listener"), (len(listeners), "rating"))]
         return (f"Corpus {self.name!r} ({f'synthetic {self.synthetic}' if self.synthetic else 'not synthetic'})\n"
-                f"  {len(clips)} clips, {clips['speaker'].nunique()} speakers, {clips['session'].nunique()} sessions\n"
-                f"  {listeners.nunique()} listeners, {len(listeners)} ratings, classes: {', '.join(self.classes)}")
+                f"  {', '.join(sizes[:3])}\n  {', '.join(sizes[3:])}, classes: {', '.join(self.classes)}")
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

@@ -6,14 +6,14 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import httpx
-from tqdm import tqdm
 
 from perser.errors import UserError
+from perser.terminal import progress as shown_progress
 
 _POINTER = re.compile(rb"version https://git-lfs\S*\noid (sha256:[0-9a-f]{64})\nsize (\d+)\n")
 _CREMAD, _COMMIT = "CheyneyComputerScience/CREMA-D", "1658cd342dff90010aa843eaeebd53610a08b1dc"
@@ -137,13 +137,13 @@ def _mismatch(path: Path, source: Source) -> str:
 def _downloads(client: httpx.Client, sources: list[Source], directory: Path, progress: bool) -> Iterator[Path]:
     """Every file, checked, as FILE.part. A broken connection is resumed as long as every attempt brings bytes."""
     parts = [directory / f"{source.file}.part" for source in sources]
-    with tqdm(total=sum(source.size for source in sources) or None, initial=sum(map(_size, parts)), unit="B",
-              unit_scale=True, desc=directory.name, disable=not (progress and sources)) as bar:
+    with shown_progress(directory.name, sum(source.size for source in sources) or None, "B", progress and bool(sources),
+                        initial=sum(map(_size, parts)), scale=True) as step:
         for source, part in zip(sources, parts, strict=True):
             while not source.size or _size(part) < source.size:
                 before = _size(part)
                 try:
-                    _append(client, source, part, bar)
+                    _append(client, source, part, step)
                     break
                 except httpx.TransportError as error:
                     if _size(part) <= before:
@@ -157,7 +157,7 @@ def _downloads(client: httpx.Client, sources: list[Source], directory: Path, pro
             yield part
 
 
-def _append(client: httpx.Client, source: Source, part: Path, bar: tqdm) -> None:
+def _append(client: httpx.Client, source: Source, part: Path, step: Callable[[int], object]) -> None:
     """One request for what `part` lacks; servers without ranges send everything again."""
     start = _size(part)
     with client.stream("GET", source.url, headers={"Range": f"bytes={start}-"} if start else {}) as answer:
@@ -168,11 +168,11 @@ def _append(client: httpx.Client, source: Source, part: Path, bar: tqdm) -> None
             raise UserError(f"{source.url}: the server answers {answer.status_code} {answer.reason_phrase}; "
                             f"try again later, or get {part.name.removesuffix('.part')} by hand")
         _check_space(part.parent, int(answer.headers.get("Content-Length", 0)) - (0 if resumes else start))
-        bar.update(0 if resumes else -start)
+        step(0 if resumes else -start)
         with part.open("ab" if resumes else "wb") as file:
             for block in answer.iter_raw():
                 file.write(block)
-                bar.update(len(block))
+                step(len(block))
 
 
 def _check_space(directory: Path, needed: int) -> None:

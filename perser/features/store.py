@@ -17,11 +17,11 @@ import lmdb
 import numpy as np
 import torch
 from lmdb import verify
-from tqdm import tqdm
 
 from perser.errors import UserError
 from perser.features import audio
 from perser.features.upstreams import Upstream
+from perser.terminal import progress as shown_progress
 
 FORMAT = b"perser features 1"
 BATCH = 32  # clips per transaction: at most 320 s of audio (20 MB), and the most that a kill can cost
@@ -110,7 +110,7 @@ def _complete(environment: lmdb.Environment, wanted: dict[bytes, Clip],
     together as without it, so that results agree to the last bit.
     """
     order = sorted(wanted, key=lambda key: (Path(wanted[key][0]).stat().st_size, key))
-    with tqdm(total=len(order), desc=label, unit="clip", disable=None if label else True) as bar:
+    with shown_progress(label or "", len(order), "clips", bool(label)) as step:
         for start in range(0, len(order), BATCH):
             batch = order[start:start + BATCH]
             with environment.begin() as reading:
@@ -123,7 +123,7 @@ def _complete(environment: lmdb.Environment, wanted: dict[bytes, Clip],
                                         "file and the model's weights")
                 _write(environment, zip(missing, values, strict=True))
                 log.debug("stored %d of clips %d to %d", len(missing), start, start + len(batch))
-            bar.update(len(batch))
+            step(len(batch))
 
 
 def _read(path: str, digest: str) -> Wave:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tabulate import tabulate
 
 from perser.errors import UserError
 
@@ -52,7 +51,7 @@ def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | N
     if suite:
         from perser.phase2.suite import build
 
-        tasks = str(build(Path(out) / "suite", progress=click.get_text_stream("stderr").isatty()))
+        tasks = str(build(Path(out) / "suite", progress=True))
     if listing:
         _list(tasks, data, out)
     else:
@@ -60,6 +59,8 @@ def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | N
 
 
 def _list(tasks: str | None, data: str | None, out: str | None) -> None:
+    from tabulate import tabulate
+
     from perser.phase2.tasks import coverage, load
 
     cache = str(Path(out or ".") / "audio")

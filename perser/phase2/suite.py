@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 from scipy.signal import lfilter
-from tqdm import tqdm
 
 from perser.corpora.synthetic.espeak import RATE, Line, speak
 from perser.corpora.synthetic.speech import EMOTIONS, PLAIN
 from perser.errors import UserError
 from perser.phase2.export import numbered, write_task
 from perser.seeds import rng
+from perser.terminal import progress as shown_progress
 
 ROWS, VERSION, DATASET = 64, 1, "Embedded"
 LEADS = ("Listen to the recording.", "Here is some audio.", "Pay attention to what you hear.",
@@ -263,8 +263,10 @@ def build(root: str | Path, seed: int = 0, rows: int = ROWS, progress: bool = Fa
     root.mkdir(parents=True, exist_ok=True)
     partial.touch()
     marker.unlink(missing_ok=True)
-    for task, recipe in tqdm(RECIPES.items(), desc="suite", disable=not progress):
-        _write(root, task, recipe, seed, rows)
+    with shown_progress("suite", len(RECIPES), "tasks", progress) as step:
+        for task, recipe in RECIPES.items():
+            _write(root, task, recipe, seed, rows)
+            step(1)
     marker.write_text(json.dumps(stamp) + "\n")
     partial.unlink()
     return root

@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from perser.corpora import cremad, iemocap
 from perser.corpora.base import MARKER, UNFINISHED, Corpus, csv_rows, folder, nearest, read_marker, read_text, tables
@@ -24,6 +23,7 @@ from perser.corpora.synthetic.acoustics import measure, standardise
 from perser.corpora.synthetic.espeak import speak
 from perser.corpora.synthetic.speech import Utterance, line
 from perser.errors import UserError
+from perser.terminal import progress as shown_progress
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,9 @@ def _speak(turns: list[Utterance], draft: Path, seed: int, progress: bool) -> No
     work = [[line(turn, str(draft), seed) for turn in turns if turn.group == group] for group in groups]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         try:
-            list(tqdm(pool.map(speak, work), "speaking", len(work), unit="session", disable=not progress))
+            with shown_progress("speaking", len(work), "sessions", progress) as step:
+                for _ in pool.map(speak, work):
+                    step(1)
         except RuntimeError as error:
             raise UserError(f"{draft.parent}: speaking failed ({error}); check disk space and the package "
                             "espeakng-loader, then run again") from None
