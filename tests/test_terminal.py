@@ -79,6 +79,14 @@ def group(number):
     return living
 
 
+def gone(number, seconds=5):
+    """Whether no process of a session is left, now or soon."""
+    deadline = time.monotonic() + seconds
+    while group(number) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not group(number)
+
+
 def until(condition, process, seconds=300):
     """Wait for a condition while a process runs."""
     deadline = time.monotonic() + seconds
@@ -134,7 +142,7 @@ def test_a_signal_ends_a_command_and_tells_what_is_kept(team, tmp_path, words, n
     seconds, (_, err) = time.monotonic() - began, child.communicate()
     assert child.returncode == 128 + number and seconds < LATEST, err
     assert err.splitlines()[-1] == f"perser: stopped; {kept}" and "Traceback" not in err, err
-    assert not group(child.pid)
+    assert gone(child.pid)
 
 
 SERVED = """
