@@ -13,8 +13,8 @@ from benchmarks import measure
 from benchmarks.measure import Turns
 from perser import features as store
 from perser import seeds
+from perser.audio import RATE
 from perser.features import upstreams
-from perser.features.audio import RATE
 
 CLIPS = 1000
 SECONDS = (1.0, 9.0)  # of a clip, drawn evenly; IEMOCAP's last 4.5 s on average

@@ -1,11 +1,11 @@
-"""perser.features.audio: sines are read with their pitch, level and length; every bad file has its one-line error."""
+"""perser.audio: sines are read with their pitch, level and length; every bad file has its one-line error."""
 
 import numpy as np
 import pytest
 import soundfile
 
+from perser import audio
 from perser.errors import UserError
-from perser.features import audio
 
 
 def sine(rate, seconds, hertz=440.0, level=0.5):

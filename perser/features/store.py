@@ -19,8 +19,8 @@ import torch
 from lmdb import verify
 from tqdm import tqdm
 
+from perser import audio
 from perser.errors import UserError
-from perser.features import audio
 from perser.features.upstreams import Upstream
 
 FORMAT = b"perser features 1"

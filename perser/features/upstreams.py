@@ -22,9 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import compute_deltas
 from torchaudio.transforms import MelSpectrogram
 
+from perser.audio import RATE
 from perser.errors import UserError
 from perser.features import packaged
-from perser.features.audio import RATE
 
 # Name -> hub repository, revision, required start of the commit. The authors' own revisions hold pickles only; these
 # are the hub's conversions of the same weights to safetensors, which cannot run code. wav2vec2-large is S3PRL's

@@ -22,9 +22,9 @@ import soundfile as sf
 import torch
 from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 
-from perser import personal
+from perser import audio, personal
 from perser.errors import UserError
-from perser.features import audio, packaged
+from perser.features import packaged
 from perser.phase2.listeners import examples
 from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load
