@@ -41,9 +41,9 @@ JUNK = 0.1  # of a file, behind its last chunk
 SLACK = 4096  # samples that a lossy file may lack: codecs drop parts of the first and last frames
 
 # Names of the formats that FFmpeg may read: all hold sound themselves, whereas a playlist names files and addresses.
-_FORMATS = ("mov,mp4,m4a,3gp,matroska,webm,asf,flac,wav,aiff,caf,w64,ape,wv,tta,avi,mp3,aac,amr,amrnb,amrwb,ac3,eac3,"
-            "ogg,au,loas,mpegts")
-_HEADED = {"mov", "matroska", "asf", "flac", "ape", "wv", "tta", "caf", "aiff"}  # their headers state the true length
+_FORMATS = ("mov,mp4,m4a,3gp,matroska,webm,asf,flac,wav,ape,wv,tta,avi,mp3,aac,amr,amrnb,amrwb,ac3,eac3,"
+            "ogg,loas,mpegts")
+_HEADED = {"mov", "matroska", "asf", "flac", "ape", "wv", "tta"}  # their headers state the true length
 # What libsndfile notes of a size in a header that the file falls short of, in bytes.
 _SHORT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: *(\d+) \(should be (\d+)\)", re.M)
 _JUNK = re.compile(r"Unknown chunk marker .* at position (\d+)")
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class Sound(NamedTuple):
-    """samples: float32 (samples, channels) at `rate` Hz, full scale is 1; problems: in words, none prevents its use."""
+    """float32 (samples, channels) at `rate` Hz, full scale is 1; problems: in words, none of which prevents its use."""
 
     samples: np.ndarray
     rate: int
@@ -76,7 +76,7 @@ def read(path: str | os.PathLike, seconds: float = SECONDS) -> np.ndarray:
 
 
 def mono(samples: np.ndarray) -> tuple[np.ndarray, str]:
-    """The mean (samples,) of the channels (samples, channels), or the loudest where they cancel, and what is wrong."""
+    """The mean (samples,) of the channels (samples, channels), or the loudest where they cancel; what is wrong."""
     wave = samples.mean(axis=1)
     if np.abs(samples).max() < SILENT:
         return wave, "is silent; replace or remove the file"
@@ -106,8 +106,8 @@ def samples(path: str | os.PathLike, seconds: float = math.inf) -> Sound:
     if not np.isfinite(result).all():
         raise _refused(path, "the audio holds NaN or infinite samples")
     if (peak := float(np.abs(result).max())) > LOUDEST:
-        raise UserError(f"{path}: samples of {peak:,.0f} times full scale, as of integers saved as floats; divide them, "
-                        "by 32768 if they were 16 bits wide")
+        raise UserError(f"{path}: samples of {peak:,.0f} times full scale, as of integers saved as floats; divide "
+                        "them, by 32768 if they were 16 bits wide")
     return Sound(result, rate, problems)
 
 
@@ -121,12 +121,10 @@ def length(path: str | os.PathLike) -> float:
                 return file.frames / file.samplerate
     except (soundfile.SoundFileError, OSError):
         pass
-    frames, rate = 0, RATE
-    for part, rate in _ffmpeg(path, ""):
-        frames += len(part)
-    if not frames:
+    parts = [(len(part), rate) for part, rate in _ffmpeg(path, "")]
+    if not parts:
         raise _refused(path, "the audio has no samples")
-    return frames / rate
+    return sum(frames for frames, _ in parts) / parts[0][1]
 
 
 def digest(path: str | os.PathLike) -> str:
@@ -185,26 +183,26 @@ def _trusted(file: soundfile.SoundFile, path: Path) -> bool:
 def _ffmpeg(path: Path, reason: str) -> Iterator[tuple[np.ndarray, int]]:
     """Parts (samples, channels) of a file that libsndfile cannot read for `reason`, and their rate, by FFmpeg."""
     import av
-    decoded, rate = 0, RATE
+    decoded, rate, stated = 0, RATE, 0.0
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": ""}
     try:
         with path.open("rb") as source, av.open(source, options=options, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise _unreadable(path, "no sound in it")
             stream, resampler = container.streams.audio[0], av.AudioResampler("fltp")
+            stated = _stated(path, container, stream)
             for frame in container.decode(stream):
                 rate = frame.sample_rate
                 _check_form(path, rate, frame.layout.nb_channels)
                 for part in resampler.resample(frame):
                     decoded += part.samples
                     yield part.to_ndarray().T.clip(-1, 1), rate
-            stated = _stated(path, container, stream)
             if decoded < rate * stated - (0 if container.format.name == "flac" else SLACK):
-                raise _cut_short(path, round(decoded / rate, 2), round(stated, 2), "seconds")
+                raise _cut_short(path, decoded, round(rate * stated), "samples")
     except UserError:
         raise
     except (av.FFmpegError, OSError, ValueError) as error:
-        at = f"damaged after {decoded / rate:.1f} s" if decoded else ""
+        at = f"damaged after {decoded / rate:.1f} s{f' of {stated:.1f} s' if stated else ''}" if decoded else ""
         raise _unreadable(path, at or reason or _reason(error)) from None
 
 
@@ -266,8 +264,8 @@ def _missing(path: str | os.PathLike) -> UserError:
 
 
 def _cut_short(path: Path, there: float, stated: float, unit: str) -> UserError:
-    return UserError(f"{path}: cut short: {stated - there:,g} of the {stated:,g} {unit} of sound that its header states "
-                     f"are missing ({1 - there / stated:.0%}); replace or remove the file")
+    return _refused(path, f"cut short: of the {stated:,} {unit} of sound that its header states {stated - there:,} are "
+                          f"missing ({1 - there / stated:.0%})")
 
 
 def _unreadable(path: str | os.PathLike, reason: str) -> UserError:
