@@ -65,7 +65,8 @@ def _model(folder: Path, config: dict) -> Path:
 def _plain_model(folder: Path, device: torch.device) -> torch.nn.Module:
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(folder).to(device).eval()
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
+    return model.to(device).eval()
 
 
 def _corpus(folder: Path, clips: int, seconds: tuple[float, float]) -> SimpleNamespace:

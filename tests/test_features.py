@@ -216,7 +216,7 @@ def test_of_many_bad_clips_ten_are_named_in_one_line(few, store, log, normalise)
     for index in range(12):
         spoilt(few / f"nan{index:02}.wav", 100 + index)
     (few / "empty.wav").touch()
-    with pytest.raises(UserError, match="^13 clips cannot be used: ") as caught:
+    with pytest.raises(UserError, match=r"^13 clips cannot be used: ") as caught:
         features.extract(corpus_of(few), counting(log), store, normalise)
     text = str(caught.value)
     assert text.count(".wav (") == 10 and ", and 3 more; replace them or remove their rows" in text and "\n" not in text

@@ -317,7 +317,7 @@ class _Transformer:
         try:
             with packaged.quiet():
                 return getattr(transformers, MEL_FAMILIES[self.config.model_type]).from_pretrained(
-                    self.folder, local_files_only=True)
+                    self.folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise UserError(f"{self.folder}/preprocessor_config.json: cannot be used ({_line(error)}); download the "
                             "model again") from None
