@@ -189,6 +189,16 @@ notebooks() {
     stage "notebooks" python tools/notebooks.py execute "${pages[@]}" --out "$@"
 }
 
+# verdict RUN COMMITTED: whether all cells of the run's tables are those of the committed run.
+verdict() {
+    if [[ ! -d $2 ]]; then
+        printf 'no verdict: %s has no committed run to compare with\n' "$2"
+    elif ! perser verify "$1" --against "$2"; then
+        failed=$((failed + 1))
+    fi
+    printf '\n'
+}
+
 default_job() {
     choose_upstream "$@"
     local run=out/synthetic/$upstream/main
@@ -214,6 +224,7 @@ TEXT
     fi
     if ((!failed)); then
         printf '\n%s\ntables and figures: %s\nnotebooks:          %s/notebooks\n\n' "$(<"$run/main.md")" "$run" "$run"
+        verdict "$run" "results/synthetic/$upstream/main"
     fi
     summary
 }

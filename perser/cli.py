@@ -277,7 +277,7 @@ def embedded(corpus, upstream, revision: str | None, store: Path, normalise: str
 
 @main.command(epilog="Example: perser personalise ratings.csv clips --out out/team")
 @click.argument("ratings", type=FILE)
-@click.argument("audio", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("audio", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=DIRECTORY, help="Report, models, ratings as understood, manifest.")
 @OPTION
 @of_table
@@ -288,8 +288,8 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
                 overrides: tuple[str, ...], jobs: int, **table) -> None:
     """From a table of RATINGS and a folder of AUDIO to a model per listener, and whom it helps.
 
-    RATINGS has the columns clip, listener and label (classes separated by ;), or a column per class. The same command
-    goes on where it was stopped.
+    RATINGS has the columns clip, listener and label (classes separated by ;), or a column per class; `perser show
+    --help` has them all. AUDIO may be a file of features instead. The same command resumes where it was stopped.
     """
     from perser import corpora, team
     from perser.analysis import verdicts
@@ -347,6 +347,25 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
             click.echo(path)
     for path in [*reports.compare_upstreams(runs, out), *reports.compare_readings(runs, out)]:
         click.echo(path)
+
+
+@main.command(epilog="Example: perser verify out/synthetic/whisper-tiny.en/main")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--against", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="The run to compare with.  [default: of the same corpus, upstream and experiment in results/]")
+def verify(run: Path, against: Path | None) -> None:
+    """Compare every cell of a finished run's tables with a committed run: did it reproduce? Exit 1 where it did not."""
+    from perser import records
+    from perser.analysis import report as reports
+    from perser.analysis import verify as verifying
+
+    finished = records.load(run)
+    against = against or reports.place(finished, Path("results"))
+    if not against.is_dir():
+        raise UserError(f"{against}: no committed run to compare {run} with; name one with --against")
+    lines, reproduced = verifying.lines(finished, records.load(against))
+    click.echo("\n".join(lines))
+    sys.exit(not reproduced)
 
 
 UPSTREAM = click.option("--upstream", help="Name, hub id or folder of the model's upstream.  [default: as in training]")

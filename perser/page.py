@@ -42,7 +42,7 @@ def write(findings: Findings, path: Path) -> None:
                                      undefined=jinja2.StrictUndefined)
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         synthetic=findings.synthetic, classes=classes, understood=findings.understood, shots=findings.shots,
-        summary=verdicts.lines(findings.table, findings.shots)[-3:], listeners=_listeners(findings.table),
+        summary=verdicts.lines(findings.table, findings.shots)[-4:], listeners=_listeners(findings.table),
         reasons=verdicts.REASONS, curve=_curve(verdicts.curve(findings.answers)), habits=habits(cast, classes),
         confusion=verdicts.confusion(findings.answers, corpus.ratings, corpus.classes, findings.shots),
         clips=_disputed(findings, cast, path.parent))

@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from perser import checkpoints, page, provenance, records, seeds, workers
+from perser import checkpoints, page, provenance, records, workers
 from perser import model as heads
 from perser.analysis import verdicts
 from perser.checkpoints import Checkpoint
@@ -40,7 +40,6 @@ from perser.settings import Base, explain, override
 
 GENERAL, PERSONAL = "ssl-e", "personal"
 LADDER = (5, 10, 20, 40)  # numbers of shots; the largest is the one of the verdict
-SESSIONS = 5  # made where the corpus has fewer than three
 LEAST_LISTENERS = 3
 FEW_LISTENERS, FEW_RATINGS = 8, 30  # below these the verdicts rest on little
 
@@ -115,28 +114,18 @@ def chosen(counts: pd.Series, per_session: pd.Series) -> dict:
     queries = per_session[able.reindex(per_session.index, fill_value=True)].quantile(0.25)
     return {"name": "personalise", "seeds": [0], "shots": [k for k in LADDER if k <= most] or [LADDER[0]],
             "draws": 20, "dev_draws": 5, "min_queries": max(1, min(LADDER[0], int(queries))),
-            "support": "any", "dev": "training", "groups": min(6, max(LEAST_LISTENERS, int(able.sum()) // 2)),
+            "support": "any", "groups": min(6, max(LEAST_LISTENERS, int(able.sum()) // 2)),
             "base": {"class_weights": False, "chosen_by": "loss"},
             "methods": {GENERAL: {"kind": "ssl-e"}, PERSONAL: {"kind": "robust-prior"}}}
 
 
 def with_sessions(corpus: Corpus) -> tuple[Corpus, list[str]]:
-    """The corpus with at least three sessions, and what was made for it: of whole speakers where there are enough."""
-    clips = corpus.clips
-    if clips["session"].nunique() >= 3 or corpus.folds:
+    """The corpus with at least three sessions, and a note on those that were made."""
+    if corpus.clips["session"].nunique() >= 3 or corpus.folds:
         return corpus, []
-    by_speaker = clips["speaker"].nunique() >= 3
-    names = clips["speaker"] if by_speaker else pd.Series(clips.index, clips.index)
-    sizes = names.value_counts()
-    order = sizes.index[seeds.rng(0, "sessions").permutation(len(sizes))]
-    order = sizes[order].sort_values(ascending=False, kind="stable").index
-    load, session = np.zeros(min(SESSIONS, len(sizes)), int), {}
-    for name in order:
-        smallest = int(load.argmin())
-        session[name], load[smallest] = smallest + 1, load[smallest] + sizes[name]
-    unit = "of whole speakers" if by_speaker else "of single clips, so speakers are both trained on and tested"
-    return (replace(corpus, clips=clips.assign(session=names.map(session).astype(int))),
-            [f"{len(load)} sessions were made, {unit}"])
+    made = schema.dealt(corpus.clips["speaker"].to_dict())
+    return (replace(corpus, clips=corpus.clips.assign(session=corpus.clips.index.map(made))),
+            [f"{len(set(made.values()))} sessions were made: three are needed, to train, to choose and to test"])
 
 
 def understood(team: Team, plan: Plan) -> list[str]:

@@ -40,27 +40,27 @@ def report(run_dir: Path, out: Path) -> list[Path]:
     if experiment(run) in (methods, main) and listeners.applies(run):
         shown, drawn = shown | listeners.tables(run), drawn | dict(listeners.figures(run))
     drawn |= {"rates": steps.rates(run), "layers": upstreams.layers([run])}
-    return _write(shown, drawn, _place(run, out))
+    return _write(shown, drawn, place(run, out))
 
 
-def _place(run: Run, out: Path) -> Path:
+def place(run: Run, out: Path) -> Path:
     """OUT/corpus/upstream/experiment."""
     names = wording.labels(run.records)
     return Path(out).joinpath(*(names[key].replace("/", "--") for key in ("corpus", "upstream", "experiment")))
 
 
-def _write(shown: dict[str, Captioned], drawn: dict, place: Path) -> list[Path]:
-    written = [path for name, captioned in shown.items() for path in tables.write(*captioned, place / name)]
-    return written + [path for name, figure in drawn.items() if figure for path in figures.save(figure, place / name)]
+def _write(shown: dict[str, Captioned], drawn: dict, folder: Path) -> list[Path]:
+    written = [path for name, captioned in shown.items() for path in tables.write(*captioned, folder / name)]
+    return written + [path for name, figure in drawn.items() if figure for path in figures.save(figure, folder / name)]
 
 
 def compare_upstreams(run_dirs: Iterable[Path], out: Path) -> list[Path]:
     """Write to OUT/corpus what compares runs of equal settings and corpus on different upstreams; returns the paths."""
     written = []
     for runs in upstreams.comparable(list(map(records.load, run_dirs))):
-        name, place = runs[0].manifest.experiment, Path(out) / runs[0].manifest.corpus
+        name, folder = runs[0].manifest.experiment, Path(out) / runs[0].manifest.corpus
         drawn = {name: upstreams.figure(runs), f"{name}-layers": upstreams.layers(runs)}
-        written += _write({name: upstreams.table(runs)}, drawn, place)
+        written += _write({name: upstreams.table(runs)}, drawn, folder)
     return written
 
 
@@ -68,6 +68,6 @@ def compare_readings(run_dirs: Iterable[Path], out: Path) -> list[Path]:
     """Write a table to OUT/corpus/upstream for runs that differ in nothing but their reading; returns the paths."""
     written = []
     for runs in readings.comparable(list(map(records.load, run_dirs))):
-        place = _place(runs[0], out)
-        written += _write({f"{place.name}-compared": readings.table(runs)}, {}, place.parent)
+        folder = place(runs[0], out)
+        written += _write({f"{folder.name}-compared": readings.table(runs)}, {}, folder.parent)
     return written

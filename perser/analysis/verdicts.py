@@ -155,8 +155,8 @@ def lines(table: pd.DataFrame, shots: int) -> list[str]:
     rows += ["", f"{better} of {loss.listeners} tested listeners: better. The others: keep the general model.",
              f"All, K = {shots}: accuracy {means['general'].mean:.1f} -> {means['personal'].mean:.1f} "
              f"({accuracy.mean:+.1f} points, {_span(accuracy)});",
-             f"log loss better by {loss.mean:.1f} ({_span(loss)}) in 0.01 nat,",
-             f"of which {own.mean:.1f} is personal: somebody else's shots do not give it."]
+             f"log loss better by {loss.mean:.1f} ({_span(loss)}) in 0.01 nat;",
+             f"a listener's own shots are worth {own.mean:.1f} ({_span(own)}) more than somebody else's."]
     return rows
 
 

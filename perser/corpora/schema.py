@@ -383,7 +383,7 @@ def sessions(table: Table) -> dict[str, dict]:
                 raise UserError(f"{where}: {clip} has {key} {entry[key]!r} here and {value!r} above; make them equal")
     texts = sorted({entry["session"] for entry in clips.values()})
     if texts == [""]:
-        numbers = _dealt({clip: entry["speaker"] for clip, entry in clips.items()})
+        numbers = dealt({clip: entry["speaker"] for clip, entry in clips.items()})
     else:
         whole_numbers = all(re.fullmatch(r"\d{1,9}", text) for text in texts)
         places = {text: int(text) if whole_numbers else place for place, text in enumerate(texts, start=1)}
@@ -391,8 +391,8 @@ def sessions(table: Table) -> dict[str, dict]:
     return {clip: entry | {"session": numbers[clip]} for clip, entry in clips.items()}
 
 
-def _dealt(speakers: dict[str, str]) -> dict[str, int]:
-    """A session for every clip: the largest part first, always to the smallest session."""
+def dealt(speakers: dict[str, str]) -> dict[str, int]:
+    """A session for every clip: whole speakers where there are three, the largest first, to the smallest session."""
     names = set(speakers.values())
     if 1 < len(names) < 3:
         log.warning("sessions are made of clips, which share speakers: whole speakers need at least three of them")

@@ -42,7 +42,7 @@ class RobustPrior(PopulationPrior):
     """The population prior in a mixture with swaps of two classes; its factor is chosen on the dev listeners."""
 
     kind: Literal["robust-prior"] = "robust-prior"
-    title: str = "Robust prior"
+    title: str = "Meta-PerSER-P, robust"
     Model: ClassVar[type] = RobustPriorModel
 
 
