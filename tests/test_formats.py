@@ -18,9 +18,9 @@ AUDIO = (".M4A", ".OPUS", ".WAV")
 
 
 def sounds(folder, kind):
-    """18 clips of 0.3 s, the first half loud and high; whether they are, by file name."""
+    """30 clips of 0.3 s, the first half loud and high; whether they are, by file name."""
     folder.mkdir()
-    names = {f"clip ä {number:02}{kind}": number < 9 for number in range(18)}
+    names = {f"clip ä {number:02}{kind}": number < 15 for number in range(30)}
     random = np.random.default_rng(0)
     for number, (name, high) in enumerate(names.items()):
         codec, container, rate = CODECS.get(kind.lower(), ("", "", 44_100))
@@ -60,11 +60,11 @@ def test_every_table_and_kind_of_file_is_read_to_the_same_ratings(folders, tmp_p
     table(tmp_path / "ratings.csv", names, country)
     options = {"encoding": TABLES[country][1]} if TABLES[country][2] else {}
     corpus = corpora.load("table", tmp_path, audio=folder, **options)
-    assert corpus.classes == ("müde", "wütend") and len(corpus.clips) == 18 and len(corpus.ratings) == 72
-    assert corpus.clips["seconds"].tolist() == pytest.approx([0.3] * 18, abs=0.06)
+    assert corpus.classes == ("müde", "wütend") and len(corpus.clips) == 30 and len(corpus.ratings) == 120
+    assert corpus.clips["seconds"].tolist() == pytest.approx([0.3] * 30, abs=0.06)
     heard = corpus.ratings[corpus.ratings["listener"] == "Zoë"].set_index("clip")["wütend"]
-    assert sorted(heard) == [False] * 9 + [True] * 9
-    assert all(int(clip.split()[2].partition(".")[0]) < 9 for clip in heard.index[heard])
+    assert sorted(heard) == [False] * 15 + [True] * 15
+    assert all(int(clip.split()[2].partition(".")[0]) < 15 for clip in heard.index[heard])
 
 
 @pytest.mark.parametrize("country, kind", [("American CSV UTF-8", ".M4A"), ("German CSV", ".OPUS"),
@@ -72,7 +72,7 @@ def test_every_table_and_kind_of_file_is_read_to_the_same_ratings(folders, tmp_p
 def test_each_gives_a_verdict_with_one_command(folders, tmp_path, capsys, country, kind):
     folder, names = folders[kind]
     table(tmp_path / "ratings.csv", names, country)
-    settings = ("draws=2", "dev_draws=2", "base.hidden=8", "base.lr=0.02", "base.epochs=2")
+    settings = ("shots=[5]", "folds=[1, 2]", "draws=2", "dev_draws=2", "base.hidden=8", "base.lr=0.02", "base.epochs=2")
     with pytest.raises(SystemExit) as stop:
         main.main(["personalise", str(tmp_path / "ratings.csv"), str(folder), "--out", str(tmp_path / "out"),
                    *TABLES[country][2], "--upstream", "logmel", "--jobs", "1",
