@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from perser import audio
 from perser.cli import main
 from perser.corpora.synthetic import espeak
 from perser.errors import UserError
-from perser.features import audio, packaged, upstreams
+from perser.features import packaged, upstreams
 from perser.phase2.models import Cascade
 
 NAME = "toy"

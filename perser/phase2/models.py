@@ -22,9 +22,9 @@ import soundfile as sf
 import torch
 from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 
-from perser import personal
+from perser import audio, personal
 from perser.errors import UserError
-from perser.features import audio, packaged
+from perser.features import packaged
 from perser.phase2.listeners import examples
 from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load
@@ -150,13 +150,14 @@ class HfAudio(Provider):
 
         super().__init__(model_name, *args, **kwargs)
         self.device, dtype = _placement(device)
-        config = transformers.AutoConfig.from_pretrained(model_name, revision=revision)
+        config = transformers.AutoConfig.from_pretrained(model_name, revision=revision, trust_remote_code=False)
         kind, classes = config.model_type, config.architectures or [""]
         if kind in AUDIO_AS_BASE64 and not is_mistral_common_available():  # or every question would fail
             raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common, which requires an "
                             "older numpy than it needs: pip install --no-deps mistral-common pydantic-extra-types "
                             "pycountry; or serve the model with vLLM and name it openai-api/NAME/MODEL")
-        self.processor = transformers.AutoProcessor.from_pretrained(model_name, revision=revision)
+        self.processor = transformers.AutoProcessor.from_pretrained(model_name, revision=revision,
+                                                                    trust_remote_code=False)
         self.processor.tokenizer.padding_side = "left"
         loader = getattr(transformers, TEXT_PART.get(kind, classes[0]), transformers.AutoModelForMultimodalLM)
         self.model = loader.from_pretrained(model_name, revision=revision, dtype=dtype, **SAFE).to(self.device).eval()
@@ -212,9 +213,9 @@ class Cascade(Provider):
         if not reader:
             raise UserError(f"cascade/{model_name}: name two models, cascade/<recogniser>+<text model>")
         self.device, dtype = _placement(device)
-        self.processor = AutoProcessor.from_pretrained(recogniser)
+        self.processor = AutoProcessor.from_pretrained(recogniser, trust_remote_code=False)
         self.asr = AutoModelForSpeechSeq2Seq.from_pretrained(recogniser, dtype=dtype, **SAFE).to(self.device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(reader, padding_side="left")
+        self.tokenizer = AutoTokenizer.from_pretrained(reader, padding_side="left", trust_remote_code=False)
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
         self.llm = AutoModelForCausalLM.from_pretrained(reader, dtype=dtype, **SAFE).to(self.device).eval()
 
