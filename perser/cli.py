@@ -410,12 +410,12 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, each: b
     if why:
         warn(f"{place}: {why}")
     trained = checkpoints.load(place)
-    warn_of_synthetic(trained.about)
     options = corpus_options((), **table)
     rated = personal.read_table(ratings, tuple(trained.about["classes"]), **options)
     asked = rated if each else personal.of_listener(rated, ratings, listener)
     names = personal.listeners(asked)
     clips = listeners.clips_of(trained, asked, audio, upstream, options.get("encoding", ""), terminal())
+    warn_of_synthetic(trained.about)
     files = {name: out / file for name, file in personal.file_names(names).items()} if each else {names[0]: out}
     written(listeners.adapt(trained, rated, names, clips, options.get("repeats", "")), files)
 
