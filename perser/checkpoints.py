@@ -60,7 +60,9 @@ def load(directory: Path) -> Checkpoint:
         model = unpack(model_type, parts, plain)
         TypeAdapter(model_type, config=ConfigDict(arbitrary_types_allowed=True, strict=True)).validate_python(model)
         check(model.head, mean, scale, len(about["classes"]))
-        if not model.settings or weights.shape != model.head.a.shape or (weights < 0).any() or len(parts) < len(tensors):
+        if weights.shape != model.head.a.shape or (weights < 0).any():
+            raise ValueError("class_weights are not a weight of each class")
+        if not model.settings or len(parts) < len(tensors):
             raise ValueError("its settings or tensors are not those of such a model")
         return Checkpoint(model, mean, scale, weights, about)
     except OSError as error:

@@ -377,7 +377,7 @@ def warn_of_synthetic(about: dict) -> None:
 
 
 MODEL = click.Path(exists=True, path_type=Path)
-METHOD = click.option("--method", default="", metavar="NAME", help="Which method's model, where --model is a run folder.")
+METHOD = click.option("--method", default="", metavar="NAME", help="Whose model, where --model is a run folder.")
 
 
 @main.command(epilog="Example: perser adapt --model out/team --ratings new.csv --audio clips --out new.safetensors")
@@ -386,12 +386,12 @@ METHOD = click.option("--method", default="", metavar="NAME", help="Which method
 @click.option("--ratings", required=True, type=FILE, help="Table of ratings; `perser show --help` has its columns.")
 @click.option("--audio", required=True, type=MODEL, help="Folder of the clips, or a file of their features.")
 @click.option("--listener", metavar="NAME", help="Whose ratings to take, where the table has those of several.")
-@click.option("--each", is_flag=True, help="Adapt to every listener of the table; --out is then a folder.")
+@click.option("--each", "everybody", is_flag=True, help="Adapt to every listener of the table; --out is then a folder.")
 @METHOD
 @of_table
 @UPSTREAM
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, or with --each a folder.")
-def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, each: bool, method: str, upstream: str | None,
+def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybody: bool, method: str, upstream: str | None,
           out: Path, **table) -> None:
     """Adapt a trained model, of any method, to one new listener, and test whether that helps.
 
@@ -400,11 +400,11 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, each: b
     from perser import checkpoints, personal
     from perser import listener as listeners
 
-    if each and (listener is not None or out.is_file()):
+    if everybody and (listener is not None or out.is_file()):
         problem = "--listener names one listener and --each takes all" if listener is not None else (
             f"--out {out}: is a file; --each writes a folder of files")
         raise click.UsageError(f"{problem}; choose one", click.get_current_context())
-    if not each and out.is_dir():
+    if not everybody and out.is_dir():
         raise click.UsageError(f"--out {out}: is a folder; name a file, or give --each", click.get_current_context())
     place, why = checkpoints.choose(model, method)
     if why:
@@ -412,11 +412,11 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, each: b
     trained = checkpoints.load(place)
     options = corpus_options((), **table)
     rated = personal.read_table(ratings, tuple(trained.about["classes"]), **options)
-    asked = rated if each else personal.of_listener(rated, ratings, listener)
+    asked = rated if everybody else personal.of_listener(rated, ratings, listener)
     names = personal.listeners(asked)
     clips = listeners.clips_of(trained, asked, audio, upstream, options.get("encoding", ""), terminal())
     warn_of_synthetic(trained.about)
-    files = {name: out / file for name, file in personal.file_names(names).items()} if each else {names[0]: out}
+    files = {name: out / file for name, file in personal.file_names(names).items()} if everybody else {names[0]: out}
     written(listeners.adapt(trained, rated, names, clips, options.get("repeats", "")), files)
 
 

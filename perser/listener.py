@@ -265,20 +265,24 @@ def table(results: list[tuple[str, dict | None, str]]) -> list[str]:
 def explained(about: dict) -> list[str]:
     """How a listener differs, from the description of the model, in lines of at most 79 columns."""
     entry = about["differs"]
-    lines = [f"{fit(about.get('listener') or 'The listener', 40).rstrip()}: {plural(about['shots'], 'rating')}, "
+    lines = [f"{fit(about.get('listener') or 'The listener', 30).rstrip()}: {plural(about['shots'], 'rating')}, "
              f"model {fit(about['method'], 24).rstrip()}"]
     lines += ([f"SYNTHETIC: the model learnt from synthetic {fit(about['synthetic'], 38).rstrip()}"]
               if about["synthetic"] else [])
     lines += result(about.get("test")) if "test" in about else [about["verdict"]] if about.get("verdict") else []
+    common = (f"on {plural(entry['shared'], 'clip')} that {plural(entry['listeners'], 'other')} rated too"
+              if entry["shared"] else "on all rated clips; nobody else rated them")
     lines += ["", "Answers about the rated clips: mean probability of each class, of 100.",
-              f"Ticks: share of each class, of 100, on {plural(entry['shared'], 'clip')} that "
-              f"{plural(entry['listeners'], 'other')} rated too.", "",
+              f"Ticks: share of each class, of 100, {common}.", "",
               f"{'':<24} {'answers':>23}   {'ticks':>23}",
-              f"{'class':<24} {'general':>7} {'personal':>8} {'change':>6}   {'others':>7} {'listener':>8} {'differ':>6}"]
+              f"{'class':<24} {'general':>7} {'personal':>8} {'change':>6}   "
+              f"{'others':>7} {'listener':>8} {'differ':>6}"]
     lines += [f"{fit(row['name'], 24)} {_three(row['general'], row['personal'])}   "
-              f"{_three(row['others'], row['shared'])}" for row in entry["classes"]]
+              f"{_three(row['others'], row['ticked'] if row['shared'] is None else row['shared'])}"
+              for row in entry["classes"]]
     if entry["confusions"]:
-        lines += ["", "Most frequent differences from the others' plurality", f"{'others':<28} {'listener':<28} ratings"]
+        lines += ["", "Most frequent differences from the others' plurality",
+                  f"{'others':<28} {'listener':<28} ratings"]
         lines += [f"{fit(row['others'], 28)} {fit(row['listener'], 28)} {row['ratings']:>7.1f}"
                   for row in entry["confusions"]]
     if entry["moved"]:
@@ -290,7 +294,7 @@ def explained(about: dict) -> list[str]:
 
 
 def _three(one: float | None, other: float | None) -> str:
-    """Two shares and their difference, of 100."""
+    """Two shares and their difference, of 100; the first may be unknown."""
     if one is None or other is None:
-        return f"{'-':>7} {'-':>8} {'-':>6}"
+        return f"{'-':>7} {'-' if other is None else f'{100 * other:.1f}':>8} {'-':>6}"
     return f"{100 * one:>7.1f} {100 * other:>8.1f} {100 * (other - one):>+6.1f}"

@@ -219,7 +219,7 @@ def general(plan: Plan) -> Checkpoint:
     task = make_task(data, split, plan.experiment.base, plan.standardise)
     method = plan.experiment.methods[PERSONAL]
     model = method.fit(task, Start(train(task, 0), dict), plan.draws(split, "dev", 0), 0)
-    about = plan.about | {"method": PERSONAL, "kind": method.kind, "seed": 0, "stopped_on_session": int(last),
+    about = plan.about | {"method": method.kind, "kind": method.kind, "seed": 0, "stopped_on_session": int(last),
                           "trained_on": training(data.listeners, len(split.train))}
     return Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about)
 
@@ -231,7 +231,7 @@ def personal_models(plan: Plan, trained: Checkpoint, ratings: pd.DataFrame) -> I
     for number, name in enumerate(data.listeners):
         own = np.flatnonzero(data.listener == number)
         model = adapted(trained, features[data.clip[own]], data.labels[own])
-        about = {"listener": name, "method": f"{trained.about['kind']}, personal", "differs": differs(
+        about = {"listener": name, "differs": differs(
             trained, model, features[data.clip[own]], [data.clips[clip] for clip in data.clip[own]], name, cast)}
         yield name, model._replace(about=model.about | about)
 

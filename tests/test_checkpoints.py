@@ -153,7 +153,6 @@ def damaged_json(value):
 def test_no_damage_to_a_model_of_any_kind_is_used_or_a_traceback(fitted, task, tmp_path):
     """Loaded, it adapts and answers in finite numbers; otherwise a UserError of one line, on loading or on adapting."""
     place = tmp_path / "model"
-    _, kind = fitted
     saved(fitted, task, tmp_path)
     text, tensors = (place / "model.json").read_text(), load_file(place / "model.safetensors")
     features, ticks = task.data.features[:6], task.data.labels[:6]
@@ -186,13 +185,13 @@ def test_no_damage_to_a_model_of_any_kind_is_used_or_a_traceback(fitted, task, t
     for name, tensor in tensors.items():
         for damage in (tensor * float("nan"), tensor + float("inf"), tensor.double(), tensor.int()):
             save_file(tensors | {name: damage}, place / "model.safetensors")
-            assert outcome() == "refused" or not tensor.numel() and damage.dtype == torch.float32, name
+            assert outcome() == "refused" or (not tensor.numel() and damage.dtype == torch.float32), name
         save_file(tensors | {name: tensor[None].repeat(2, *[1] * tensor.ndim)}, place / "model.safetensors")
         outcome()
         save_file(tensors | {name: tensor[:-1].clone() if tensor.ndim else tensor[None]}, place / "model.safetensors")
         outcome()
         save_file({key: value for key, value in tensors.items() if key != name}, place / "model.safetensors")
-        assert outcome() == "refused", name
+        assert outcome() == "refused" or name.count(".") == 2, name  # settings of one number of shots may be missing
     for name in ("model.nope", "nope", "model.settings.x", "model.settings"):
         save_file(tensors | {name: torch.ones(2)}, place / "model.safetensors")
         assert outcome() == "refused", name

@@ -416,13 +416,13 @@ def test_a_run_folder_means_its_best_method_and_fullest_split(perser, root, fini
     files = wavs(root, 5)[:4]
     (tmp_path / "r.csv").write_text("clip,label\n" + "".join(f"{wav.name},sad\n" for wav in files))
     words = ["adapt", "--ratings", tmp_path / "r.csv", "--audio", files[0].parent, "--out", tmp_path / "m.safetensors"]
-    code, out, err = perser(*words, "--model", finished)
+    code, _, err = perser(*words, "--model", finished)
     assert code == 0 and err.splitlines()[0] == f"perser: {place}: {why}"
-    code, out, err = perser(*words, "--model", finished, "--method", "maml")
+    code, _, err = perser(*words, "--model", finished, "--method", "maml")
     assert code == 0 and "/maml: of its splits" in err.splitlines()[0]
-    code, out, err = perser(*words, "--model", finished, "--method", "mamml")
+    code, _, err = perser(*words, "--model", finished, "--method", "mamml")
     assert code == 1 and "no model of method 'mamml': did you mean 'maml'?" in err and err.count("\n") == 1
-    code, out, err = perser(*words, "--model", place, "--method", "maml")
+    code, _, err = perser(*words, "--model", place, "--method", "maml")
     assert code == 1 and "is no run folder" in err and err.count("\n") == 1
 
 

@@ -21,7 +21,7 @@ from perser.features.upstreams import READY, ready
 from perser.methods import GradientModel
 from perser.model import Head, logits
 
-CLASSES, CLIPS = made.CLASSES, 60
+CLASSES, CLIPS, LR, STEPS = made.CLASSES, 60, 1.0, 30
 HEARD = {"plain": [0, 1, 2, 3], "swaps": [1, 0, 2, 3]}  # which class a listener ticks for each class
 ABOUT = made.ABOUT | {"upstream": READY, "upstream_identity": ready(2, 6).identity,
                       "trained_on": about.training(["Old", "plain"], 90)}
@@ -48,7 +48,7 @@ def perser(capsys, monkeypatch):
 @pytest.fixture(scope="module")
 def trained():
     """A model that learns the output layer quickly."""
-    model = GradientModel(general_head(), {5: constant_lr(0.3, 10, ("A", "a"))})
+    model = GradientModel(general_head(), {5: constant_lr(LR, STEPS, ("A", "a"))})
     return Checkpoint(model, torch.zeros(2, 6), torch.ones(2, 6), torch.ones(4), ABOUT)
 
 
@@ -85,8 +85,8 @@ def by_hand(trained, features, ticks, parts):
         kept = [place for place in range(len(ticks)) if place not in part]
         head = Head(*(tensor.clone() for tensor in trained.model.head))
         A, a = head.A.clone().requires_grad_(), head.a.clone().requires_grad_()
-        optimiser = torch.optim.SGD([A, a], lr=0.3)
-        for _ in range(10):
+        optimiser = torch.optim.SGD([A, a], lr=LR)
+        for _ in range(STEPS):
             optimiser.zero_grad()
             answers = logits(head._replace(A=A, a=a), features[kept])
             torch.nn.functional.cross_entropy(answers, rating_targets(ticks[kept], 0.05)).backward()

@@ -105,7 +105,8 @@ SPOILT = [case for case in spoilt(ABOUT) if case[0] not in (
     ("three classes", ABOUT | {"classes": ["happy", "sad", "calm"]}), ("one class", ABOUT | {"classes": ["sad"]}),
     ("smoothing", ABOUT | {"label_smoothing": 1.0}), ("moments", ABOUT | {"waveform_moments": [0.0, -1.0]}),
     ("a long text", ABOUT | {"upstream": "x" * 2000}), ("a surrogate", ABOUT | {"upstream": "\ud800"}),
-    ("not JSON", "{"), ("a number", "7"), ("nested", "[" * 10**5), ("1e999", json.dumps(ABOUT).replace("0.05", "1e999"))]
+    ("not JSON", "{"), ("a number", "7"), ("nested", "[" * 10**5),
+    ("1e999", json.dumps(ABOUT).replace("0.05", "1e999"))]
 FREE = {"test: gain: huge", "test: low: huge", "test: high: huge", "test: accuracy_low: huge",
         "test: accuracy_high: huge"}  # any finite number
 
