@@ -391,8 +391,8 @@ METHOD = click.option("--method", default="", metavar="NAME", help="Whose model,
 @of_table
 @UPSTREAM
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, or with --each a folder.")
-def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybody: bool, method: str, upstream: str | None,
-          out: Path, **table) -> None:
+def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybody: bool, method: str,
+          upstream: str | None, out: Path, **table) -> None:
     """Adapt a trained model, of any method, to one new listener, and test whether that helps.
 
     The test leaves ratings out of the shots in turn and asks about them: accuracy and log loss, general -> personal.
@@ -415,7 +415,6 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybo
     asked = rated if everybody else personal.of_listener(rated, ratings, listener)
     names = personal.listeners(asked)
     clips = listeners.clips_of(trained, asked, audio, upstream, options.get("encoding", ""), terminal())
-    warn_of_synthetic(trained.about)
     files = {name: out / file for name, file in personal.file_names(names).items()} if everybody else {names[0]: out}
     written(listeners.adapt(trained, rated, names, clips, options.get("repeats", "")), files)
 
@@ -434,6 +433,8 @@ def written(adapted, files: dict[str, Path]) -> None:
         results.append((name, model.about, files[name]))
         for line in warnings:
             doubts.setdefault(line, []).append(name)
+    if results:
+        warn_of_synthetic(results[0][1])
     for line, names in doubts.items():
         names = [name for name in names if name] if len(files) > 1 else []
         warn(f"warning: {', '.join(names[:3])}{f' and {len(names) - 3} others' * (len(names) > 3)}"

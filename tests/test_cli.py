@@ -390,7 +390,7 @@ def test_exported_ratings_adapt_to_one_listener_by_name(perser, root, finished, 
              audio, "--out", tmp_path / "m.safetensors"]
     name = table["listener"].min()
     code, out, err = perser(*words)
-    assert code == 1 and not out and err.count("\n") == 1 and f"choose one, such as --listener {name!r}: " in err
+    assert code == 1 and not out and err.count("\n") == 1 and f"such as --listener {name!r}, or give --each: " in err
     code, out, err = perser(*words, "--listener", "nobody")
     assert code == 1 and err.count("\n") == 1 and "no listener 'nobody': did you mean" in err
     rated = (table[table["listener"] == name].head(6)["label"] != "Other").sum()
@@ -414,8 +414,9 @@ def test_a_run_folder_means_its_best_method_and_fullest_split(perser, root, fini
     held_out = checkpoints.load(place).about["held_out"]
     assert not {about.digest(name) for name in held_out} & {*sizes[place.parent.name]["digests"]}
     files = wavs(root, 5)[:4]
-    (tmp_path / "r.csv").write_text("clip,label\n" + "".join(f"{wav.name},sad\n" for wav in files))
-    words = ["adapt", "--ratings", tmp_path / "r.csv", "--audio", files[0].parent, "--out", tmp_path / "m.safetensors"]
+    audio = files[0].parents[1]
+    (tmp_path / "r.csv").write_text("clip,label\n" + "".join(f"{wav.relative_to(audio)},sad\n" for wav in files))
+    words = ["adapt", "--ratings", tmp_path / "r.csv", "--audio", audio, "--out", tmp_path / "m.safetensors"]
     code, _, err = perser(*words, "--model", finished)
     assert code == 0 and err.splitlines()[0] == f"perser: {place}: {why}"
     code, _, err = perser(*words, "--model", finished, "--method", "maml")
