@@ -240,9 +240,9 @@ def result(test: dict | None) -> list[str]:
         return ["not tested: it takes ratings of two clips or more"]
     span = f"[{100 * test['low']:+.1f}, {100 * test['high']:+.1f}]"
     return [f"general {100 * test['general']:.0f} -> personal {100 * test['personal']:.0f} of 100 "
-            f"({test['by']}, n = {test['ratings']}, difference "
-            f"{100 * (test['personal'] - test['general']):+.0f} [{100 * test['accuracy_low']:+.0f}, "
-            f"{100 * test['accuracy_high']:+.0f}])",
+            f"({test['by']}, n = {test['ratings']})",
+            f"difference {100 * (test['personal'] - test['general']):+.0f} [{100 * test['accuracy_low']:+.0f}, "
+            f"{100 * test['accuracy_high']:+.0f}] of 100",
             f"log loss {100 * test['general_loss']:.1f} -> {100 * test['personal_loss']:.1f} in 0.01 nat, gain "
             f"{100 * test['gain']:+.1f} {span}",
             test["verdict"]]

@@ -309,7 +309,7 @@ def test_a_saved_model_of_every_kind_adapts_and_predicts(perser, root, all_kinds
         ratings.write_text("clip,label\n" + "".join(f"{wav.relative_to(audio)},{label}\n" for wav in files[:7]))
         words = ["adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out", personal]
         code, out, err = perser(*words)
-        assert code == 0 and out.startswith(f"{personal}: 7 ratings\ngeneral ") and "(leave-one-out, n = 7, " in out
+        assert code == 0 and out.startswith(f"{personal}: 7 ratings\ngeneral ") and "(leave-one-out, n = 7)\n" in out
         assert [line[:25] for line in err.splitlines()] == ["perser: WARNING: SYNTHETI", "perser: warning: 7 rating"]
         code, out, err = perser("predict", "--model", personal, *files[7:])
         assert code == 0 and err.startswith("perser: WARNING: SYNTHETIC: ") and err.count("\n") == 1

@@ -233,7 +233,8 @@ def test_one_listener_is_adapted_tested_and_explained(perser, place, tmp_path):
     assert code == 0 and not err
     lines = printed.splitlines()
     assert lines[0] == f"{out}: 20 ratings of swaps" and lines[-1] == "better"
-    match = re.match(r"general (\d+) -> personal (\d+) of 100 \(leave-one-out, n = 20, difference [+-]\d+ \[", lines[1])
+    match = re.match(r"general (\d+) -> personal (\d+) of 100 \(leave-one-out, n = 20\)$", lines[1])
+    assert re.fullmatch(r"difference \+\d+ \[\+\d+, \+\d+\] of 100", lines[2])
     test = personal.load(out).about["test"]
     assert [int(number) for number in match.groups()] == [round(100 * test[name]) for name in ("general", "personal")]
     assert test["personal"] > test["general"] + 0.2 and test["low"] > 0

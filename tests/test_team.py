@@ -132,6 +132,10 @@ def test_every_listener_s_file_says_how_the_listener_differs_and_the_model_whom_
     known = checkpoints.load(out / "model").about["trained_on"]
     assert known["digests"] == sorted(map(about.digest, LISTENERS)) and known["listeners"] == len(LISTENERS)
     assert "digests" not in personal.load(out / file).about["trained_on"]
+    assert checkpoints.choose(out)[0] == out / "model"
+    assert personal.find(out, "../Bo")[0].about["listener"] == "../Bo"
+    with pytest.raises(UserError, match="choose one with --listener NAME"):
+        personal.find(out)
 
 
 def test_ratings_as_understood_read_back(finished):
