@@ -247,8 +247,17 @@ def test_one_listener_is_adapted_tested_and_explained(perser, place, tmp_path):
     assert entry["differs"] == personal.load(out).about["differs"] and entry["listener"] == "swaps"
     code, printed, err = perser(*words(place, out, "--listener", "plain"))
     assert code == 0 and "in the model's training" in err and err.count("\n") == 1
-    assert "not better" in printed.splitlines()[-1] or "worse" in printed.splitlines()[-1]
     assert "digests" not in json.dumps(personal.load(out).about)
+
+
+def test_a_listener_who_ticks_at_random_is_told_to_keep_the_general_model(perser, place, tmp_path):
+    table, draw = tmp_path / "random.csv", np.random.default_rng(0)
+    table.write_text("clip,label\n" + "".join(f"c{n},{draw.choice(CLASSES)}\n" for n in range(40)))
+    command = [table if word == place / "ratings.csv" else word for word in words(place, tmp_path / "m.safetensors")]
+    code, printed, err = perser(*command)
+    assert code == 0 and not err and printed.splitlines()[-1].startswith(("not better: ", "worse: "))
+    code, printed, _ = perser("explain", tmp_path / "m.safetensors")
+    assert code == 0 and "on all rated clips; nobody else rated them." in printed and "plurality" not in printed
 
 
 def test_several_listeners_need_a_name_or_each_and_one_fault_costs_one(perser, place, tmp_path):
