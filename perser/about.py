@@ -41,7 +41,7 @@ class TrainedOn(_Strict):
     digests: list[Annotated[str, Field(pattern="^[0-9a-f]{12}$")]] = []
 
 
-class Tested(_Strict):
+class Outcome(_Strict):
     """What adapting is worth, by ratings that were left out: accuracies in 0..1, losses and their gain in nats."""
 
     by: Literal["leave-one-out", "10 parts"]
@@ -122,7 +122,7 @@ class Personal(About):
     shots: Count
     listener: Text | None = None
     verdict: Text | None = None
-    test: Tested | None = None
+    test: Outcome | None = None
     differs: Differs | None = None
 
 

@@ -162,7 +162,7 @@ def tested(trained: Checkpoint, features: Tensor, ticks: Tensor, contents: list[
     """What adapting to a listener is worth: answers about ratings that are left out of the shots in turn.
 
     features (K, L, D), ticks (K, C); contents: clips of the same content are left out together. Returns the entry
-    `test` of a description (`about.Tested`), None for less than two contents.
+    `test` of a description (`about.Outcome`), None for less than two contents.
     """
     codes = pd.factorize(pd.Series(contents))[0]
     number, by = codes.max() + 1, "leave-one-out" if len(codes) <= LEAVE_ONE_OUT else f"{PARTS} parts"
