@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -453,40 +452,153 @@ def walk(run: Path, root: Path, method: str, upstream: str | None) -> None:
     click.echo(walkthrough.record(run, root, method, upstream))
 
 
-@main.command(epilog="Example: perser adapt --model out/synthetic/whisper-tiny.en/main/checkpoints/fold1-group0-seed0/"
-                     "meta-perser --ratings mine.csv --audio clips --out mine.safetensors")
+def warn(text: str) -> None:
+    """A line on standard error, of what goes on or of what to doubt."""
+    click.echo(f"{NAME}: {text}".replace("\n", " "), err=True)
+
+
+def warn_of_synthetic(about: dict) -> None:
+    """Say loudly that a model knows no real voices or listeners."""
+    from perser import listener
+
+    if about["synthetic"]:
+        warn(f"WARNING: SYNTHETIC: {listener.SYNTHETIC.format(about['synthetic'])}")
+
+
+MODEL = click.Path(exists=True, path_type=Path)
+METHOD = click.option("--method", default="", metavar="NAME", help="Whose model, where --model is a run folder.")
+
+
+@main.command(epilog="Example: perser adapt --model out/team --ratings new.csv --audio clips --out new.safetensors")
 @click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="A model directory of `perser run`.")
+              help="Folder of a model, an output folder of `perser personalise`, or a run folder of `perser run`.")
 @click.option("--ratings", required=True, type=FILE, help="Table of ratings; `perser show --help` has its columns.")
-@click.option("--audio", required=True, type=click.Path(exists=True, path_type=Path),
-              help="Folder of the clips, or a file of their features.")
+@click.option("--audio", required=True, type=MODEL, help="Folder of the clips, or a file of their features.")
 @click.option("--listener", metavar="NAME", help="Whose ratings to take, where the table has those of several.")
+@click.option("--each", "everybody", is_flag=True, help="Adapt to every listener of the table; --out is then a folder.")
+@METHOD
 @of_table
 @UPSTREAM
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
-def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, upstream: str | None, out: Path,
-          **table) -> None:
-    """Adapt a trained model, of any method, to one new listener."""
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, or with --each a folder.")
+def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybody: bool, method: str,
+          upstream: str | None, out: Path, **table) -> None:
+    """Adapt a trained model, of any method, to one new listener, and test whether that helps.
+
+    The test leaves ratings out of the shots in turn and asks about them: accuracy and log loss, general -> personal.
+    """
+    from perser import checkpoints, personal
+    from perser import listener as listeners
+
+    if everybody and (listener is not None or out.is_file()):
+        problem = "--listener names one listener and --each takes all" if listener is not None else (
+            f"--out {out}: is a file; --each writes a folder of files")
+        raise click.UsageError(f"{problem}; choose one", click.get_current_context())
+    if not everybody and out.is_dir():
+        raise click.UsageError(f"--out {out}: is a folder; name a file, or give --each", click.get_current_context())
+    place, why = checkpoints.choose(model, method)
+    if why:
+        warn(f"{place}: {why}")
+    trained = checkpoints.load(place)
+    options = corpus_options((), **table)
+    rated = personal.read_table(ratings, tuple(trained.about["classes"]), **options)
+    asked = rated if everybody else personal.of_listener(rated, ratings, listener)
+    names = personal.listeners(asked)
+    clips = listeners.clips_of(trained, asked, audio, upstream, options.get("encoding", ""), terminal())
+    files = {name: out / file for name, file in personal.file_names(names).items()} if everybody else {names[0]: out}
+    written(listeners.adapt(trained, rated, names, clips, options.get("repeats", "")), files)
+
+
+def written(adapted, files: dict[str, Path]) -> None:
+    """Write the models of listeners as they come and print what they are worth; fail where one could not be made."""
+    from perser import listener as listeners
     from perser import personal
 
-    with tempfile.TemporaryDirectory() as store:
-        adapted = personal.adapt(model, ratings, audio, Path(store), upstream, listener=listener,
-                                 **corpus_options((), **table))
-    personal.save(adapted, out)
-    click.echo(f"{out}: {counted(adapted.about['shots'], 'rating')}")
+    faults, results, doubts = [], [], {}
+    for name, model, warnings in adapted:
+        if isinstance(model, UserError):
+            faults.append((name, model))
+            continue
+        personal.save(model, files[name])
+        results.append((name, model.about, files[name]))
+        for line in warnings:
+            doubts.setdefault(line, []).append(name)
+    if results:
+        warn_of_synthetic(results[0][1])
+    for line, names in doubts.items():
+        names = [name for name in names if name] if len(files) > 1 else []
+        warn(f"warning: {', '.join(names[:3])}{f' and {len(names) - 3} others' * (len(names) > 3)}"
+             f"{': ' * bool(names)}{line}")
+    if len(files) == 1:
+        for name, about, file in results:
+            click.echo("\n".join([f"{file}: {counted(about['shots'], 'rating')}" + f" of {name}" * bool(name),
+                                  *listeners.result(about["test"])]))
+        for _, error in faults:
+            raise error
+    else:
+        click.echo("\n".join([*listeners.table([(name, about["test"], str(file)) for name, about, file in results]),
+                              f"{counted(len(results), 'file')} in {next(iter(files.values())).parent}"]))
+    for name, error in faults:
+        warn(f"{name}: no model: {error}")
+    if faults:
+        raise click.exceptions.Exit(1)
 
 
-@main.command(epilog="Example: perser predict --model mine.safetensors a.wav b.wav")
-@click.option("--model", required=True, type=FILE, help="A personal model of `perser adapt`.")
+@main.command(epilog="Example: perser predict --model mine.safetensors clips more.wav --out answers.csv")
+@click.option("--model", required=True, type=MODEL,
+              help="File of `perser adapt`, or a folder of models: with --listener one of `perser personalise`; "
+                   "otherwise the general answers of what `perser adapt --model` takes.")
+@click.option("--listener", metavar="NAME", help="Whose model, where --model is a folder of listeners' models.")
+@METHOD
 @UPSTREAM
-@click.argument("audio", nargs=-1, required=True, type=FILE)
-def predict(model: Path, upstream: str | None, audio: tuple[Path, ...]) -> None:
-    """Predict what this listener hears in audio files: CSV with the predicted set and the probability of each class."""
-    from perser import personal
+@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a file instead of printing.")
+@click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
+def predict(model: Path, listener: str | None, method: str, upstream: str | None, form: str, out: Path | None,
+            audio: tuple[Path, ...]) -> None:
+    """Predict what a listener hears in AUDIO: files and folders, or features for a model that was trained on such.
 
-    with tempfile.TemporaryDirectory() as store:
-        frame = personal.classify(personal.load(model), list(audio), Path(store), upstream)
-    click.echo(frame.to_csv(index=False, float_format="%.4f"), nl=False)
+    CSV: file, label (the predicted set), a column per class with its probability, and for a model of synthetic data a
+    column synthetic. A file that cannot be read is reported; the others are answered, and the exit code is 1.
+    """
+    from perser import personal
+    from perser.records import whole
+
+    chosen, why = personal.find(model, listener, method)
+    if why:
+        warn(why)
+    warn_of_synthetic(chosen.about)
+    files, faults = personal.inputs(audio, chosen.about)
+    frames = []
+    for frame in personal.answers(chosen, files, None, upstream, terminal()):
+        (faults if isinstance(frame, UserError) else frames).append(frame)
+    text = personal.text(frames, chosen.about, form)
+    if out:
+        with whole(out) as half:
+            half.write_text(text, encoding="utf-8")
+    else:
+        click.echo(text, nl=False)
+    for fault in faults:
+        warn(str(fault))
+    if faults:
+        raise click.exceptions.Exit(1)
+
+
+@main.command(epilog="Example: perser explain mine.safetensors")
+@click.argument("model", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def explain(model: Path, as_json: bool) -> None:
+    """How the listener of MODEL differs from the general model and from other listeners of the same clips.
+
+    MODEL is a file of `perser adapt` or `perser personalise`. It holds the comparison: no audio is read.
+    """
+    from perser import listener, personal
+
+    about = personal.load(model).about
+    if not about.get("differs"):
+        raise UserError(f"{model}: holds no comparison with the general model; `perser adapt` writes one")
+    entries = ("listener", "method", "shots", "synthetic", "verdict", "test", "differs")
+    click.echo(json.dumps({name: about.get(name) for name in entries}, indent=1, ensure_ascii=False) if as_json else
+               "\n".join(listener.explained(about)))
 
 
 @main.command(epilog="Example: perser claims --all")

@@ -6,7 +6,6 @@ is held out once, and asked about clips of sessions that no model was trained on
 """
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -21,20 +20,22 @@ from torch import Tensor
 
 from perser import checkpoints, page, provenance, records, workers
 from perser import model as heads
+from perser.about import training
 from perser.analysis import verdicts
 from perser.checkpoints import Checkpoint
 from perser.corpora import Corpus, schema
 from perser.corpora.agreement import others, votes
-from perser.data import Split, make_task, rating_targets
-from perser.episodes import Episodes, batch_of, support_batch
+from perser.data import Split, make_task
+from perser.episodes import Episodes, batch_of
 from perser.errors import UserError
 from perser.evaluate import join_episodes, split_logits
 from perser.experiment import Experiment
 from perser.features.upstreams import Upstream
+from perser.listener import consensus, differs
 from perser.methods.base import Start, setting_for
 from perser.methods.ssl_e import train
-from perser.model import Head
-from perser.personal import PersonalModel, save
+from perser.personal import PersonalModel, adapted, file_names, save
+from perser.personal import general as general_model
 from perser.plan import NUMERICS_VERSION, Plan, Unit
 from perser.settings import Base, explain, override
 from perser.terminal import counted
@@ -208,43 +209,21 @@ def general(plan: Plan) -> Checkpoint:
     task = make_task(data, split, plan.experiment.base, plan.standardise)
     method = plan.experiment.methods[PERSONAL]
     model = method.fit(task, Start(train(task, 0), dict), plan.draws(split, "dev", 0), 0)
-    about = plan.about | {"method": PERSONAL, "kind": method.kind, "seed": 0, "stopped_on_session": int(last)}
+    about = plan.about | {"method": method.kind, "kind": method.kind, "seed": 0, "stopped_on_session": int(last),
+                          "trained_on": training(data.listeners, len(split.train))}
     return Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about)
 
 
-@torch.no_grad()
-def personal_models(plan: Plan, trained: Checkpoint) -> Iterator[tuple[str, PersonalModel]]:
-    """Every listener's model, adapted to all ratings of the listener."""
-    data, smoothing = plan.data, plan.experiment.base.label_smoothing
+def personal_models(plan: Plan, trained: Checkpoint, ratings: pd.DataFrame) -> Iterator[tuple[str, PersonalModel]]:
+    """Every listener's model, adapted to all ratings of the listener, and how it differs; ratings: the corpus's."""
+    data, cast = plan.data, consensus(ratings, plan.data.classes)
     features = (torch.from_numpy(plan.features) - trained.mean) / trained.scale
-    targets = rating_targets(data.labels, smoothing)
     for number, name in enumerate(data.listeners):
-        ratings = np.flatnonzero(data.listener == number)
-        batch = support_batch(features[data.clip[ratings]], targets[ratings], trained.class_weights)
-        head = trained.model.weights(batch, setting_for(trained.model, len(ratings)))
-        kind = trained.about["kind"]
-        about = trained.about | {"listener": name, "shots": len(ratings), "method": f"{kind}, personal"}
-        yield name, PersonalModel(Head(*(tensor[0] for tensor in head)), trained.mean, trained.scale, about)
-
-
-def file_names(names: Iterable[str]) -> dict[str, str]:
-    """A file name for each listener: letters, digits, - and _ alone, so none leads out of its folder, and all differ.
-
-    >>> file_names(["Ann", "ann", "../x", "伟"])
-    {'Ann': 'Ann.safetensors', 'ann': 'ann-2.safetensors', '../x': 'x.safetensors', '伟': 'listener.safetensors'}
-    """
-    taken, files = set(), {}
-    for name in names:
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:60] or "listener"
-        if re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", stem, re.IGNORECASE):  # reserved by Windows
-            stem += "_"
-        number, unique = 1, stem
-        while unique.lower() in taken:
-            number += 1
-            unique = f"{stem}-{number}"
-        taken.add(unique.lower())
-        files[name] = f"{unique}.safetensors"
-    return files
+        own = np.flatnonzero(data.listener == number)
+        model = adapted(trained, features[data.clip[own]], data.labels[own])
+        about = {"listener": name, "differs": differs(
+            trained, model, features[data.clip[own]], [data.clips[clip] for clip in data.clip[own]], name, cast)}
+        yield name, model._replace(about=model.about | about)
 
 
 def claim(out: Path) -> Path:
@@ -272,7 +251,7 @@ def personalise(team: Team, upstream: Upstream, features: Tensor, moments: tuple
     answered, shots = answers(plan), max(plan.shots["unseen"])
     table = verdicts.verdicts(answered, corpus.ratings, corpus.classes, shots)
     trained = general(plan)
-    files = _write_models(plan, trained, table, out)
+    files = _write_models(plan, trained, table, corpus.ratings, out)
     schema.write(schema.rows(corpus)[0], out / "ratings.csv")
     records.write(scored, out / "work" / "records.parquet")
     page.write(page.Findings(corpus, plan.labels["synthetic"], table, answered, shots, lines, _opinions(plan, trained)),
@@ -296,19 +275,19 @@ def _clean(value):
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _write_models(plan: Plan, trained: Checkpoint, table: pd.DataFrame, out: Path) -> dict[str, str]:
+def _write_models(plan: Plan, trained: Checkpoint, table: pd.DataFrame, ratings: pd.DataFrame,
+                  out: Path) -> dict[str, str]:
     """general.safetensors, listeners/NAME.safetensors, and model/, which `perser adapt` takes for new listeners.
 
     Files of listeners whom an earlier call knew by other names are deleted.
     """
     checkpoints.save(trained, out / "model")
-    save(PersonalModel(trained.model.head, trained.mean, trained.scale, trained.about | {"shots": 0}),
-         out / "general.safetensors")
+    save(general_model(trained), out / "general.safetensors")
     files, judged = file_names(plan.data.listeners), table.set_index("listener")["verdict"]
     if (out / "manifest.json").is_file():
         for row in json.loads((out / "manifest.json").read_text())["listeners"]:
             (out / "listeners" / Path(row["file"]).name).unlink(missing_ok=True)
-    for name, model in personal_models(plan, trained):
+    for name, model in personal_models(plan, trained, ratings):
         save(model._replace(about=model.about | {"verdict": judged[name]}), out / "listeners" / files[name])
     return files
 

@@ -16,6 +16,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from safetensors.torch import load_file, save_file
 
 from perser import checkpoints, processes, provenance, records, settings
+from perser.about import training
 from perser.checkpoints import Checkpoint
 from perser.corpora import schema
 from perser.data import Task
@@ -98,11 +99,18 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
         model = method.fit(task, start, dev, seed)
         frame = pd.DataFrame([plan.labels | {"method": name} | row for row in rows(task, model, plan, seed)])
         about = plan.about | {"method": name, "kind": method.kind, "fold": fold, "seed": seed,
-                              "held_out": list(task.split.test_listeners)}
+                              "held_out": list(task.split.test_listeners), "trained_on": _trained_on(task)}
         checkpoints.save(Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about), part)
         records.write(learnt(model, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
         records.write_json(plan.origin | {"seconds": time.perf_counter() - began}, part / "part.json")
         records.write(frame, part / "records.parquet")
+
+
+def _trained_on(task: Task) -> dict:
+    """Whose ratings a model of a split learnt from, or was chosen by, and how many it was trained on."""
+    listener, split = task.data.listener, task.split
+    known = np.unique(listener[np.concatenate([split.train, split.base_dev, split.dev])])
+    return training([task.data.listeners[place] for place in known], len(split.train))
 
 
 def _ssl_e(plan: Plan, task: Task, unit: Unit) -> Head:

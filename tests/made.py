@@ -19,6 +19,8 @@ from perser.plan import Plan
 from perser.settings import Base
 
 CLASSES = ("angry", "happy", "neutral", "sad")
+ABOUT = {"method": "made", "kind": "maml", "classes": list(CLASSES), "label_smoothing": 0.05, "upstream": "made",
+         "upstream_identity": "made 1", "waveform_moments": "none", "synthetic": ""}  # what any model says of itself
 UPSTREAM = SimpleNamespace(name="made", identity="made 1", standardise=True, random=False)
 BASE = Base(hidden=8, epochs=2, lr=1e-2)
 SMALL = Experiment(

@@ -1,10 +1,13 @@
 """Fitted models of every kind: they come back from disk as they were, and their weights answer as they do."""
 
+import json
+
 import made
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from perser import checkpoints, experiment
+from perser import checkpoints, experiment, personal
 from perser.adapt import constant_lr
 from perser.checkpoints import Checkpoint
 from perser.episodes import Episodes, batch_of
@@ -12,7 +15,7 @@ from perser.errors import UserError
 from perser.methods import GradientModel
 from perser.methods.base import setting_for
 from perser.methods.ssl_e import train
-from perser.model import Head, mixed
+from perser.model import Head, logits, mixed
 
 VARIANTS = {"scratch": ("finetune", {"start": "scratch"}), "reptile": ("maml", {"rule": "reptile"}),
             "meta-sgd": ("maml", {"per_weight_lr": True}), "layers": ("maml", {"adapts": ("mix", "P", "b", "A", "a")}),
@@ -47,7 +50,7 @@ def batch(task):
 
 def saved(fitted, task, folder):
     model, kind = fitted
-    about = {"kind": kind, "classes": list(made.CLASSES)}
+    about = made.ABOUT | {"kind": kind}
     checkpoints.save(Checkpoint(model, task.mean, task.scale, task.class_weights, about), folder / "model")
     return checkpoints.load(folder / "model")
 
@@ -67,7 +70,7 @@ def test_a_model_of_every_kind_comes_back_as_it_was(fitted, task, batch, tmp_pat
     """Every field bit by bit but those that hold answers to particular ratings; and with them the answers."""
     model, kind = fitted
     loaded = saved(fitted, task, tmp_path)
-    assert type(loaded.model) is type(model) and loaded.about == {"kind": kind, "classes": list(made.CLASSES)}
+    assert type(loaded.model) is type(model) and loaded.about == made.ABOUT | {"kind": kind}
     assert all(map(same, (loaded.mean, loaded.scale, loaded.class_weights), (task.mean, task.scale,
                                                                              task.class_weights)))
     unsaved = getattr(model, "UNSAVED", ())
@@ -133,3 +136,62 @@ def test_a_damaged_model_is_one_line(task, start, tmp_path, damage, words):
     with pytest.raises(UserError, match=words) as caught:
         checkpoints.load(tmp_path / "model")
     assert "\n" not in str(caught.value) and str(tmp_path / "model") in str(caught.value)
+
+
+def damaged_json(value):
+    """A JSON file's text with one value at a time replaced by one of another type, or left out."""
+    for key, inner in value.items():
+        for other in ("x", [], {}, [[1]], 1e400, float("nan"), -1.5, True):
+            if type(other) is not type(inner) and not (isinstance(inner, float) and other == -1.5):
+                yield json.dumps(value | {key: other}, default=str).replace("1e400", "1" * 400)
+        yield json.dumps({name: entry for name, entry in value.items() if name != key})
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from (json.dumps(value | {key: json.loads(text)}) for text in damaged_json(inner))
+
+
+def test_no_damage_to_a_model_of_any_kind_is_used_or_a_traceback(fitted, task, tmp_path):
+    """Loaded, it adapts and answers in finite numbers; otherwise a UserError of one line, on loading or on adapting."""
+    place = tmp_path / "model"
+    saved(fitted, task, tmp_path)
+    text, tensors = (place / "model.json").read_text(), load_file(place / "model.safetensors")
+    features, ticks = task.data.features[:6], task.data.labels[:6]
+
+    def outcome():
+        try:
+            trained = checkpoints.load(place)
+        except UserError as error:
+            assert "\n" not in str(error) and str(place) in str(error)
+            return "refused"
+        try:
+            with torch.no_grad():
+                assert logits(personal.adapted(trained, features, ticks).head, features).isfinite().all()
+        except UserError as error:
+            assert "\n" not in str(error)
+            return "refused"
+        return "used"
+
+    assert outcome() == "used"
+    for damage in damaged_json(json.loads(text)):
+        (place / "model.json").write_text(damage)
+        outcome()
+    for key in ("kind", "classes", "label_smoothing", "upstream", "waveform_moments", "synthetic", "model"):
+        (place / "model.json").write_text(json.dumps(json.loads(text) | {key: 7}))
+        assert outcome() == "refused", key
+    for damage in (text[:-5], text.replace("0.05", "NaN"), text.replace("0.05", "1e999"), "[" * 10**5, "", "7", "null"):
+        (place / "model.json").write_text(damage)
+        assert outcome() == "refused"
+    (place / "model.json").write_text(text)
+    for name, tensor in tensors.items():
+        for damage in (tensor * float("nan"), tensor + float("inf"), tensor.double(), tensor.int()):
+            save_file(tensors | {name: damage}, place / "model.safetensors")
+            assert outcome() == "refused" or (not tensor.numel() and damage.dtype == torch.float32), name
+        save_file(tensors | {name: tensor[None].repeat(2, *[1] * tensor.ndim)}, place / "model.safetensors")
+        outcome()
+        save_file(tensors | {name: tensor[:-1].clone() if tensor.ndim else tensor[None]}, place / "model.safetensors")
+        outcome()
+        save_file({key: value for key, value in tensors.items() if key != name}, place / "model.safetensors")
+        assert outcome() == "refused" or name.count(".") == 2, name  # settings of one number of shots may be missing
+    for name in ("model.nope", "nope", "model.settings.x", "model.settings"):
+        save_file(tensors | {name: torch.ones(2)}, place / "model.safetensors")
+        assert outcome() == "refused", name

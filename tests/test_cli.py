@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from perser import checkpoints, experiment, records, walkthrough, workers
+from perser import about, checkpoints, experiment, records, walkthrough, workers
 from perser.cli import main, planned
+from perser.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 TINY = ("seeds=[0]", "shots=[3, 5]", "draws=2", "dev_draws=2", "folds=[1]", "base.epochs=2", "base.hidden=16",
@@ -117,7 +118,7 @@ def wavs(root, session):
 
 
 @pytest.mark.parametrize("command", ["synth", "fetch", "show", "models", "run", "search", "report", "adapt", "predict",
-                                     "claims", "bench", "phase2"])
+                                     "explain", "claims", "bench", "phase2"])
 def test_every_command_has_help_with_an_example(perser, command):
     code, out, _ = perser(command, "--help")
     assert code == 0 and "Example" in out and f"perser {command}" in out
@@ -286,7 +287,7 @@ def test_a_new_listener_from_ratings_to_predictions(perser, root, finished, tmp_
     code, out, _ = perser("predict", "--model", tmp_path / "personal.safetensors", *files[15:])
     frame = pd.read_csv(StringIO(out))
     assert code == 0 and len(frame) == 5 and list(frame.columns[:2]) == ["file", "label"]
-    assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-3)
+    assert np.allclose(frame.iloc[:, 2:-1].sum(axis=1), 1, atol=1e-3) and frame.columns[-1] == "synthetic"
     happy = tmp_path / "happy.csv"
     happy.write_text("clip,label\n" + "\n".join(line.split(",")[0] + ",happy" for line in lines))
     perser("adapt", "--model", model, "--ratings", happy, "--audio", audio, "--out", tmp_path / "other.safetensors")
@@ -308,10 +309,12 @@ def test_a_saved_model_of_every_kind_adapts_and_predicts(perser, root, all_kinds
         ratings.write_text("clip,label\n" + "".join(f"{wav.relative_to(audio)},{label}\n" for wav in files[:7]))
         words = ["adapt", "--model", model, "--ratings", ratings, "--audio", audio, "--out", personal]
         code, out, err = perser(*words)
-        assert (code, out, err) == (0, f"{personal}: 7 ratings\n", "")
+        assert code == 0 and out.startswith(f"{personal}: 7 ratings\ngeneral ") and "(leave-one-out, n = 7)\n" in out
+        assert [line[:25] for line in err.splitlines()] == ["perser: WARNING: SYNTHETI", "perser: warning: 7 rating"]
         code, out, err = perser("predict", "--model", personal, *files[7:])
-        assert code == 0 and not err
+        assert code == 0 and err.startswith("perser: WARNING: SYNTHETIC: ") and err.count("\n") == 1
         frame = pd.read_csv(StringIO(out), keep_default_na=False)
+        assert set(frame.pop("synthetic")) == {"speech and listeners"}
         assert frame["file"].tolist() == [str(file) for file in files[7:]]
         assert np.allclose(frame.iloc[:, 2:].sum(axis=1), 1, atol=1e-3)
         for row in frame.itertuples(index=False):
@@ -387,11 +390,80 @@ def test_exported_ratings_adapt_to_one_listener_by_name(perser, root, finished, 
              audio, "--out", tmp_path / "m.safetensors"]
     name = table["listener"].min()
     code, out, err = perser(*words)
-    assert code == 1 and not out and err.count("\n") == 1 and f"choose one, such as --listener {name!r}: " in err
+    assert code == 1 and not out and err.count("\n") == 1 and f"such as --listener {name!r}, or give --each: " in err
     code, out, err = perser(*words, "--listener", "nobody")
     assert code == 1 and err.count("\n") == 1 and "no listener 'nobody': did you mean" in err
     rated = (table[table["listener"] == name].head(6)["label"] != "Other").sum()
-    assert perser(*words, "--listener", name)[:2] == (0, f"{tmp_path / 'm.safetensors'}: {rated} ratings\n")
+    code, out, _ = perser(*words, "--listener", name)
+    assert code == 0 and out.startswith(f"{tmp_path / 'm.safetensors'}: {rated} ratings of {name}\n")
+
+
+def test_a_run_folder_means_its_best_method_and_fullest_split(perser, root, finished, tmp_path):
+    frame = pd.read_parquet(finished / "records.parquet")
+    frame = frame[(frame["setting"] == "unseen") & (frame["shots"] == 5) & (frame["shots_of"] == "own")]
+    losses = {name: np.mean([part["log_loss"].sum() / part["queries"].sum() for _, part in rows.groupby("listener")])
+              for name, rows in frame.groupby("method")}
+    best = min(losses, key=losses.get)
+    place, why = checkpoints.choose(finished)
+    assert place.name == best and f"({100 * losses[best]:.1f} at K = 5) of {len(losses)} method(s)" in why
+    sizes = {path.parent.parent.name: json.loads(path.read_text())["trained_on"]
+             for path in finished.glob(f"checkpoints/*/{best}/model.json")}
+    most = max(entry["ratings"] for entry in sizes.values())
+    assert place.parent.name == min(name for name, entry in sizes.items() if entry["ratings"] == most)
+    assert f"trained on most ratings ({most}), seed 0" in why and len(sizes) > 1
+    held_out = checkpoints.load(place).about["held_out"]
+    assert not {about.digest(name) for name in held_out} & {*sizes[place.parent.name]["digests"]}
+    files = wavs(root, 5)[:4]
+    audio = files[0].parents[1]
+    (tmp_path / "r.csv").write_text("clip,label\n" + "".join(f"{wav.relative_to(audio)},sad\n" for wav in files))
+    words = ["adapt", "--ratings", tmp_path / "r.csv", "--audio", audio, "--out", tmp_path / "m.safetensors"]
+    code, _, err = perser(*words, "--model", finished)
+    assert code == 0 and err.splitlines()[0] == f"perser: {place}: {why}"
+    code, _, err = perser(*words, "--model", finished, "--method", "maml")
+    assert code == 0 and "/maml: of its splits" in err.splitlines()[0]
+    code, _, err = perser(*words, "--model", finished, "--method", "mamml")
+    assert code == 1 and "no model of method 'mamml': did you mean 'maml'?" in err and err.count("\n") == 1
+    code, _, err = perser(*words, "--model", place, "--method", "maml")
+    assert code == 1 and "is no run folder" in err and err.count("\n") == 1
+
+
+def test_a_run_folder_never_means_a_control_or_an_upper_bound(finished, all_kinds):
+    copy = all_kinds.parent / "picked"  # beside the parts
+    shutil.copytree(all_kinds, copy, symlinks=True)
+    frame = pd.read_parquet(copy / "records.parquet")
+    lowest = frame["method"].isin(["shots-majority", "shots-shares", "all-data", "ssl-e"])
+    frame["log_loss"] = np.where(lowest, 0.0, np.where(frame["method"] == "prototypes", 1e-3, frame["log_loss"]))
+    frame.loc[(frame["method"] == "maml") & ((frame["shots_of"] == "other") | (frame["setting"] == "seen")),
+              "log_loss"] = 0
+    frame.to_parquet(copy / "records.parquet")
+    assert checkpoints.choose(copy)[0].name == "prototypes"
+    frame.drop(columns="log_loss").to_parquet(copy / "records.parquet")
+    with pytest.raises(UserError, match="no log loss to choose a method by; choose one of all-data"):
+        checkpoints.choose(copy)
+    assert checkpoints.choose(copy, "maml")[0].name == "maml"
+
+
+def test_predict_goes_past_bad_files_and_writes_what_it_can(perser, root, finished, tmp_path, monkeypatch):
+    """Folders are searched; a bad file costs only itself, also among many in one chunk."""
+    from perser import personal
+
+    monkeypatch.setattr(personal, "CHUNK", 3)
+    clips = tmp_path / "clips"
+    (clips / "deep").mkdir(parents=True)
+    good = [clips / "=a.wav", clips / "b.WAV", clips / "c.wav", clips / "deep" / "d.wav", clips / "z.wav"]
+    for wav, path in zip(wavs(root, 5), good):
+        shutil.copy(wav, path)
+    (clips / "c2.wav").write_bytes(b"RIFF")
+    model = finished / "checkpoints" / "fold1-group0-seed0" / "maml"
+    code, out, err = perser("predict", "--model", model, clips, tmp_path / "none.wav", "--out", tmp_path / "a.csv")
+    frame = pd.read_csv(tmp_path / "a.csv")
+    assert code == 1 and not out and frame["file"].tolist() == [str(path) for path in good]
+    assert [word in line for word, line in zip(("c2.wav", "none.wav"), err.splitlines()[-2:])] == [True, True]
+    with chdir(clips):
+        code, out, err = perser("predict", "--model", model, "=a.wav", "b.WAV")
+    assert code == 0 and out.splitlines()[1].startswith("'=a.wav,") and "general answers of" in err
+    alone = pd.read_csv(StringIO(out)).iloc[:, 2:-1]
+    np.testing.assert_allclose(alone, frame.iloc[:2, 2:-1], atol=2e-4)
 
 
 def test_a_run_on_ready_made_features_saves_its_table_and_adapts(perser, tmp_path, caplog):

@@ -309,8 +309,7 @@ def test_in_first_order_inner_gradients_are_constants(task, start, adapts, shots
 def test_adapt_takes_the_settings_of_the_nearest_number_of_shots(task, start, tmp_path, monkeypatch):
     """A model with settings for 3 shots (rates of zero) and for 12: 5 ratings adapt as 3 do, 9 and 20 ratings as 12."""
     model = GradientModel(start, {3: constant_lr(0.0, 2), 12: constant_lr(0.3, 2)})
-    about = {"classes": list(made.CLASSES), "label_smoothing": 0.05, "method": "made", "kind": "maml"}
-    checkpoints.save(Checkpoint(model, task.mean, task.scale, task.class_weights, about), tmp_path / "model")
+    checkpoints.save(Checkpoint(model, task.mean, task.scale, task.class_weights, made.ABOUT), tmp_path / "model")
     monkeypatch.setattr(personal, "embed", lambda files, *_: task.data.features[:len(files)])
     for shots, moves in ((5, False), (9, True), (20, True)):
         labels = [made.CLASSES[number % 3] for number in range(shots)]

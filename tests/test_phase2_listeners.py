@@ -130,7 +130,8 @@ def model(corpus, tmp_path_factory):
                 A=torch.randn(4, 8, generator=draw), a=torch.zeros(4))
     rates = {3: torch.full((2, 5), 0.2) * torch.tensor([0.0, 1, 1, 1, 1])}
     about = {"classes": list(CLASSES), "upstream": "logmel", "upstream_identity": upstream.identity,
-             "waveform_moments": [0.0, 1.0], "label_smoothing": 0.05, "method": "maml", "kind": "maml"}
+             "waveform_moments": [0.0, 1.0], "label_smoothing": 0.05, "method": "maml", "kind": "maml",
+             "synthetic": ""}
     checkpoint = checkpoints.Checkpoint(GradientModel(head, rates), mean, scale, torch.ones(4), about)
     checkpoints.save(checkpoint, folder / "m")
     return folder / "m", (frames - mean) / scale, head, rates

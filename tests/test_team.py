@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made import CLASSES, UPSTREAM
 from scipy import stats
 
-from perser import page, personal, records, team, workers
+from perser import about, checkpoints, page, personal, records, team, workers
 from perser.analysis import verdicts
 from perser.corpora import Corpus
 from perser.corpora.agreement import votes
@@ -112,6 +112,30 @@ def test_every_listener_has_a_file_inside_the_folder_and_it_answers_as_the_liste
         assert (answer == torch.tensor(expected)[truth]).float().mean() > 0.75
     answer = personal.logits(general.head, (features - general.mean) / general.scale).argmax(-1)
     assert (answer == truth).float().mean() > 0.75
+
+
+def test_every_listener_s_file_says_how_the_listener_differs_and_the_model_whom_it_knows(finished):
+    """The one who swaps angry and happy: both confusions, as often as the planted ratings have them."""
+    out, _, _ = finished
+    manifest, (corpus, _) = json.loads((out / "manifest.json").read_text()), planted()
+    [file] = [row["file"] for row in manifest["listeners"] if row["listener"] == "swaps"]
+    entry = personal.load(out / file).about["differs"]
+    assert entry["shared"] == 90 and entry["listeners"] == 7
+    first, second = entry["confusions"][:2]
+    assert {(row["others"], row["listener"]) for row in (first, second)} == {("angry", "happy"), ("happy", "angry")}
+    heard = corpus.ratings.set_index(["clip", "listener"])[list(CLASSES)].astype(float)
+    others = heard.drop("swaps", level=1).groupby("clip").mean()
+    tops = others.eq(others.max(axis=1), axis=0).astype(float)
+    tops = tops.div(tops.sum(axis=1), axis=0)
+    own = heard.xs("swaps", level=1)
+    assert first["ratings"] == pytest.approx((tops[first["others"]] * own[first["listener"]]).sum())
+    known = checkpoints.load(out / "model").about["trained_on"]
+    assert known["digests"] == sorted(map(about.digest, LISTENERS)) and known["listeners"] == len(LISTENERS)
+    assert "digests" not in personal.load(out / file).about["trained_on"]
+    assert checkpoints.choose(out)[0] == out / "model"
+    assert personal.find(out, "../Bo")[0].about["listener"] == "../Bo"
+    with pytest.raises(UserError, match="choose one with --listener NAME"):
+        personal.find(out)
 
 
 def test_ratings_as_understood_read_back(finished):
