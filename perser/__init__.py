@@ -14,7 +14,7 @@ _NAMES = {
     "class_balanced_weights": "perser.model:class_balanced_weights",
     "Experiment": "perser.experiment:Experiment", "load_experiment": "perser.experiment:load",
     "Plan": "perser.plan:Plan", "run": "perser.workers:run",
-    "Personaliser": "perser.personal:Personaliser", "UserError": "perser.errors:UserError",
+    "Personaliser": "perser.personaliser:Personaliser", "UserError": "perser.errors:UserError",
     "records": "perser.records", "tables": "perser.analysis.tables", "figures": "perser.analysis.figures",
     "comparison": "perser.analysis.comparison", "statistics": "perser.analysis.statistics",
     "wording": "perser.analysis.wording",
