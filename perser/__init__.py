@@ -18,6 +18,7 @@ _NAMES = {
     "records": "perser.records", "tables": "perser.analysis.tables", "figures": "perser.analysis.figures",
     "comparison": "perser.analysis.comparison", "statistics": "perser.analysis.statistics",
     "wording": "perser.analysis.wording",
+    "verdicts": "perser.analysis.verdicts",
     "claims": "perser.analysis.claims", "report": "perser.analysis.report",
     "experiments": "perser.analysis.experiments", "agreement": "perser.corpora.agreement",
     "walkthrough": "perser.walkthrough", "corpora": "perser.corpora", "features": "perser.features",

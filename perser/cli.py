@@ -302,8 +302,8 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
 def search(file: str, roots: tuple[str, ...], methods: tuple[str, ...], upstream: str, out: Path, jobs: int) -> None:
     """Search the settings of methods on the development corpora of FILE: one line per trial, the best at the end.
 
-    FILE is a path, or the project's own. A killed search resumes. OUT/trials.csv has all trials, OUT/tuned.toml the best
-    settings: copied beside an experiment's file, or into perser/experiments/, they are used.
+    FILE is a path, or the project's own. A killed search resumes. OUT/trials.csv has all trials, OUT/tuned.toml the
+    best settings: copied beside an experiment's file, or into perser/experiments/, they are used.
     """
     from perser import experiment as experiments
     from perser import search as searching

@@ -44,8 +44,9 @@ class Personaliser(BaseEstimator):
     >>> sad = np.arange(30) % 2
     >>> features = draw.normal(size=(30, 4)) + 4 * sad[:, None]
     >>> heard = np.where(sad, "sad", "calm")
-    >>> team = pd.concat(pd.DataFrame({"clip": clips, "listener": name, "label": heard}) for name in ("Ann", "Bo", "Cy"))
-    >>> model = Personaliser(settings=("base.hidden=8", "base.lr=0.02")).fit(team, features, clips)
+    >>> one = pd.DataFrame({"clip": clips, "label": heard})
+    >>> ratings = pd.concat(one.assign(listener=name) for name in ("Ann", "Bo", "Cy"))
+    >>> model = Personaliser(settings=("base.hidden=8", "base.lr=0.02")).fit(ratings, features, clips)
     >>> model.predict(features[:3]).tolist()
     ['calm', 'sad', 'calm']
     >>> dee = pd.DataFrame({"clip": clips, "label": heard[::-1]})  # who hears the reverse
@@ -66,8 +67,8 @@ class Personaliser(BaseEstimator):
     def fit(self, ratings: Ratings, audio: Audio, clips: Iterable[str] | None = None, **options) -> "Personaliser":
         """Train the general model on all listeners, and adapt it to each of them.
 
-        options: those of the corpus `table`: classes, threshold, repeats, encoding. UserError: a bad table or parameter,
-        or too little data, in one line; in a DataFrame, lines count from the header.
+        options: those of the corpus `table`: classes, threshold, repeats, encoding. UserError, in one line: a bad table
+        or parameter, or too little data. Lines of a DataFrame count from its header.
         """
         with self._features() as store, _files(ratings, audio, clips) as (table, place):
             prepared, *extracted = self._prepared(table, place, store, options)
@@ -122,7 +123,8 @@ class Personaliser(BaseEstimator):
 
     def predict(self, files: Audio | Iterable[str | Path]) -> np.ndarray:
         """The most probable class (n,) of every clip; files and errors as `predict_frame`."""
-        return self.classes_[self.predict_proba(files).argmax(1)]
+        likeliest = self.predict_proba(files).argmax(1)
+        return self.classes_[likeliest]
 
     def score(self, ratings: Ratings, audio: Audio | None = None, clips: Iterable[str] | None = None,
               listener: str | None = None, **options) -> float:
@@ -147,7 +149,7 @@ class Personaliser(BaseEstimator):
             return team.personalise(prepared, *extracted, Path(out), self.n_jobs)
 
     def save(self, path: str | Path) -> None:
-        """Write the adapted listener as one file, if its name ends in .safetensors, or else the whole model as a folder.
+        """Write the adapted listener as a file, if its name ends in .safetensors, or else the whole model as a folder.
 
         `perser predict` takes the file, `perser adapt` the folder. UserError: it cannot be written.
         """
@@ -197,7 +199,7 @@ class Personaliser(BaseEstimator):
         if self.method not in kinds():
             raise UserError(f"method {self.method!r} is unknown: {nearest(str(self.method), kinds())}")
         if not isinstance(self.random_state, int) or self.random_state < 0:
-            raise UserError(f"random_state {self.random_state!r}: give a whole number from 0, so that a fit is repeated")
+            raise UserError(f"random_state {self.random_state!r}: give a whole number, so that a fit is repeatable")
         corpus = corpora.load("table", table.absolute().parent, ratings=str(table.absolute()),
                               audio=str(place.absolute()), **options)
         corpus = replace(corpus, options=options)  # without paths, which say nothing elsewhere
