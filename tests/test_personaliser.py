@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from test_team import planted
 
 from perser import Personaliser, UserError, personal, team
+from perser.analysis import figures, verdicts
 from perser.corpora import schema
 from perser.plan import Plan
 
@@ -152,3 +153,15 @@ def test_files_that_are_none_and_features_of_another_width_are_one_line(fitted):
                          ("nowhere.npy", "nowhere.npy: no table of features")):
         with pytest.raises(UserError, match=words):
             fitted.predict(files)
+
+
+def test_the_figure_shows_each_tested_listener_s_gain_with_its_interval():
+    table = pd.DataFrame({"listener": ["helped", "untested", "not"], "gain": [0.1, np.nan, -0.02],
+                          "low": [0.05, np.nan, -0.05], "high": [0.16, np.nan, 0.01],
+                          "verdict": [verdicts.BETTER, verdicts.KEEP, verdicts.KEEP]})
+    axes = figures.helped(table, 10, "synthetic listeners").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["not", "helped"]
+    for container, x, y, ends in zip(axes.containers, (10, -2), (1, 0), ((5, 16), (-5, 1)), strict=True):
+        line, _, (bar,) = container
+        assert (line.get_xdata(), line.get_ydata()) == (pytest.approx([x]), [y])
+        np.testing.assert_allclose(bar.get_segments()[0], [[ends[0], y], [ends[1], y]])
