@@ -126,7 +126,8 @@ def test_paths_and_arrays_are_one_and_verdicts_are_those_of_the_team(tmp_path):
     loaded = Personaliser.load(tmp_path / "out" / "listeners" / "swaps.safetensors")
     assert (loaded.predict(FEATURES) == np.array(CLASSES)[personal.logits(
         saved.head, (FEATURES - saved.mean) / saved.scale).argmax(-1)]).all()
-    assert Personaliser.load(tmp_path / "out" / "model").adapt(of("Ann"), FEATURES, clips=CLIPS).method == "robust-prior"
+    from_command = Personaliser.load(tmp_path / "out" / "model")
+    assert from_command.adapt(of("Ann"), FEATURES, clips=CLIPS).method == "robust-prior"
 
 
 @pytest.mark.parametrize(("changes", "arguments", "words"), [
@@ -149,7 +150,8 @@ def test_bad_input_is_one_line(changes, arguments, words):
 
 
 def test_files_that_are_none_and_features_of_another_width_are_one_line(fitted):
-    for files, words in (([], "give paths"), ([1.5], "give paths"), (FEATURES[:, :, :5], "trained on features of 2 x 6"),
+    for files, words in (([], "give paths"), ([1.5], "give paths"),
+                         (FEATURES[:, :, :5], "trained on features of 2 x 6"),
                          ("nowhere.npy", "nowhere.npy: no table of features")):
         with pytest.raises(UserError, match=words):
             fitted.predict(files)
