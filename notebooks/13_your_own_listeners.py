@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Your own listeners: whom does a personal model help?
 #
-# A team has clips, and a CSV of who heard what. Is a model of each listener worth it, and for whom? One command answers:
+# A team has clips, and a CSV of who heard what. Is a model of each listener worth it, and for whom? One command
+# answers:
 #
 #     perser personalise ratings.csv clips --out out/team
 #
@@ -34,8 +35,8 @@ from IPython.display import Image, display
 told = json.loads(Path(record).read_text())
 table = pd.DataFrame(told["listeners"])
 better, all_of = (table["verdict"] == perser.verdicts.BETTER).sum(), told["team"]
-print(f"With {told['shots']} ratings, a personal model is better for {better} of {len(table)} listeners, and the team's "
-      f"accuracy on new clips goes from {all_of['general']['mean']:.1f} % to {all_of['personal']['mean']:.1f} %.")
+print(f"With {told['shots']} ratings, a personal model is better for {better} of {len(table)} listeners, and the "
+      f"team's accuracy on new clips goes from {all_of['general']['mean']:.1f} % to {all_of['personal']['mean']:.1f} %.")
 print("EmoDB: synthetic: nothing; commit", told["commit"][:10])
 
 # %% [markdown]
@@ -49,9 +50,10 @@ print("\n".join(told["understood"]))
 # %% [markdown]
 # ## The verdict on each listener
 #
-# *general*: accuracy in per cent of one model for everybody, trained without this listener, on clips of speakers it never
-# heard. *personal*: the same model after it has adapted to the listener's ratings. *other*: adapted to somebody else's.
-# *gain*: log loss. The rules stand in `perser/analysis/verdicts.py`. Whoever is not told *better* keeps the general model.
+# *general*: accuracy in per cent of one model for everybody, trained without this listener, on clips of speakers it
+# never heard. *personal*: the same model after it has adapted to the listener's ratings. *other*: adapted to somebody
+# else's. *gain*: log loss. The rules stand in `perser/analysis/verdicts.py`. Whoever is not told *better* keeps the
+# general model.
 
 # %%
 print("\n".join(perser.verdicts.lines(table, told["shots"])))

@@ -55,8 +55,8 @@ def test_every_command_works_from_an_empty_folder(installed, tmp_path):
     commands = {
         ("--version",): "perser, version",
         ("models",): "whisper-tiny.en",
-        ("run", "main", "--corpus", "table", "--root", place, *logmel, "--out", "results/table/logmel/main", "--jobs", 1,
-         *sets(*TINY, "shots=[5]", "groups=3")): "Meta-PerSER",
+        ("run", "main", "--corpus", "table", "--root", place, *logmel, "--jobs", 1,
+         "--out", "results/table/logmel/main", *sets(*TINY, "shots=[5]", "groups=3")): "Meta-PerSER",
         ("report", "results/table/logmel/main", "--out", "report"): "main.pdf",
         ("claims",): "Meta-PerSER",
         ("personalise", table, audio, "--out", "team", *logmel, "--jobs", 1, *quick): "report.html",
