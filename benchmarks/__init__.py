@@ -22,7 +22,7 @@ ABOUT = {
     "adapt": "Listeners personalised in one batch, one by one, and by learn2learn.",
     "features": "Features of WavLM-base's shape, random weights: the store's batches against one clip at a time.",
     "scale": "An episode draw and an outer step at rising numbers of listeners, features on disk.",
-    "cost": "All methods of experiments/methods.toml, trained on random ratings and adapted to one listener.",
+    "cost": "All methods of perser/experiments/methods.toml, trained on random ratings and adapted to one listener.",
     "phase2": "A Phase-2 run of the embedded suite with a model that answers at once: what one more sample costs.",
     "e2e": "Seconds of the last default ./reproduce.sh, stage by stage.",
 }

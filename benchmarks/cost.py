@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from perser.methods import Method, Start
 from perser.methods.ssl_e import cross_fitted, train
 from perser.protocol import LEAST_DEV
 
-EXPERIMENT = Path("experiments/methods.toml")
+EXPERIMENT = experiments.OWN / "methods.toml"
 SESSIONS = 5
 RATERS = 3  # of a clip
 

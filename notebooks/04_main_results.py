@@ -111,4 +111,4 @@ for setting, part in levels[levels["shots_of"] == "own"].groupby("setting", sort
 # - EmoDB's listeners rated acted speech of ten speakers. Other listeners and speech may differ. The same commands run
 #   on IEMOCAP: `./reproduce.sh full --corpus iemocap --root /path/to/IEMOCAP_full_release`.
 # - The paper's learning rates, steps, K, draws and folds are not known here. The choices made instead are in
-#   `experiments/main.toml`, `experiments/shared.toml` and `experiments/tuned.toml`.
+#   `main.toml`, `shared.toml` and `tuned.toml` of `perser/experiments/`.

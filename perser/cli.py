@@ -271,12 +271,6 @@ def get(name: str) -> None:
     click.echo(packaged.get(name))
 
 
-def experiment_file(name: str) -> Path:
-    """experiments/NAME.toml, or the path itself."""
-    given = Path(name)
-    return given if given.suffix == ".toml" else Path("experiments") / f"{name}.toml"
-
-
 @main.command(epilog="Example: perser run main --corpus synthetic --root data/synthetic "
                      "--out out/synthetic/whisper-tiny.en/main --set draws=10")
 @click.argument("experiment")
@@ -294,13 +288,13 @@ def experiment_file(name: str) -> Path:
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
         out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int, **table) -> None:
-    """Compute the missing records of EXPERIMENT and print its table."""
+    """Compute the missing records of EXPERIMENT, a name such as main or a .toml file, and print its table."""
     now(f"reading {corpus} from {root}")
     from perser import experiment as experiments
     from perser import records, workers
     from perser.analysis import comparison, report, tables, wording
 
-    settings = usage(experiments.load, experiment_file(experiment), overrides, corpus)
+    settings = usage(experiments.load, usage(experiments.named, experiment), overrides, corpus)
     plan = planned(settings, corpus, root, corpus_options(options, **table), upstream, revision, out, store, normalise)
     workers.run(plan, jobs, terminal())
     finished = records.load(out)
@@ -329,18 +323,12 @@ def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, r
 
 def embedded(corpus, upstream, revision: str | None, store: Path, normalise: str | None = None):
     """The upstream (given, or loaded by name), a corpus's features, and how its waveforms were normalised."""
-    import torch
-
     from perser import features
     from perser.features import upstreams
 
-    if corpus.features is not None:
-        model = upstreams.ready(*corpus.features.shape[1:])
-        return model, torch.from_numpy(corpus.features), model.normalise
-    model = usage(upstreams.load, upstream, revision=revision) if isinstance(upstream, str) else upstream
-    normalise = normalise or model.normalise
-    moments = features.moments(corpus, store, terminal()) if normalise == "corpus" else normalise
-    return model, features.extract(corpus, model, store, moments, progress=terminal()), moments
+    if corpus.features is None and isinstance(upstream, str):
+        upstream = usage(upstreams.load, upstream, revision=revision)
+    return features.of_corpus(corpus, upstream, store, normalise, terminal())
 
 
 @main.command(epilog="Example: perser personalise ratings.csv clips --out out/team")
@@ -374,22 +362,23 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
 
 
 @main.command(epilog="Example: perser search --root synthetic=data/development --root ravdess=/path/to/RAVDESS")
-@click.argument("file", default=Path("experiments/search.toml"), type=FILE)
+@click.argument("file", default="search")
 @click.option("--root", "roots", multiple=True, metavar="CORPUS=DIR", help="Folder of each corpus of the search.")
 @click.option("--method", "methods", multiple=True, help="Only these methods. Repeatable.")
 @TRAINED_ON
 @click.option("--out", default=Path("out/search"), show_default=True, type=DIRECTORY, help="Parts, features, trials.")
 @click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
-def search(file: Path, roots: tuple[str, ...], methods: tuple[str, ...], upstream: str, out: Path, jobs: int) -> None:
+def search(file: str, roots: tuple[str, ...], methods: tuple[str, ...], upstream: str, out: Path, jobs: int) -> None:
     """Search the settings of methods on the development corpora of FILE: one line per trial, the best at the end.
 
-    A killed search resumes. OUT/trials.csv has all trials, OUT/tuned.toml the best settings: copied to experiments/,
-    every experiment uses them.
+    FILE is a path, or the project's own. A killed search resumes. OUT/trials.csv has all trials, OUT/tuned.toml the
+    best settings: copied beside an experiment's file, or into perser/experiments/, they are used.
     """
+    from perser import experiment as experiments
     from perser import search as searching
     from perser.analysis.statistics import best_trials
 
-    plan, experiment = usage(searching.read, file)
+    plan, experiment = usage(searching.read, usage(experiments.named, file))
     given = dict(root.partition("=")[::2] for root in roots)
     for name in [*(plan.corpora.keys() ^ given.keys()), *(set(methods) - plan.methods.keys())][:1]:
         raise click.UsageError(f"{name}: give --root CORPUS=DIR for each of {', '.join(plan.corpora)}; methods: "

@@ -12,6 +12,7 @@ from perser.errors import UserError
 from perser.methods import Method
 from perser.settings import Base, Counts, Numbers, Settings, blamed, explain, override, read_toml
 
+OWN = Path(__file__).with_name("experiments")  # the project's own
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+_-]*$")]  # it becomes the name of a folder
 SHARED = ("shared.toml", "tuned.toml")  # tables that `like` names: definitions, and what the search chose for them
 COMMON = "experiment"  # the table of shared.toml that all experiments beside it start from
@@ -67,6 +68,14 @@ class Experiment(Settings):
             if name not in self.methods:
                 raise ValueError(f"references: {name!r} is no method of this experiment; {nearest(name, self.methods)}")
         return self
+
+
+def named(name: str) -> Path:
+    """The file of one of the project's own by its name, or any .toml file by its path. UserError: neither."""
+    names = sorted(path.stem for path in OWN.glob("*.toml") if path.name not in SHARED)
+    if name not in names and not name.endswith(".toml"):
+        raise UserError(f"experiment {name!r}: {nearest(name, names)}; a file of your own ends in .toml")
+    return OWN / f"{name}.toml" if name in names else Path(name)
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), corpus: str = "") -> Experiment:

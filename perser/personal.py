@@ -381,27 +381,3 @@ def classify(personal: PersonalModel, files: list[Path], store: Path, upstream: 
             raise frame
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
-
-
-class Personaliser:
-    """A trained model that adapts to a listener: `Personaliser(model).adapt(ratings, audio).predict(files)`.
-
-    model: a model directory of `perser run`; store: folder of the feature store; upstream: as in `embed`.
-    """
-
-    def __init__(self, model: str | Path, store: str | Path, upstream: str | None = None):
-        """Remember the arguments; nothing is read yet."""
-        self.model, self.store, self.upstream = Path(model), Path(store), upstream
-
-    def adapt(self, ratings: str | Path, audio: str | Path, **options) -> "Personaliser":
-        """Adapt to one listener's table of ratings; see `read_ratings`. Returns self."""
-        self.personal_ = adapt(self.model, Path(ratings), Path(audio), self.store, self.upstream, **options)
-        return self
-
-    def predict(self, files: list[str | Path]) -> pd.DataFrame:
-        """What the listener would hear in audio files; see `classify`."""
-        return classify(self.personal_, [Path(file) for file in files], self.store, self.upstream)
-
-    def save(self, path: str | Path) -> None:
-        """Write the adapted model as one file for `perser predict`."""
-        save(self.personal_, Path(path))

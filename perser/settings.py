@@ -66,7 +66,7 @@ def read_toml(path: Path) -> dict:
     try:
         return tomllib.loads(path.read_text())
     except OSError:
-        raise UserError(f"{path.absolute()}: no such file; the project's own experiments are in experiments/") from None
+        raise UserError(f"{path.absolute()}: no such file; the project's own have no suffix: main") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
 

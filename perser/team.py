@@ -207,9 +207,9 @@ def general(plan: Plan) -> Checkpoint:
     stop, nobody = np.flatnonzero(session == last), np.empty(0, np.int64)
     split = Split(0, 0, (), np.flatnonzero(session != last), stop, stop, nobody, nobody)
     task = make_task(data, split, plan.experiment.base, plan.standardise)
-    method = plan.experiment.methods[PERSONAL]
-    model = method.fit(task, Start(train(task, 0), dict), plan.draws(split, "dev", 0), 0)
-    about = plan.about | {"method": method.kind, "kind": method.kind, "seed": 0, "stopped_on_session": int(last),
+    method, seed = plan.experiment.methods[PERSONAL], plan.experiment.seeds[0]
+    model = method.fit(task, Start(train(task, seed), dict), plan.draws(split, "dev", seed), seed)
+    about = plan.about | {"method": method.kind, "kind": method.kind, "seed": seed, "stopped_on_session": int(last),
                           "trained_on": training(data.listeners, len(split.train))}
     return Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about)
 

@@ -54,7 +54,7 @@ def root(tmp_path_factory):
 def finished(root, tmp_path_factory):
     """A finished run on it."""
     out = tmp_path_factory.mktemp("out") / "main"
-    settings = experiment.load(ROOT / "experiments" / "main.toml", TINY)
+    settings = experiment.load(ROOT / "perser" / "experiments" / "main.toml", TINY)
     workers.run(planned(settings, "synthetic", root, {}, "logmel", None, out))
     return out
 
@@ -63,7 +63,7 @@ def finished(root, tmp_path_factory):
 def all_kinds(root, finished, tmp_path_factory):
     """A finished run of a method of every kind."""
     methods = {kind: made.quick(kind) for kind in experiment.kinds()}
-    settings = experiment.load(ROOT / "experiments" / "main.toml", (*TINY[:7], "groups=3"))
+    settings = experiment.load(ROOT / "perser" / "experiments" / "main.toml", (*TINY[:7], "groups=3"))
     settings = settings.model_copy(update={"methods": methods})
     out = finished.parent / "kinds"
     workers.run(planned(settings, "synthetic", root, {}, "logmel", None, out))

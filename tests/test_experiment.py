@@ -67,7 +67,7 @@ def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nope\.toml: no such file; the project's own experiments are in experiments/"):
+    with pytest.raises(UserError, match=r"nope\.toml: no such file; the project's own have no suffix: main"):
         experiment.load(tmp_path / "nope.toml")
 
 
@@ -118,7 +118,7 @@ def test_an_unknown_table_to_inherit_from_is_one_line_with_the_nearest(inheritin
 
 
 OTHERS = {*experiment.SHARED, "search.toml"}  # tables that experiments inherit, and the search
-FILES = sorted(path for path in (ROOT / "experiments").glob("*.toml") if path.name not in OTHERS)
+FILES = sorted(path for path in (ROOT / "perser" / "experiments").glob("*.toml") if path.name not in OTHERS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -128,11 +128,11 @@ def test_every_committed_experiment_is_valid(path):
 
 
 def test_the_committed_search_is_valid():
-    plan, searched = search.read(ROOT / "experiments" / "search.toml")
+    plan, searched = search.read(ROOT / "perser" / "experiments" / "search.toml")
     assert plan.methods.keys() <= searched.methods.keys()
 
 
-# How the runs of readings.toml other than the plain one were started; experiments/readings.toml says the same.
+# How the runs of readings.toml other than the plain one were started; its file says the same.
 READINGS = {"readings-pooled": ("name=readings-pooled", "base.targets=pooled"),
             "readings-f1": ("name=readings-f1", "base.class_weights=true", "base.chosen_by=f1")}
 THREE_SEEDS = ("emodb/whisper-tiny.en/main", "emodb/whisper-tiny.en/methods", "emodb/whisper-tiny.en/recipe",
@@ -145,7 +145,7 @@ def test_every_committed_run_has_the_settings_of_its_experiment(path):
     """All of them, as in config.json beside it. The corpus decides where shots come from, if the file does not."""
     manifest = records.manifest(path.parent)
     name, overrides = manifest.experiment, READINGS.get(manifest.experiment, ())
-    file = ROOT / "experiments" / f"{'readings' if overrides else name}.toml"
+    file = ROOT / "perser" / "experiments" / f"{'readings' if overrides else name}.toml"
     if str(path.parent.relative_to(ROOT / "results")) not in THREE_SEEDS:
         overrides += ("seeds=[0]",)
     expected = experiment.load(file, overrides, corpus=manifest.corpus)

@@ -415,9 +415,9 @@ def test_traits_of_a_corpus_fit_the_records():
 
 @pytest.mark.parametrize("path", sorted(Path("results").glob("*/*/*/manifest.json")), ids=lambda path: str(path.parent))
 def test_committed_records_are_all_that_the_experiment_asks_for(path):
-    """Every method and fold of experiments/NAME.toml, three seeds or one, with at least twenty draws of the shots."""
+    """Every method and fold of the experiment NAME, three seeds or one, with at least twenty draws of the shots."""
     manifest, frame = records.manifest(path.parent), records.read(path.parent)
-    wanted = settings.load(Path("experiments") / f"{manifest.experiment.partition('-')[0]}.toml")
+    wanted = settings.load(Path("perser/experiments") / f"{manifest.experiment.partition('-')[0]}.toml")
     held = settings.Experiment.model_validate(manifest.config)  # settings that came later have their defaults
     several = str(path.parent.relative_to("results")) in THREE_SEEDS
     assert held.seeds == (wanted.seeds if several else (0,)) and wanted.seeds == (0, 1, 2)

@@ -29,6 +29,7 @@ PARAMETERS = {
     "10_phase2_tasks_and_scores": {"phase2"},
     "11_phase2_listener_task": {"listener"},
     "12_upstreams": {"results"},
+    "13_your_own_listeners": {"record"},
     "14_real_listeners": {"results"},
 }
 REAL = ("00", "03", "04", "06", "07", "12", "14")  # pages that show nothing but real speech and listeners

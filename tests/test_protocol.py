@@ -28,7 +28,7 @@ from perser.protocol import Protocol
 from perser.seeds import rng
 from perser.settings import override
 
-MAIN = Path(__file__).parents[1] / "experiments" / "main.toml"
+MAIN = Path(__file__).parents[1] / "perser" / "experiments" / "main.toml"
 
 
 def crowd(listeners: int, clips: int = 7442, ratings: int = 30, seed: int = 0) -> tuple[Corpus, torch.Tensor]:

@@ -9,7 +9,7 @@ from perser import records
 from perser.analysis import claims, comparison, tables
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = "perser|tests|tools|benchmarks|experiments|results"
+FOLDERS = "perser|tests|tools|benchmarks|results"
 PAGES = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")
 
 

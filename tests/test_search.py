@@ -140,7 +140,7 @@ def test_the_committed_search_is_that_of_its_file():
 
     The first trial is the experiment as it stood, in the spaces or not.
     """
-    plan_of_search, _ = search.read(ROOT / "experiments" / "search.toml")
+    plan_of_search, _ = search.read(ROOT / "perser" / "experiments" / "search.toml")
     table = pd.read_csv(TRIALS)
     committed = json.loads((ROOT / "results" / "search" / "manifest.json").read_text())["search"]
     assert committed == json.loads(plan_of_search.model_dump_json())
@@ -157,18 +157,18 @@ def test_the_committed_search_is_that_of_its_file():
 
 
 def test_the_tuned_settings_are_those_of_the_committed_trials():
-    margin = search.read(ROOT / "experiments" / "search.toml")[0].margin
+    margin = search.read(ROOT / "perser" / "experiments" / "search.toml")[0].margin
     expected = search.tuned(pd.read_csv(TRIALS), margin)
-    assert (ROOT / "experiments" / "tuned.toml").read_text() == expected == TRIALS.with_name("tuned.toml").read_text()
+    assert (ROOT / "perser" / "experiments" / "tuned.toml").read_text() == expected == TRIALS.with_name("tuned.toml").read_text()
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments").glob("*.toml")
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "perser" / "experiments").glob("*.toml")
                                         if path.name not in {*experiment.SHARED, "search.toml"}))
 def test_experiments_hold_the_outcome_of_the_committed_search(name):
     """In the ablation every row that is trained has the outcome for the complete recipe."""
-    margin = search.read(ROOT / "experiments" / "search.toml")[0].margin
+    margin = search.read(ROOT / "perser" / "experiments" / "search.toml")[0].margin
     best = best_trials(pd.read_csv(TRIALS), margin).set_index("method")["settings"].map(json.loads)
-    methods = experiment.load(ROOT / "experiments" / f"{name}.toml").methods
+    methods = experiment.load(ROOT / "perser" / "experiments" / f"{name}.toml").methods
     if name == "ablation":
         best = {row: best["meta-perser"] for row, method in methods.items() if method.kind == "maml" and method.epochs}
     shown = [row for row in methods if row in best]

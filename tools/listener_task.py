@@ -14,7 +14,7 @@ from perser.experiment import Experiment
 from perser.phase2.export import review
 from perser.phase2.listeners import build
 
-MAIN = Path(__file__).parents[1] / "experiments" / "main.toml"
+MAIN = experiments.OWN / "main.toml"
 
 
 @click.command(epilog="Example: python tools/listener_task.py iemocap --root /path/to/IEMOCAP --out out/tasks --fold 1")
@@ -24,7 +24,7 @@ MAIN = Path(__file__).parents[1] / "experiments" / "main.toml"
 @click.option("--fold", default=1, show_default=True)
 @click.option("--group", default=0, show_default=True, help="Group of held-out listeners, from 0.")
 @click.option("--run", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="A run whose episodes are exported.  [default: those of experiments/main.toml]")
+              help="A run whose episodes are exported.  [default: those of main.toml]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of main.toml.")
 @click.option("--at", default=5, show_default=True, help="Labelled clips in each instruction.")
 @click.option("--rows", default=64, show_default=True)

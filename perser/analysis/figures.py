@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
 
 from perser.analysis import comparison, wording
+from perser.analysis.verdicts import BETTER
 from perser.records import GROUPS, Run
 from perser.scores import HEADLINE
 
@@ -227,6 +228,26 @@ def _estimate(axes: Axes, height: float, row: dict, part: str, colour: str) -> N
     elif not np.isnan(mean):
         look["marker"] = "<" if mean < left else ">"
         axes.plot(0.04 if mean < left else 0.96, height, linestyle="none", transform=axes.get_yaxis_transform(), **look)
+
+
+@styled
+def helped(table: pd.DataFrame, shots: int, stamp: str) -> Figure:
+    """Each tested listener's gain in log loss with its interval: rows of `perser.analysis.verdicts.verdicts`."""
+    rows = table[table["gain"].notna()].sort_values("gain")
+    figure = Figure(figsize=(3.4, 0.8 + 0.11 * len(rows)))
+    axes, better = figure.subplots(), rows["verdict"] == BETTER
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    for inside, colour, face in ((better, "#004c7f", "#004c7f"), (~better, GREY, "white")):
+        mean, low, high = 100 * rows.loc[inside, ["gain", "low", "high"]].to_numpy(float).T
+        axes.errorbar(mean, np.flatnonzero(inside), xerr=[mean - low, high - mean], linestyle="none", marker="o",
+                      color=colour, markerfacecolor=face, markersize=3, elinewidth=0.8, markeredgewidth=0.7)
+    axes.set_yticks(range(len(rows)), rows["listener"], fontsize=5.5)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlabel(f"Gain of the personal model, {UNITS['log_loss'].lower()}")
+    horizontal(axes)
+    footnote(figure, f"Filled: better. Open: keep the general model. {shots} ratings each, new clips, 95 % intervals",
+             stamp)
+    return figure
 
 
 @styled

@@ -20,6 +20,7 @@ from lmdb import verify
 
 from perser import audio
 from perser.errors import UserError
+from perser.features import upstreams
 from perser.features.upstreams import Upstream
 from perser.terminal import progress as shown_progress
 
@@ -79,6 +80,21 @@ def moments(corpus, store: str | os.PathLike, progress: bool = False) -> tuple[f
     """Mean and sd over all samples of all clips, computed once per clip. UserError: as for `extract`."""
     with _opened(Path(store)) as environment:
         return _moments(environment, *_contents(corpus), progress)
+
+
+def of_corpus(corpus, upstream: str | Upstream, store: str | os.PathLike, normalise: str | None = None,
+              progress: bool = False) -> tuple[Upstream, torch.Tensor, tuple[float, float] | str]:
+    """The upstream, by name or loaded, a corpus's features (N, L, D), and how its waveforms were normalised.
+
+    Ready-made features are taken as they are. UserError: as for `extract` and `upstreams.load`.
+    """
+    if corpus.features is not None:
+        model = upstreams.ready(*corpus.features.shape[1:])
+        return model, torch.from_numpy(corpus.features), model.normalise
+    model = upstreams.load(upstream) if isinstance(upstream, str) else upstream
+    normalise = normalise or model.normalise
+    normalised = moments(corpus, store, progress) if normalise == "corpus" else normalise
+    return model, extract(corpus, model, store, normalised, progress=progress), normalised
 
 
 def _contents(corpus) -> tuple[list[Clip], dict[str, str]]:
