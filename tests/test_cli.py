@@ -143,7 +143,7 @@ def test_no_command_shows_the_help_as_it_is(perser):
     (["show", "ravdess", "--root", ".", "--option", "listener=3"], "listeners"),
     (["show", "ravdess", "--root", ".", "--option", "listener"], "key=value"),
     (["synth", "x", "--layout", "wav"], "'iemocap', 'cremad'"),
-    (["run", "nope", "--corpus", "synthetic", "--root", ".", "--out", "x"], "no such file"),
+    (["run", "nope", "--corpus", "synthetic", "--root", ".", "--out", "x"], "experiment 'nope': did you mean"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "drawz=1"], "draws"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--upstream", "logmell"], "logmel"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "shots=[0]"], "shots.0"),
