@@ -232,7 +232,7 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
     if export:
         rows, folder = schema.rows(loaded)
         schema.write(rows, export)
-        click.echo(f"{export}: {counted(len(rows), 'rating')}; --audio {folder}", err=True)
+        warn(f"{export}: {counted(len(rows), 'rating')}; --audio {folder}")
     description = corpora.describe(loaded)
     if as_json:
         click.echo(json.dumps(description, indent=1))
