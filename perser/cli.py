@@ -400,6 +400,34 @@ def predict(model: Path, upstream: str | None, audio: tuple[Path, ...]) -> None:
     click.echo(frame.to_csv(index=False, float_format="%.4f"), nl=False)
 
 
+@main.command(epilog="Example: perser app --model out/team --audio clips --ratings ratings.csv --out out/app")
+@click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="The OUT of `perser personalise`, or a model directory of `perser run`.")
+@click.option("--audio", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder of the clips to hear.")
+@click.option("--ratings", type=FILE, help="Other listeners' ratings of the clips, to choose which say most.")
+@of_table
+@UPSTREAM
+@click.option("--out", required=True, type=DIRECTORY, help="Ratings and models of listeners, features.")
+@click.option("--shots", default=10, show_default=True, type=click.IntRange(1), help="Clips before a model adapts.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+def app(model: Path, audio: Path, ratings: Path | None, upstream: str | None, out: Path, shots: int, host: str,
+        port: int, **table) -> None:
+    """Open a page on this machine on which a listener personalises a model by ear.
+
+    Every rating is on disk in OUT/ratings before the next clip plays: the same name goes on where it stopped.
+    """
+    click.echo(f"{audio}: reading clips ...", err=True)
+    from perser import app as page
+    from perser import listening
+
+    if host not in page.LOOPBACK:
+        click.echo(f"{NAME}: everybody who reaches {host} can open the page and rate under any name", err=True)
+    study = usage(listening.study, model, audio, out, shots, ratings, upstream, **corpus_options((), **table))
+    page.serve(study, host, port, click.echo)
+
+
 @main.command(epilog="Example: perser claims --json")
 @click.option("--results", default="results", show_default=True,
               type=click.Path(exists=True, file_okay=False, path_type=Path))

@@ -184,8 +184,8 @@ def study(model: Path, audio: Path, out: Path, shots: int, ratings: Path | None 
     clips = files(audio)
     given = schema.read(ratings, tuple(trained.about["classes"]), **options) if ratings else None
     if given:
-        places = schema.files(given, audio)
-        given = given._replace(ratings=[one._replace(clip=places[one.clip]) for one in given.ratings])
+        names, paths = {path: name for name, path in clips.items()}, schema.files(given, audio)
+        given = given._replace(ratings=[one._replace(clip=names[paths[one.clip]]) for one in given.ratings])
     features = personal.embed([*clips.values()], trained.about, trained.mean, trained.scale, out / "features", upstream)
     return Study(trained, clips, features, shots, out, given)
 
@@ -193,8 +193,8 @@ def study(model: Path, audio: Path, out: Path, shots: int, ratings: Path | None 
 def files(folder: Path) -> dict[str, Path]:
     """The clips below a folder by their names in a table of ratings, sorted. UserError: none, or a name unfit for one.
     """
-    clips = {}
-    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(".")):
+    folder, clips = Path(os.path.normpath(folder.absolute())), {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         name = schema.clip_name(path.relative_to(folder).as_posix())
         if not name.endswith(schema.KINDS):
             continue

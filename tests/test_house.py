@@ -14,8 +14,8 @@ import perser
 PACKAGE = Path(perser.__file__).parent
 # A file or folder imports only from those before it and, in a folder, from the folder.
 ORDER = ("errors seeds provenance records scores settings corpora analysis features kernels model data episodes adapt "
-         "evaluate methods experiment checkpoints protocol plan workers personal page team walkthrough search phase2 cli "
-         "__main__").split()
+         "evaluate methods experiment checkpoints protocol plan workers personal listening app page team walkthrough "
+         "search phase2 cli __main__").split()
 ANALYSIS = {"errors", "records", "scores", "corpora.agreement", "analysis"}  # all that tables and figures read
 TORCH = {"torch", "torchaudio", "transformers"}
 WORDS = {"found", "each", "said", "way", "beside"}  # they name nothing
