@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
-import pandas as pd
 import soundfile
 
 from perser.analysis import verdicts
 from perser.errors import UserError
 from perser.features import audio
-from perser.listening import GENERAL, LONGEST, OWN, Study, cleaned
+from perser.listening import LONGEST, Study, cleaned, curve, standing
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 try:
@@ -55,40 +54,6 @@ def wave(path: Path) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, audio.read(path), audio.RATE, format="WAV", subtype="PCM_16")
     return buffer.getvalue()
-
-
-def curve(answers: pd.DataFrame, shots: int) -> dict | None:
-    """The share of answers that each model predicted, after every answer: points of a drawing, and words."""
-    if not len(answers):
-        return None
-    shares = {of: part.sort_values("rating")["hit"].expanding().mean().tolist()
-              for of, part in answers.groupby("shots_of")}
-    number = len(shares[OWN])
-    points = {of: " ".join(f"{420 * place / max(number - 1, 1):.1f},{140 - 140 * share:.1f}"
-                           for place, share in enumerate(part)) for of, part in shares.items()}
-    ends = {of: 144 - 140 * part[-1] for of, part in shares.items()}
-    if abs(gap := ends[GENERAL] - ends[OWN]) < 16:  # the two names must not overlap
-        middle, side = sum(ends.values()) / 2, 8 if gap >= 0 else -8
-        ends = {GENERAL: middle + side, OWN: middle - side}
-    words = (f"After {number} answers, the general model agrees with {shares[GENERAL][-1]:.0%} of them, "
-             f"yours with {shares[OWN][-1]:.0%}")
-    return {**points, "general_y": ends[GENERAL], "own_y": ends[OWN], "words": words, "first": shots + 1,
-            "last": shots + number}
-
-
-def text(study: Study, session: Session, rated: list) -> str:
-    """Where a listener stands, in one or two sentences."""
-    used, left = len(study.before(rated)), study.next(rated)
-    if session.revealed:
-        return "Your answer is kept. Confirm it, or change it."
-    if left is None:
-        return f"You have rated all {len(study.clips)} clips, {session.name}."
-    if used < study.shots:
-        return f"{session.name}, clip {used + 1} of {study.shots}."
-    start = "" if used > study.shots else (
-        f"Your model has learnt from {used} clips and now hears {study.moved(study.before(rated))} of "
-        f"{len(study.clips)} clips differently. ")
-    return f"{start}Test clip {used - study.shots + 1}, {session.name}."
 
 
 class Page:
@@ -132,7 +97,7 @@ class Page:
 
     def start(self, name: str) -> dict:
         """Go on where a listener stopped."""
-        name = cleaned(name)
+        name = self.study.spelt(cleaned(name))
         return self.shown(Session(name, self.study.next(self.study.read(name)))) | {"who": gradio.update(visible=False)}
 
     def answer(self, session: Session, ticked: list[str]) -> dict:
@@ -163,7 +128,7 @@ class Page:
         row = study.verdict(rated)
         better = row is not None and row["verdict"] == verdicts.BETTER
         reason = "" if row is None else verdicts.REASONS[row["reason"]]
-        parts = {"status": TEMPLATE.status(text(study, session, rated), wrong=False),
+        parts = {"status": TEMPLATE.status(standing(study, session.name, rated, session.revealed), wrong=False),
                  "play": TEMPLATE.play(session.clip),
                  "reveal": TEMPLATE.reveal(", ".join(ticked or ()), *predictions),
                  "findings": TEMPLATE.findings(curve(study.answers(rated), study.shots), row, better, reason,

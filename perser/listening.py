@@ -94,6 +94,10 @@ class Study:
         table = schema.read(self.file(name), self.classes)
         return [*zip(table.ratings, table.ticks)]
 
+    def spelt(self, name: str) -> str:
+        """The name as the listener wrote it first."""
+        return next((rating.listener for rating, _ in self._rows(name)), name)
+
     def keep(self, name: str, clip: int, ticks: tuple[bool, ...]) -> None:
         """Put a rating on disk before anything else happens; that of a clip rated before takes the place of the old.
 
@@ -102,11 +106,11 @@ class Study:
         """
         with _locked(self.out / "ratings"):
             rows = self._rows(name)
-            spelt = rows[0][0].listener if rows else name
             labels = {rating.clip: on for rating, on in rows}
             labels[self.clips[clip]] = {known for known, on in zip(self.classes, ticks) if on}
             texts = [";".join(known for known in self.classes if known in on) or "Other" for on in labels.values()]
-            schema.write(pd.DataFrame({"clip": [*labels], "listener": spelt, "label": texts}), self.file(name))
+            table = pd.DataFrame({"clip": [*labels], "listener": self.spelt(name), "label": texts})
+            schema.write(table, self.file(name))
 
     def next(self, rated: list[Rated]) -> int | None:
         """The clip to play; None when all are rated."""
@@ -257,3 +261,37 @@ def stem(name: str) -> str:
     key = schema.alike(name)
     plain = re.sub(r"[^a-z0-9]+", "_", key).strip("_")[:40]
     return f"{plain or 'listener'}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
+
+
+def curve(answers: pd.DataFrame, shots: int) -> dict | None:
+    """The share of answers that each model predicted, after every answer: points of a drawing, and words."""
+    if not len(answers):
+        return None
+    shares = {of: part.sort_values("rating")["hit"].expanding().mean().tolist()
+              for of, part in answers.groupby("shots_of")}
+    number = len(shares[OWN])
+    points = {of: " ".join(f"{240 * place / max(number - 1, 1):.1f},{140 - 140 * share:.1f}"
+                           for place, share in enumerate(part)) for of, part in shares.items()}
+    ends = {of: 144 - 140 * part[-1] for of, part in shares.items()}
+    if abs(gap := ends[GENERAL] - ends[OWN]) < 16:  # the two names must not overlap
+        middle, side = sum(ends.values()) / 2, 8 if gap >= 0 else -8
+        ends = {GENERAL: middle + side, OWN: middle - side}
+    words = (f"After {number} answers, the general model agrees with {shares[GENERAL][-1]:.0%} of them, "
+             f"yours with {shares[OWN][-1]:.0%}")
+    return {**points, "general_y": ends[GENERAL], "own_y": ends[OWN], "words": words, "first": shots + 1,
+            "last": shots + number}
+
+
+def standing(study: Study, name: str, rated: list[Rated], revealed: bool) -> str:
+    """Where a listener stands, in one or two sentences."""
+    used, left = len(study.before(rated)), study.next(rated)
+    if revealed:
+        return "Your answer is kept. Confirm it, or change it."
+    if left is None:
+        return f"You have rated all {len(study.clips)} clips, {name}."
+    if used < study.shots:
+        return f"{name}, clip {used + 1} of {study.shots}."
+    start = "" if used > study.shots else (
+        f"Your model has learnt from {used} clips and now hears {study.moved(study.before(rated))} of "
+        f"{len(study.clips)} clips differently. ")
+    return f"{start}Test clip {used - study.shots + 1}, {name}."

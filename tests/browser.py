@@ -15,7 +15,7 @@ TIMEOUT = 60_000  # milliseconds
 
 
 class Visit(NamedTuple):
-    """A page, the addresses that it asked for, and what went wrong in it: console errors, exceptions, failed answers."""
+    """A page, the addresses it asked for, and what went wrong: console errors, exceptions, answers that failed."""
 
     page: object
     requests: list[str]
