@@ -161,7 +161,8 @@ class Study:
         """Write the model adapted to all ratings of a listener, for `perser predict`."""
         rated, path = self.read(name), self.out / "listeners" / f"{stem(name)}.safetensors"
         model, judged = self.model(self.before(rated)), self.verdict(rated)
-        about = model.about | {"listener": name, "verdict": "" if judged is None else judged["verdict"]}
+        about = model.about | {"listener": self.spelt(name)}
+        about |= {} if judged is None else {"verdict": judged["verdict"]}
         personal.save(model._replace(about=about), path)
         return path
 

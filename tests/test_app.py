@@ -179,7 +179,9 @@ def test_a_listener_who_swaps_two_classes_personalises_by_keyboard_alone(server,
     inputs, ticks = personal.read_ratings(file, place / "audio", CLASSES, ann.name)
     embedded = personal.embed(inputs, trained.about, trained.mean, trained.scale, place / "out" / "features")
     again = personal.adapted(trained, embedded, ticks)
-    assert all(torch.allclose(a, b) for a, b in zip(again.head, saved.head))
+    assert saved.about["shots"] == len(ticks) == SHOTS + 12
+    for one, other in zip(again.head, saved.head):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
     assert not ann.visit.errors and not ann.visit.elsewhere()
     assert not any("Ann" in url or "%3C" in url for url in ann.visit.requests)
 
@@ -264,19 +266,19 @@ def test_narrow_windows_labels_and_the_colours_of_the_system(server, visit, sche
 
 
 def test_the_server_answers_only_what_the_page_asks(server, place):
-    ask = httpx.Client(base_url=server[-1].address, timeout=60)
-    assert ask.get("/clips/0").content[:4] == b"RIFF" and ask.get("/").status_code == 200
-    secret = place / "out" / "ratings"
-    for path in ("/clips/60", "/clips/-1", "/clips/..%2fratings.csv", f"/gradio_api/file={place / 'ratings.csv'}",
-                 f"/file={place / 'ratings.csv'}", f"/gradio_api/file/{secret}", "/static/..%2f..%2f__init__.py",
-                 "/gradio_api/info", "/docs", "/openapi.json", "/monitoring", "/gradio_api/runs", "/gradio_api/proxy=x/y"
-                 ):
-        assert ask.get(path).status_code in (403, 404), path
-    assert ask.post("/gradio_api/upload", files={"files": b"x"}).status_code == 404
-    assert ask.post("/gradio_api/run/answer", json={"data": []}).status_code == 404
-    assert ask.get("/", headers={"host": "evil.example:80"}).status_code == 403
-    assert ask.post("/gradio_api/queue/join", json={}, headers={"origin": "http://evil.example"}).status_code == 403
-    assert "default-src 'self'" in ask.get("/").headers["content-security-policy"]
+    with httpx.Client(base_url=server[-1].address, timeout=60) as ask:
+        assert ask.get("/clips/0").content[:4] == b"RIFF" and ask.get("/").status_code == 200
+        secret = place / "out" / "ratings"
+        for path in ("/clips/60", "/clips/-1", "/clips/..%2fratings.csv", f"/gradio_api/file={place / 'ratings.csv'}",
+                     f"/file={place / 'ratings.csv'}", f"/gradio_api/file/{secret}", "/static/..%2f..%2f__init__.py",
+                     "/gradio_api/info", "/docs", "/openapi.json", "/monitoring", "/gradio_api/runs",
+                     "/gradio_api/proxy=x/y"):
+            assert ask.get(path).status_code in (403, 404), path
+        assert ask.post("/gradio_api/upload", files={"files": b"x"}).status_code == 404
+        assert ask.post("/gradio_api/run/answer", json={"data": []}).status_code == 404
+        assert ask.get("/", headers={"host": "evil.example:80"}).status_code == 403
+        assert ask.post("/gradio_api/queue/join", json={}, headers={"origin": "http://evil.example"}).status_code == 403
+        assert "default-src 'self'" in ask.get("/").headers["content-security-policy"]
 
 
 def test_a_taken_port_is_named_in_one_line_and_control_c_is_no_fault(server, place):
