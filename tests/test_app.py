@@ -23,7 +23,7 @@ from perser.features import upstreams
 pytest_plugins = "browser"
 
 ROOT = Path(__file__).parents[1]
-SHOTS, CLIPS = 8, 60
+SHOTS, TESTED, CLIPS = 8, 20, 60
 SWAP = {"angry": "happy", "happy": "angry", "neutral": "neutral", "sad": "sad"}
 STARTS = 300  # seconds that a start may take on a busy machine
 
@@ -154,23 +154,24 @@ def test_a_listener_who_swaps_two_classes_personalises_by_keyboard_alone(server,
         assert f"clip {number + 1} of {SHOTS}." in ann.answer()
     expect_status(ann.page, f"Your model has learnt from {SHOTS} clips and now hears ")
     assert ann.page.locator("#findings svg").count() == 0
-    for number in range(12):
+    for number in range(TESTED):
         ann.answer()
         assert set(ann.reveal()) == {"You heard", "Before: the general model", "After: your model"}
         shown, clip = ann.confirm(), int(ann.last.removeprefix("clips/"))
         if number >= 4:
             assert shown["After: your model"].startswith(swapped(clip)) and shown["You heard"] == swapped(clip)
             assert shown["Before: the general model"].startswith(heard(clip))
-    expect_status(ann.page, "Test clip 13, Ann <b>B</b>.")
+    expect_status(ann.page, f"Test clip {TESTED + 1}, Ann <b>B</b>.")
     findings = ann.page.inner_text("#findings")
-    assert re.search(r"Verdict\s+better", findings) and "of 12 clips" in findings
-    assert "After 12 answers, the general model agrees with " in ann.page.get_attribute("#findings svg", "aria-label")
+    assert re.search(r"Verdict\s+better", findings) and f"of {TESTED} clips" in findings
+    words = ann.page.get_attribute("#findings svg", "aria-label")
+    assert words.startswith(f"After {TESTED} answers, the general model agrees with ")
     ann.clip()
     while ann.page.evaluate("document.activeElement.innerText") != "Save my model":
         ann.page.keyboard.press("Tab")
     ann.page.keyboard.press("Enter")
     expect_status(ann.page, "Saved.")
-    assert ann.kept(place) == ann.given and len(ann.given) == SHOTS + 12
+    assert ann.kept(place) == ann.given and len(ann.given) == SHOTS + TESTED
 
     saved = personal.load(next((place / "out" / "listeners").glob("ann_b*.safetensors")))
     assert saved.about["verdict"] == "better" and saved.about["listener"] == ann.name
@@ -179,7 +180,7 @@ def test_a_listener_who_swaps_two_classes_personalises_by_keyboard_alone(server,
     inputs, ticks = personal.read_ratings(file, place / "audio", CLASSES, ann.name)
     embedded = personal.embed(inputs, trained.about, trained.mean, trained.scale, place / "out" / "features")
     again = personal.adapted(trained, embedded, ticks)
-    assert saved.about["shots"] == len(ticks) == SHOTS + 12
+    assert saved.about["shots"] == len(ticks) == SHOTS + TESTED
     for one, other in zip(again.head, saved.head):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
     assert not ann.visit.errors and not ann.visit.elsewhere()
