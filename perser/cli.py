@@ -232,7 +232,7 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
     if export:
         rows, folder = schema.rows(loaded)
         schema.write(rows, export)
-        warn(f"{export}: {counted(len(rows), 'rating')}; --audio {folder}")
+        tell(f"{export}: {counted(len(rows), 'rating')}; --audio {folder}")
     description = corpora.describe(loaded)
     if as_json:
         click.echo(json.dumps(description, indent=1))
@@ -441,17 +441,12 @@ def walk(run: Path, root: Path, method: str, upstream: str | None) -> None:
     click.echo(walkthrough.record(run, root, method, upstream))
 
 
-def warn(text: str) -> None:
-    """A line on standard error, of what goes on or of what to doubt."""
-    click.echo(f"{NAME}: {text}".replace("\n", " "), err=True)
-
-
 def warn_of_synthetic(about: dict) -> None:
     """Say loudly that a model knows no real voices or listeners."""
     from perser import listener
 
     if about["synthetic"]:
-        warn(f"WARNING: SYNTHETIC: {listener.SYNTHETIC.format(about['synthetic'])}")
+        tell(f"WARNING: SYNTHETIC: {listener.SYNTHETIC.format(about['synthetic'])}")
 
 
 MODEL = click.Path(exists=True, path_type=Path)
@@ -486,7 +481,7 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybo
         raise click.UsageError(f"--out {out}: is a folder; name a file, or give --each", click.get_current_context())
     place, why = checkpoints.choose(model, method)
     if why:
-        warn(f"{place}: {why}")
+        tell(f"{place}: {why}")
     trained = checkpoints.load(place)
     options = corpus_options((), **table)
     rated = personal.read_table(ratings, tuple(trained.about["classes"]), **options)
@@ -515,7 +510,7 @@ def written(adapted, files: dict[str, Path]) -> None:
         warn_of_synthetic(results[0][1])
     for line, names in doubts.items():
         names = [name for name in names if name] if len(files) > 1 else []
-        warn(f"warning: {', '.join(names[:3])}{f' and {len(names) - 3} others' * (len(names) > 3)}"
+        tell(f"warning: {', '.join(names[:3])}{f' and {len(names) - 3} others' * (len(names) > 3)}"
              f"{': ' * bool(names)}{line}")
     if len(files) == 1:
         for name, about, file in results:
@@ -527,7 +522,7 @@ def written(adapted, files: dict[str, Path]) -> None:
         click.echo("\n".join([*listeners.table([(name, about["test"], str(file)) for name, about, file in results]),
                               f"{counted(len(results), 'file')} in {next(iter(files.values())).parent}"]))
     for name, error in faults:
-        warn(f"{name}: no model: {error}")
+        tell(f"{name}: no model: {error}")
     if faults:
         raise click.exceptions.Exit(1)
 
@@ -554,7 +549,7 @@ def predict(model: Path, listener: str | None, method: str, upstream: str | None
 
     chosen, why = personal.find(model, listener, method)
     if why:
-        warn(why)
+        tell(why)
     warn_of_synthetic(chosen.about)
     files, faults = personal.inputs(audio, chosen.about)
     frames = []
@@ -567,7 +562,7 @@ def predict(model: Path, listener: str | None, method: str, upstream: str | None
     else:
         click.echo(text, nl=False)
     for fault in faults:
-        warn(str(fault))
+        tell(str(fault))
     if faults:
         raise click.exceptions.Exit(1)
 
@@ -588,6 +583,34 @@ def explain(model: Path, as_json: bool) -> None:
     entries = ("listener", "method", "shots", "synthetic", "verdict", "test", "differs")
     click.echo(json.dumps({name: about.get(name) for name in entries}, indent=1, ensure_ascii=False) if as_json else
                "\n".join(listener.explained(about)))
+
+
+@main.command(epilog="Example: perser app --model out/team --audio clips --ratings ratings.csv --out out/app")
+@click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="As for `perser adapt`.")
+@click.option("--audio", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder of the clips to hear.")
+@click.option("--ratings", type=FILE, help="Other listeners' ratings of the clips, to choose which say most.")
+@of_table
+@UPSTREAM
+@click.option("--out", required=True, type=DIRECTORY, help="Ratings and models of listeners, features.")
+@click.option("--shots", default=10, show_default=True, type=click.IntRange(1), help="Clips before a model adapts.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+def app(model: Path, audio: Path, ratings: Path | None, upstream: str | None, out: Path, shots: int, host: str,
+        port: int, **table) -> None:
+    """Open a page on this machine on which a listener personalises a model by ear.
+
+    Every rating is on disk in OUT/ratings before the next clip plays: the same name goes on where it stopped.
+    """
+    now(f"reading clips of {audio}")
+    from perser import app as page
+    from perser import listening
+
+    if host not in page.LOOPBACK:
+        tell(f"everybody who reaches {host} can open the page and rate under any name")
+    study = usage(listening.study, model, audio, out, shots, ratings, upstream, **corpus_options((), **table))
+    page.serve(study, host, port, click.echo)
 
 
 @main.command(epilog="Example: perser claims --all")

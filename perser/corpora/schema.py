@@ -244,7 +244,7 @@ def clip_name(text: str) -> str:
     return name.removesuffix(suffix) + suffix.lower() if suffix.lower() in KINDS else name
 
 
-def _alike(text: str) -> str:
+def alike(text: str) -> str:
     """What is left of a name without case, kinds of space and dash, and leading zeros."""
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_-]+", " ", text.casefold()))
 
@@ -257,7 +257,7 @@ def _unlike(places: Iterable[tuple[str, str]], column: str) -> None:
         first.setdefault(name, where)
     spelt = {}
     for name, where in first.items():
-        key = _bare(name) if column == "clip" else _alike(name)
+        key = _bare(name) if column == "clip" else alike(name)
         other = spelt.setdefault(key, name)
         if other != name and (column != "clip" or key in (name, other)):
             raise UserError(f"{where}: {column} {name!r} is {other!r} of {first[other]}; write one name for both")
@@ -419,6 +419,8 @@ def rows(corpus: Corpus) -> tuple[pd.DataFrame, Path]:
 
 
 def write(table: pd.DataFrame, file: Path) -> None:
-    """Write a table of ratings, whole or not at all; the mark lets Excel read any letters."""
-    with whole(Path(file)) as half:
-        table.to_csv(half, index=False, encoding="utf-8-sig")
+    """Write a table of ratings to the disk, whole or not at all; the mark lets Excel read any letters."""
+    with whole(Path(file)) as half, half.open("w", encoding="utf-8-sig", newline="") as text:
+        table.to_csv(text, index=False)
+        text.flush()
+        os.fsync(text.fileno())

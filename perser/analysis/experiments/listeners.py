@@ -9,7 +9,9 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
+from perser.analysis import comparison, statistics, wording
+from perser.analysis import figures as drawing
+from perser.analysis import tables as printing
 from perser.analysis.experiments import main
 from perser.analysis.tables import Captioned, p_text
 from perser.records import Run
