@@ -18,7 +18,6 @@ from test_team import OVERRIDES
 
 from perser import checkpoints, corpora, features, personal, team
 from perser.corpora import schema
-from perser.features import upstreams
 
 pytest_plugins = "browser"
 
@@ -47,10 +46,10 @@ def place(tmp_path_factory):
             label = str(draw.choice(CLASSES)) if draw.random() < 0.1 else label
             rows.append(f"c{clip:02d}.wav,{listener},{label},{clip % 3 + 1}")
     (root / "ratings.csv").write_text("clip,listener,label,session\n" + "\n".join(rows) + "\n")
-    corpus, upstream = corpora.load("table", root), upstreams.load("logmel")
-    matrix = features.extract(corpus, upstream, root / "features")
+    corpus = corpora.load("table", root)
+    extracted = features.of_corpus(corpus, "logmel", root / "features")
     prepared = team.prepare(corpus, (*OVERRIDES, "base.epochs=40"))
-    plan = team.Plan(prepared.experiment, corpus, upstream, matrix, upstream.normalise, root / "run")
+    plan = team.Plan(prepared.experiment, corpus, *extracted, root / "run")
     checkpoints.save(team.general(plan), root / "team" / "model")
     return root
 
