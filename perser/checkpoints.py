@@ -1,6 +1,5 @@
 """Fitted models on disk: tensors as safetensors, everything else as JSON beside them."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from perser.errors import UserError
 from perser.experiment import kinds
 from perser.methods.base import pack, unpack
-from perser.records import whole, write_json
+from perser.records import first_line, seal, sealed, whole
 
 
 class Checkpoint(NamedTuple):
@@ -37,14 +36,16 @@ def save(checkpoint: Checkpoint, directory: Path) -> None:
     tensors |= {name: getattr(checkpoint, name) for name in STANDARD}
     with whole(directory / "model.safetensors") as half:
         save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
-    write_json(checkpoint.about | {"model": plain}, directory / "model.json")
+    seal(checkpoint.about | {"model": plain}, directory / "model.json", directory / "model.safetensors")
 
 
 def load(directory: Path) -> Checkpoint:
     """Read a model directory. Raises UserError when a file is missing, damaged or of another kind."""
     directory = Path(directory)
     try:
-        about = json.loads((directory / "model.json").read_text())
+        about = sealed(directory / "model.json", "no model there that can be used: `perser run` writes models under "
+                       "OUT/checkpoints; where this is one of them, delete its folder and run the same command again")
+        about.pop("files", None)
         tensors = load_file(directory / "model.safetensors")
         plain, model_type = about.pop("model"), kinds()[about["kind"]].Model
         parts = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
@@ -53,4 +54,4 @@ def load(directory: Path) -> Checkpoint:
         raise UserError(f"{error.filename or directory}: no model there; `perser run` writes models under "
                         "OUT/checkpoints") from None
     except (ValueError, SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{directory}: not a model of this version ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{directory}: not a model of this version ({first_line(error)})") from None

@@ -41,6 +41,7 @@ class Plan(Protocol):
             "experiment": experiment.name, "classes": list(corpus.classes), "waveform_moments": moments,
             "corpus_options": corpus.options, "upstream_identity": upstream.identity,
             "label_smoothing": base.label_smoothing}
+        self.notes = list(corpus.notes)
         self.ceiling = None if corpus.repeats is None or corpus.repeats.empty else noise_ceiling(corpus)
         self.traits = listener_traits(corpus.ratings, corpus.classes)
         self.table = schema.rows(corpus)[0] if corpus.name == "table" else None  # its sessions may have been made
@@ -77,7 +78,12 @@ class Plan(Protocol):
 
     def missing(self, unit: Unit) -> list[str]:
         """Methods of a unit that have no records yet."""
-        return [name for name in self.experiment.methods if not (self.part(unit, name) / "records.parquet").exists()]
+        return [name for name in self.experiment.methods if not all(
+            (self.part(unit, name) / file).exists() for file in ("part.json", "records.parquet"))]
+
+    def remedy(self, part: Path) -> str:
+        """What to do about a damaged part."""
+        return f"delete {part} and run the same command again: only this part is computed anew"
 
     def link(self) -> None:
         """Link the models under OUT/checkpoints by unit and method."""

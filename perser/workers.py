@@ -43,22 +43,41 @@ def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
     _claim(plan.out, config)
     todo = [unit for unit in plan.units if plan.missing(unit)]
     done, state = plan.out / "DONE", plan.digest(config)
-    if not todo and done.exists() and done.read_text().strip() == state:
+    if not todo and done.exists() and done.read_bytes().strip() == state.encode() and _sound(plan.out):
         return records.read(plan.out)
     done.unlink(missing_ok=True)
     start = time.perf_counter()
     frame = compute(plan, jobs, progress)
     records.write(frame, plan.out / "records.parquet")
-    learnt = [pd.read_parquet(part / "learnt.parquet") for part in plan.parts() if (part / "learnt.parquet").exists()]
-    records.write(pd.concat(learnt, ignore_index=True), plan.out / "learnt.parquet")
+    records.write(_joined(plan, "learnt.parquet"), plan.out / "learnt.parquet")
     records.write(plan.traits, plan.out / "listeners.parquet")
+    names = ["records.parquet", "learnt.parquet", "listeners.parquet", "config.json"]
     if plan.table is not None:
         schema.write(plan.table, plan.out / "ratings.csv")
+        names.append("ratings.csv")
     plan.link()
     minutes = round((time.perf_counter() - start) / 60, 2)
-    records.write_json(_manifest(plan, config, minutes, jobs, len(todo)), plan.out / "manifest.json")
-    done.write_text(state + "\n")
+    about = _manifest(plan, config, minutes, jobs, len(todo)).model_dump(mode="json")
+    records.seal(about, plan.out / records.MANIFEST, *(plan.out / name for name in names))
+    records.write_text(state + "\n", done)
     return frame
+
+
+def _sound(out: Path) -> bool:
+    """Whether a finished run has all its files and they are as they were written; otherwise they are made anew."""
+    try:
+        return bool(records.load(out).manifest.files)
+    except UserError:
+        return False
+
+
+def _joined(plan: Plan, name: str) -> pd.DataFrame:
+    """One table of all parts. Raises UserError, which names the folder to delete, where a part is damaged."""
+    tables = []
+    for part in plan.parts():
+        records.sealed(part / "part.json", plan.remedy(part), name)
+        tables.append(records.table(part / name, plan.remedy(part)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
@@ -68,7 +87,7 @@ def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     for _ in tqdm(work(delayed(_compute_unit)(plan, unit) for unit in todo), total=len(todo),
                   desc=plan.experiment.name, unit="unit", disable=not progress):
         pass
-    frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in plan.parts()], ignore_index=True)
+    frame = _joined(plan, "records.parquet")
     frame.insert(3, "experiment", plan.experiment.name)
     return frame
 
@@ -89,8 +108,9 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
                               "held_out": list(task.split.test_listeners)}
         checkpoints.save(Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about), part)
         records.write(learnt(model, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
-        records.write_json(plan.origin | {"seconds": time.perf_counter() - began}, part / "part.json")
         records.write(frame, part / "records.parquet")
+        records.seal(plan.origin | {"seconds": time.perf_counter() - began}, part / "part.json",
+                     part / "learnt.parquet", part / "records.parquet")
 
 
 def _ssl_e(plan: Plan, task: Task, unit: Unit) -> Head:
@@ -108,11 +128,13 @@ def _ssl_e(plan: Plan, task: Task, unit: Unit) -> Head:
 def _cross_fitted(plan: Plan, task: Task, unit: Unit) -> dict[int, Head]:
     """SSL-E without each training session, read from disk if it is there."""
     place = plan.part(unit, None) / "others.safetensors"
-    if not place.exists():
+    if not place.with_suffix(".json").exists():
         heads = cross_fitted(task, unit[2])
         with records.whole(place) as half:
             save_file({f"{session}.{name}": tensor for session, head in heads.items()
                        for name, tensor in head._asdict().items()}, half)
+        records.seal({}, place.with_suffix(".json"), place)
+    records.sealed(place.with_suffix(".json"), plan.remedy(place.parent))
     tensors = load_file(place)
     return {session: Head(*(tensors[f"{session}.{name}"] for name in TENSORS))
             for session in sorted({int(key.split(".")[0]) for key in tensors})}
@@ -191,7 +213,7 @@ def _claim(out: Path, config: dict) -> None:
     """Write the settings into the run directory. Raises UserError when other settings are there."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
-    if path.exists() and (other := json.loads(path.read_text())) != config:
+    if path.exists() and (other := records.read_json(path, "delete it and run the same command again")) != config:
         key = next(key for key in sorted(other.keys() | config.keys()) if other.get(key) != config.get(key))
         raise UserError(f"{path}: holds a run with another `{key}`; give another --out or delete that directory")
     records.write_json(config, path)
@@ -199,8 +221,9 @@ def _claim(out: Path, config: dict) -> None:
 
 def _origins(plan: Plan) -> list[Origin]:
     """Where the parts were computed: one entry per version, commit, data and processor."""
-    frame = pd.DataFrame([{"method": name, **json.loads((plan.part(unit, name) / "part.json").read_text())}
-                          for unit, name in product(plan.units, plan.experiment.methods)])
+    parts = [(name, plan.part(unit, name)) for unit, name in product(plan.units, plan.experiment.methods)]
+    frame = pd.DataFrame([{"method": name, **records.sealed(part / "part.json", plan.remedy(part), "part.json")}
+                          for name, part in parts])
     keys = list(plan.origin)
     return [Origin(**{key: None if pd.isna(value) else value for key, value in zip(keys, origin)},  # no commit: nan
                    methods=sorted(set(part["method"])), parts=len(part),
@@ -215,7 +238,7 @@ def _manifest(plan: Plan, config: dict, minutes: float, jobs: int, computed: int
                  for name, method in plan.experiment.methods.items()},
         numerics_version=NUMERICS_VERSION, data_digest=plan.fingerprint, clips=len(plan.data.clips),
         ratings=len(plan.data.clip), listeners=len(plan.data.listeners), listener_groups=len(plan.groups),
-        dev_listeners="held-out" if plan.dev_held_out else "training", support=plan.experiment.support,
+        dev_listeners="held-out" if plan.dev_held_out else "training", notes=plan.notes, support=plan.experiment.support,
         shots={name: list(numbers) for name, numbers in plan.shots.items()}, noise_ceiling=plan.ceiling,
         units=len(plan.units), units_computed=computed, minutes=minutes, jobs=jobs, origins=_origins(plan),
         machine=provenance.machine())
