@@ -150,7 +150,7 @@ def write(out: Path, name: str, rows: pd.DataFrame, search: Search, plans: dict[
         kept = pd.read_csv(path)
         rows = pd.concat([kept[kept["method"] != name], rows], ignore_index=True)
     with records.whole(path) as half:
-        rows.to_csv(half, index=False, float_format="%.4f")
+        records.inert(rows).to_csv(half, index=False, float_format="%.4f")
     with records.whole(path.with_name("tuned.toml")) as half:
         half.write_text(tuned(rows, search.margin))
     about = {"search": json.loads(search.model_dump_json()), **provenance.git(), "machine": provenance.machine(),

@@ -1,5 +1,6 @@
 """Reads IEMOCAP in its released format, with all its irregularities."""
 
+import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,8 @@ from perser.corpora.base import (
     tables,
 )
 from perser.errors import UserError
+
+log = logging.getLogger(__name__)
 
 CLASSES = ("frustrated", "angry", "sad", "disgust", "excited", "fear", "neutral", "surprise", "happy")
 WORDS = {"Frustration": "frustrated", "Anger": "angry", "Sadness": "sad", "Disgust": "disgust", "Excited": "excited",
@@ -88,6 +91,9 @@ def _missing(root: Path, files: dict[tuple[int, str], Path]) -> list[str]:
     dialogs = [name.name for session in SESSIONS if session not in absent
                for key, name in listing(child(root, f"Session{session}", "sentences", "wav")).items()
                if name.is_dir() and (session, key) not in files]
+    for place in {file.parent for file in files.values()}:
+        if place.parts[-2:] != ("dialog", "EmoEvaluation"):
+            log.warning("%s: read as dialog/EmoEvaluation", place)
     return [f"no annotations in {listed(f'Session{session}/dialog/EmoEvaluation' for session in absent)}" * bool(absent),
             f"no annotations of {listed(dialogs)}" if dialogs else "",
             f"{len(files)} dialogs, not {DIALOGS}" if len(files) != DIALOGS else ""]

@@ -25,7 +25,7 @@ import pandas as pd
 
 from perser.corpora.base import Corpus, nearest
 from perser.errors import UserError
-from perser.records import whole
+from perser.records import inert, literal, whole
 
 COLUMNS = ("clip", "listener", "label", "speaker", "session")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -128,7 +128,7 @@ def cells(file: Path, encoding: str = "", needs: Iterable[str] = ("clip",)) -> I
             if len(row) < len(header) or any(row[len(header):]):
                 raise UserError(f"{where}: {len(row)} cells, {len(header)} columns; separate cells by "
                                 f"{SEPARATORS[separator]}, as in line {1 + skipped}, and quote cells that hold one")
-            named = {name: cell for name, cell in zip(header, row) if name}
+            named = {name: literal(cell) for name, cell in zip(header, row) if name}
             if any(cell for name, cell in zip(header, row) if not name):
                 raise UserError(f"{where}: a cell below an empty header; name the column or remove it")
             yield where, named
@@ -418,6 +418,9 @@ def rows(corpus: Corpus) -> tuple[pd.DataFrame, Path]:
 
 
 def write(table: pd.DataFrame, file: Path) -> None:
-    """Write a table of ratings, whole or not at all; the mark lets Excel read any letters."""
+    """Write a table of ratings, whole or not at all; the mark lets Excel read any letters.
+
+    An apostrophe comes before a cell that begins like a formula; `read` takes it away again.
+    """
     with whole(Path(file)) as half:
-        table.to_csv(half, index=False, encoding="utf-8-sig")
+        inert(table).to_csv(half, index=False, encoding="utf-8-sig")
