@@ -1,6 +1,7 @@
 """What an experiment computes on one corpus and upstream, and where each result lies."""
 
 import os
+import re
 from itertools import product
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from perser import provenance, settings
 from perser.corpora import Corpus, schema
 from perser.corpora.agreement import listener_traits, noise_ceiling
 from perser.data import Task, from_corpus, make_task
+from perser.errors import UserError
 from perser.experiment import Experiment
 from perser.features.upstreams import Upstream
 from perser.protocol import Protocol
-from perser.records import synthetic_parts
+from perser.records import UPSTREAM, synthetic_parts
 
 # Raise this with every change that can alter a number, however little: parts of another version are computed anew.
 NUMERICS_VERSION = 2
@@ -32,6 +34,9 @@ class Plan(Protocol):
                  moments: tuple[float, float] | str, out: Path):
         """Check the settings against the corpus. moments: how the waveforms were normalised."""
         super().__init__(experiment, from_corpus(corpus, features)._replace(features=None))
+        if not re.fullmatch(UPSTREAM, upstream.name):
+            raise UserError(f"upstream {upstream.name!r}: its name becomes that of a folder; rename the model's folder "
+                            "with letters, digits, '-', '_' and '.'")
         base, self.out = experiment.base, Path(out)
         self.standardise = upstream.standardise if base.standardise is None else base.standardise
         self.features = features.numpy()  # worker processes map the array instead of copying it

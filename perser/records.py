@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from perser.errors import UserError
 
 # What becomes the name of a file or folder: methods, experiments, corpora. An upstream of the hub has an owner too.
-NAME = r"[A-Za-z0-9][A-Za-z0-9+_.-]{0,99}"
+NAME = r"[A-Za-z0-9][A-Za-z0-9+_.@-]{0,99}"
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
-Upstream = Annotated[str, Field(pattern=f"^({NAME}/)?{NAME}$")]
+UPSTREAM = f"({NAME}/)?{NAME}"
+Upstream = Annotated[str, Field(pattern=f"^{UPSTREAM}$")]
 COLUMNS = {
     "corpus": "name of the corpus",
     "upstream": "name of the upstream",
@@ -340,7 +341,7 @@ def check(frame: pd.DataFrame, where: str) -> None:
 
 
 def _check_text(column: pd.Series, name: str, where: str) -> None:
-    pattern = {"upstream": f"({NAME}/)?{NAME}", "corpus": NAME, "experiment": NAME, "method": NAME}.get(name)
+    pattern = {"upstream": UPSTREAM, "corpus": NAME, "experiment": NAME, "method": NAME}.get(name)
     for value in column.unique():
         if not isinstance(value, str) or value not in VALUES.get(name, (value,)) or (
                 pattern and not re.fullmatch(pattern, value)):

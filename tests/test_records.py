@@ -6,17 +6,19 @@ import random
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import SMALL, plan
+from made import SMALL, UPSTREAM, corpus, plan
 from made_records import made_run, made_study
 
 from perser import checkpoints, records, workers
 from perser.analysis import report
 from perser.errors import UserError
+from perser.plan import Plan
 
 FULL = """
 import resource, sys
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from perser import checkpoints, model, personal, records
 from perser.errors import UserError
+from perser.plan import Plan
 from perser.methods import GradientModel
 head, place = model.init(3, 40, 30, 5, torch.Generator()), Path(sys.argv[1])
 weights = [torch.ones(500)] * 3
@@ -164,6 +167,13 @@ def test_foreign_manifests_are_validated(tmp_path, change, words):
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
 
 
+@pytest.mark.parametrize("name", ["my model", "../x", "a/b/c", ""])
+def test_an_upstream_whose_name_cannot_be_a_folder_is_refused_before_anything_is_computed(tmp_path, name):
+    loaded, features = corpus()
+    with pytest.raises(UserError, match="rename the model's folder"):
+        Plan(SMALL, loaded, SimpleNamespace(**vars(UPSTREAM) | {"name": name}), features, (0.0, 1.0), tmp_path)
+
+
 def flipped(path, seed):
     """One bit of a file, somewhere, becomes the other."""
     data, draw = bytearray(path.read_bytes()), random.Random(seed)
@@ -272,7 +282,7 @@ def test_a_file_is_whole_or_as_before_whatever_breaks_off(tmp_path):
 
 
 @given(st.lists(st.text(st.sampled_from("'=+-@\t\ra1"), max_size=6), min_size=1))
-@settings(max_examples=80, deadline=1000)
+@settings(max_examples=80, deadline=2000)
 def test_cells_are_no_formulas_and_come_back(cells):
     written = records.inert(pd.DataFrame({"cell": cells}))["cell"]
     assert not written.str.match(r"[=+\-@\t\r]").any() and [*map(records.literal, written)] == cells

@@ -101,7 +101,7 @@ def _missing(root: Path, files: dict[tuple[int, str], Path]) -> list[str]:
 
 def parse(text: str, name: str) -> list[tuple[int, Block]]:
     """Blocks of one annotation file with the number of their head line; `name` is the file's, for errors."""
-    dialog, blocks = Path(name).name.removesuffix(".txt"), []
+    dialog, blocks = Path(name).stem, []
     for number, line in enumerate(text.split("\n"), 1):
         where = f"{name}:{number}"
         if line.startswith("["):

@@ -304,8 +304,11 @@ def _merged(ratings: list[Rating], classes: tuple[str, ...], limits: dict[str, f
 def files(table: Table, folder: Path) -> dict[str, Path]:
     """The audio file of every clip of a table; a name may leave out the suffix. UserError: none, or two, or outside."""
     folder, bare = Path(os.path.normpath(folder.absolute())), {}
-    known = {clip_name(path.relative_to(folder).as_posix()): path for path in sorted(folder.rglob("*"))
-             if path.is_file() and not path.name.startswith(".")}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    known = {}
+    for name, path in ((clip_name(path.relative_to(folder).as_posix()), path) for path in paths):
+        if known.setdefault(name, path) != path:
+            raise UserError(f"{path}: differs from {known[name].name} in case alone; keep one of them")
     for name in known:
         bare.setdefault(_bare(name), []).append(name)
     places, clips = {}, {}
