@@ -332,7 +332,7 @@ def check(frame: pd.DataFrame, where: str) -> None:
     wholes += [f"{kind}_{name}" for name in names for kind in ("tp", "fp", "fn")]
     for name in (name for name in [*COLUMNS, *VALUES, *wholes] if name in frame or name in wholes):
         column = frame.get(name)
-        if column is None or name in wholes and (column.dtype.kind != "i" or (column < 0).any()):
+        if column is None or (name in wholes and (column.dtype.kind != "i" or (column < 0).any())):
             raise UserError(f"{where}: column {name} is no count of 0 and more; these are not records of a run")
         if name not in wholes:
             _check_text(column, name, where)
@@ -364,7 +364,7 @@ def load(run: Path) -> Run:
     frame, about = read(run), manifest(run)
     for key in ("corpus", "upstream", "synthetic", "experiment"):
         if {*frame[key]} != {getattr(about, key)}:
-            raise UserError(f"{Path(run) / MANIFEST}: {key} {getattr(about, key)!r} is not that of the records; {AGAIN}")
+            raise UserError(f"{Path(run) / MANIFEST}: {key} {getattr(about, key)!r} is not the records'; {AGAIN}")
     if unknown := {*frame["method"]} - about.methods.keys() or {*classes(frame)} ^ {*about.classes}:
         raise UserError(f"{Path(run) / MANIFEST}: {min(unknown)!r} is not in both it and the records; {AGAIN}")
     paths = {name: Path(run) / f"{name}.parquet" for name in BESIDE}

@@ -36,7 +36,7 @@ class Space(Settings):
     def _agree(self) -> "Space":
         if (self.choices is None) == (self.low is None or self.high is None):
             raise ValueError("give either low and high or choices")
-        if self.choices is None and (self.low > self.high or self.log and self.low <= 0):
+        if self.choices is None and (self.low > self.high or (self.log and self.low <= 0)):
             raise ValueError("low must be at most high, and above 0 where log = true")
         return self
 

@@ -238,7 +238,8 @@ def _manifest(plan: Plan, config: dict, minutes: float, jobs: int, computed: int
                  for name, method in plan.experiment.methods.items()},
         numerics_version=NUMERICS_VERSION, data_digest=plan.fingerprint, clips=len(plan.data.clips),
         ratings=len(plan.data.clip), listeners=len(plan.data.listeners), listener_groups=len(plan.groups),
-        dev_listeners="held-out" if plan.dev_held_out else "training", notes=plan.notes, support=plan.experiment.support,
-        shots={name: list(numbers) for name, numbers in plan.shots.items()}, noise_ceiling=plan.ceiling,
+        dev_listeners="held-out" if plan.dev_held_out else "training", notes=plan.notes,
+        support=plan.experiment.support, noise_ceiling=plan.ceiling,
+        shots={name: list(numbers) for name, numbers in plan.shots.items()},
         units=len(plan.units), units_computed=computed, minutes=minutes, jobs=jobs, origins=_origins(plan),
         machine=provenance.machine())

@@ -20,6 +20,7 @@ from perser.analysis import report
 from perser.errors import UserError
 from perser.plan import Plan
 
+OLD = {"seal": None, "files": {}}  # as records of before, which have no digests
 FULL = """
 import resource, sys
 from pathlib import Path
@@ -86,9 +87,9 @@ def test_damaged_records_are_one_line_that_names_the_file(finished, tmp_path, da
 @pytest.mark.parametrize("damage, words", [
     (lambda path: path.unlink(), "missing; run the same `perser run` again"),
     (lambda path: path.write_text("{"), "damaged, no JSON"),
-    (lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"more": 1, "seal": None, "files": {}})),
+    (lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"more": 1, **OLD})),
      r"not a manifest of this version \(more: extra inputs"),
-    (lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"units": "many", "seal": None, "files": {}})),
+    (lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"units": "many", **OLD})),
      r"not a manifest of this version \(units: "),
 ])
 def test_a_damaged_manifest_is_one_line_that_names_the_file(finished, tmp_path, damage, words):
@@ -104,7 +105,8 @@ def test_a_run_without_tables_beside_its_records_is_read_without_them(finished, 
     (tmp_path / "records.parquet").write_bytes((finished / "records.parquet").read_bytes())
     records.write_json(records.manifest(finished).model_copy(update={"files": {}}), tmp_path / "manifest.json")
     run, whole = records.load(tmp_path), records.load(finished)
-    assert run.learnt is None and run.listeners is None and run.manifest == whole.manifest.model_copy(update={"files": {}})
+    assert run.learnt is None and run.listeners is None
+    assert run.manifest == whole.manifest.model_copy(update={"files": {}})
     pd.testing.assert_frame_equal(run.records, whole.records)
     assert len(whole.listeners) == 6 and set(whole.learnt["tensor"]) == {"layer0", "layer1"}
 
@@ -145,7 +147,7 @@ def test_hostile_names_in_foreign_records_write_nothing(tmp_path, column, value)
     ({"seed": "0"}, "column seed is no count"), ({"queries": float("nan")}, "column queries is no count"),
     ({"listener": 3}, "listener '3' is none of a run"), ({"setting": "both"}, "setting 'both' is none of a run"),
     ({"method": "prior-shift"}, "'prior-shift' is not in both"), ({"tp_z": 1, "fp_z": 1, "fn_z": 1}, "'z' is not in"),
-    ({"corpus": "another"}, "corpus 'toy_corpus' is not that of the records")])
+    ({"corpus": "another"}, "corpus 'toy_corpus' is not the records'")])
 def test_foreign_records_are_validated(tmp_path, changes, words):
     with pytest.raises(UserError, match=words) as caught:
         records.load(made(tmp_path, **changes))

@@ -368,8 +368,9 @@ def test_the_noise_ceiling_is_in_the_caption_where_clips_were_rated_twice():
                 in tables.score_caption(run._replace(manifest=manifest)))
 
 
-MARKUP = ["<script>alert(1)</script>", "</td><img src=x onerror=alert(1)>", "[click](javascript:alert(1))", "a|b", "`a`",
-          "**a**", "a\n# b", "a\u2028b", "=HYPERLINK(\"http://x\")", "@SUM(1)", "$\\frac{1}$", "\\input{/etc/passwd}",
+MARKUP = ["<script>alert(1)</script>", "</td><img src=x onerror=alert(1)>", "[click](javascript:alert(1))", "a|b",
+          "`a`", "**a**", "a\n# b", "a\u2028b",
+          "=HYPERLINK(\"http://x\")", "@SUM(1)", "$\\frac{1}$", "\\input{/etc/passwd}",
           "<!-- ", "&lt;script&gt;", "![x](http://x)"]
 
 
@@ -383,7 +384,7 @@ def test_names_are_text_in_every_format(tmp_path, text):
     shown = MarkdownIt("gfm-like", {"linkify": False}).render(tables.markdown(table, caption))
     tags = set(re.findall(r"<(\w+)", shown))
     assert tags <= {"p", "table", "thead", "tbody", "tr", "th", "td", "strong"}, tags
-    assert len(re.findall("<tr>", shown)) == 1 + len(table.cells) and "javascript" not in re.sub(r">[^<]*<", "><", shown)
+    assert len(re.findall("<tr>", shown)) == 1 + len(table.cells) and "javascript" not in re.sub(">[^<]*<", "><", shown)
     assert "alert(1)" not in text or "alert(1)" in shown
     tex = tables.latex(table, caption)
     assert r"\input" not in tex and r"\frac" not in tex and "\u2028" not in tex

@@ -94,7 +94,8 @@ def _missing(root: Path, files: dict[tuple[int, str], Path]) -> list[str]:
     for place in {file.parent for file in files.values()}:
         if place.parts[-2:] != ("dialog", "EmoEvaluation"):
             log.warning("%s: read as dialog/EmoEvaluation", place)
-    return [f"no annotations in {listed(f'Session{session}/dialog/EmoEvaluation' for session in absent)}" * bool(absent),
+    places = [f"Session{session}/dialog/EmoEvaluation" for session in absent]
+    return [f"no annotations in {listed(places)}" if places else "",
             f"no annotations of {listed(dialogs)}" if dialogs else "",
             f"{len(files)} dialogs, not {DIALOGS}" if len(files) != DIALOGS else ""]
 

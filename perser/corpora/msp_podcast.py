@@ -85,8 +85,8 @@ def _known(consensus: Path) -> dict[str, tuple[int, str, str]]:
     known = {}
     for clip, (line, *about) in clips(read_text(consensus), str(consensus)):
         if clip in known:
-            raise UserError(f"{consensus}:{line}: {clip} again, as in line {known[clip][0]}; a clip is in one partition "
-                            "alone: remove a row")
+            raise UserError(f"{consensus}:{line}: {clip} again, as in line {known[clip][0]}; a clip is in one "
+                            "partition alone: remove a row")
         known[clip] = (line, *about)
     return known
 
