@@ -97,12 +97,12 @@ def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings],
     tables: the settings class of a table by a word of its place; top: that of the file itself; changes: `key=value`s,
     of which the faulty one is named.
     """
-    place = [str(part) for part in error["loc"]]
+    place = [str(part) if str(part).isprintable() else repr(part)[1:-1] for part in error["loc"]]
     keys = [key for key, _, _ in (change.partition("=") for change in changes)]
     flag = "--set " if any(f"{'.'.join(place)}.".startswith(f"{key.strip()}.") for key in keys) else ""
     if error["type"] != "extra_forbidden":
         given = repr(error.get("input"))
-        return f"{flag}{'.'.join(place)}: {error['msg'].lower()} (given: {given[:60]})"
+        return f"{flag}{'.'.join(place)}: {error['msg'][0].lower()}{error['msg'][1:]} (given: {given[:60]})"
     valid = next((tables[part].model_fields for part in reversed(place[:-1]) if part in tables), top.model_fields)
     return f"{flag}unknown key {'.'.join(place)}; the nearest valid key is {nearest_key(place[-1], valid)}"
 

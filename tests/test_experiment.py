@@ -47,7 +47,7 @@ def test_defaults_are_those_of_emo_superb(file):
     ("methods = 3", (), "methods: input should be a valid dictionary"),
     ("[methods]\n", (), "methods: dictionary should have at least 1 item"),
     ("[methods]\na = 3\n", (), "methods.a: input should be a valid dictionary"),
-    ('[methods.a]\ntitle = "A"\n', (), "methods.a: value error, unknown kind 'none'"),
+    ('[methods.a]\ntitle = "A"\n', (), "methods.a: value error, unknown kind 'None'"),
     ("[methods.a]\nkind = [3]\n", (), "methods.a: value error, unknown kind '[3]'"),
     ('[methods.a]\nkind = "maaml"\n', (), f"unknown kind 'maaml': did you mean 'maml'? valid: {KINDS}"),
     ('[methods."../x"]\nkind = "maml"\n', (), "methods.../x.[key]: string should match pattern"),
@@ -205,7 +205,7 @@ def test_every_number_of_every_settings_class_is_finite_and_bounded(file, place,
 @pytest.mark.parametrize("text, words", [
     ("low = nan\nhigh = 1", "finite"), ("low = 2\nhigh = 1", "low must be at most high"),
     ("low = 0\nhigh = 1\nlog = true", "above 0 where log = true"), ("choices = []", "at least 1 item"),
-    ("choices = [nan]", "finite"), ("low = 0", "give either low and high or choices")])
+    ("choices = [nan]", "choices.0"), ("low = 0", "give either low and high or choices")])
 def test_a_space_that_cannot_be_searched_is_one_line(tmp_path, text, words):
     path = tmp_path / "search.toml"
     path.write_text(f'experiment = "main"\n[corpora.emodb]\n[methods.a]\ntrials = 1\n[methods.a.space.lr]\n{text}\n')
