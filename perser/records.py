@@ -56,7 +56,7 @@ MANIFEST, AGAIN = "manifest.json", "run the same `perser run` again"
 KEYS = ["method", "setting", "fold", "seed", "listener", "shots", "inner_steps"]
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that a spreadsheet runs
 BESIDE = {"learnt": ("method", "fold", "group", "seed", "shots", "step", "tensor", "value"),
-          "listeners": ("listener", "ratings", "ticks", "distance", "consistency")}  # tables and their columns
+          "listeners": ("listener", "distance", "consistency")}  # tables and their columns
 GROUPS = ("No meta-learning", "Meta-learning", "Upper bound", "Control")
 
 
@@ -247,9 +247,9 @@ def literal(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def seal(value: dict, path: Path, *beside: Path) -> None:
+def seal(value: dict, path: Path, *files: Path) -> None:
     """Write a JSON object with the digests of files beside it and, last, of itself. Raises UserError as `whole`."""
-    value = value | {"files": {file.name: _digest(file.read_bytes()) for file in beside}}
+    value = value | {"files": {file.name: _digest(file.read_bytes()) for file in files}}
     write_json(value | {"seal": _of(value)}, path)
 
 
