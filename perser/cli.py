@@ -149,13 +149,13 @@ def of_table(command):
 
 
 def corpus_options(pairs: tuple[str, ...], threshold: tuple[str, ...] = (), **table: str | None) -> dict:
-    """key=value pairs, whole numbers as int, and the options of a table that are set."""
+    """key=value pairs, whose values stay text until the corpus reads them, and the options of a table that are set."""
     options = {key: value for key, value in {"threshold": ",".join(threshold), **table}.items() if value}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"--option {pair}: write it as key=value", click.get_current_context())
-        options[key] = int(value) if value.lstrip("-").isdigit() else value
+        options[key] = value
     return options
 
 

@@ -1,6 +1,7 @@
 """What an experiment computes on one corpus and upstream, and where each result lies."""
 
 import os
+import re
 from itertools import product
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from perser import provenance, settings
 from perser.corpora import Corpus, schema
 from perser.corpora.agreement import listener_traits, noise_ceiling
 from perser.data import Task, from_corpus, make_task
+from perser.errors import UserError
 from perser.experiment import Experiment
 from perser.features.upstreams import Upstream
 from perser.protocol import Protocol
-from perser.records import synthetic_parts
+from perser.records import UPSTREAM, synthetic_parts
 
 # Raise this with every change that can alter a number, however little: parts of another version are computed anew.
 NUMERICS_VERSION = 2
@@ -32,6 +34,9 @@ class Plan(Protocol):
                  moments: tuple[float, float] | str, out: Path):
         """Check the settings against the corpus. moments: how the waveforms were normalised."""
         super().__init__(experiment, from_corpus(corpus, features)._replace(features=None))
+        if not re.fullmatch(UPSTREAM, upstream.name):
+            raise UserError(f"upstream {upstream.name!r}: its name becomes that of a folder; rename the model's folder "
+                            "with letters, digits, '-', '_' and '.'")
         base, self.out = experiment.base, Path(out)
         self.standardise = upstream.standardise if base.standardise is None else base.standardise
         self.features = features.numpy()  # worker processes map the array instead of copying it
@@ -41,6 +46,7 @@ class Plan(Protocol):
             "experiment": experiment.name, "classes": list(corpus.classes), "waveform_moments": moments,
             "corpus_options": corpus.options, "upstream_identity": upstream.identity,
             "label_smoothing": base.label_smoothing}
+        self.notes = list(corpus.notes)
         self.ceiling = None if corpus.repeats is None or corpus.repeats.empty else noise_ceiling(corpus)
         self.traits = listener_traits(corpus.ratings, corpus.classes)
         self.table = schema.rows(corpus)[0] if corpus.name == "table" else None  # its sessions may have been made
@@ -77,7 +83,12 @@ class Plan(Protocol):
 
     def missing(self, unit: Unit) -> list[str]:
         """Methods of a unit that have no records yet."""
-        return [name for name in self.experiment.methods if not (self.part(unit, name) / "records.parquet").exists()]
+        return [name for name in self.experiment.methods if not all(
+            (self.part(unit, name) / file).exists() for file in ("part.json", "records.parquet"))]
+
+    def remedy(self, part: Path) -> str:
+        """What to do about a damaged part."""
+        return f"delete {part} and run the same command again: only this part is computed anew"
 
     def link(self) -> None:
         """Link the models under OUT/checkpoints by unit and method."""

@@ -1,5 +1,7 @@
 """Tables, report and claims: what is printed follows from the records, in every format."""
 
+import csv
+import io
 import json
 import re
 
@@ -7,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_records import SIMPLE, exchanged, made_run, made_study
+from markdown_it import MarkdownIt
 
 from perser import records
-from perser.analysis import comparison, report, tables, wording
+from perser.analysis import comparison, figures, report, tables, wording
 from perser.analysis.claims import HARM, claims, lines, of_run
+from perser.analysis.experiments import main
 from perser.errors import UserError
 from perser.scores import CONSTANT, SCORES
 
@@ -362,3 +366,33 @@ def test_the_noise_ceiling_is_in_the_caption_where_clips_were_rated_twice():
         manifest = run.manifest.model_copy(update={"noise_ceiling": ceiling})
         assert (f"of 40 clips that a listener rated again, 62.5 % got the same rating{words}"
                 in tables.score_caption(run._replace(manifest=manifest)))
+
+
+MARKUP = ["<script>alert(1)</script>", "</td><img src=x onerror=alert(1)>", "[click](javascript:alert(1))", "a|b",
+          "`a`", "**a**", "a\n# b", "a\u2028b",
+          "=HYPERLINK(\"http://x\")", "@SUM(1)", "$\\frac{1}$", "\\input{/etc/passwd}",
+          "<!-- ", "&lt;script&gt;", "![x](http://x)"]
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_names_are_text_in_every_format(tmp_path, text):
+    """A method's title, a listener and what the folder lacks; a Markdown parser and a CSV reader judge."""
+    frame = made_records()
+    frame["listener"] = frame["listener"].replace(frame["listener"].iloc[0], text)
+    run = made_run(frame, settings={"meta-perser": {"title": text}}, notes=[text])
+    table, caption = tables.score_table(run), tables.score_caption(run)
+    shown = MarkdownIt("gfm-like", {"linkify": False}).render(tables.markdown(table, caption))
+    tags = set(re.findall(r"<(\w+)", shown))
+    assert tags <= {"p", "table", "thead", "tbody", "tr", "th", "td", "strong"}, tags
+    assert len(re.findall("<tr>", shown)) == 1 + len(table.cells) and "javascript" not in re.sub(">[^<]*<", "><", shown)
+    assert "alert(1)" not in text or "alert(1)" in shown
+    tex = tables.latex(table, caption)
+    assert r"\input" not in tex and r"\frac" not in tex and "\u2028" not in tex
+    table = table._replace(numbers=table.numbers.assign(listener=text))
+    for path in tables.write(table, caption, tmp_path / "t"):
+        assert path.is_file()
+    cells = list(csv.reader(io.StringIO((tmp_path / "t.csv").read_bytes().decode(), newline="")))
+    assert not [cell for row in cells for cell in row if cell[:1] in "=@" and cell]
+    assert cells[1][-1].removeprefix("'") == text
+    assert len(figures.save(main.gains(run), tmp_path / "f")) == 2
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

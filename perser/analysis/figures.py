@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression
 
 from perser.analysis import comparison, wording
 from perser.analysis.verdicts import BETTER
-from perser.records import GROUPS, Run
+from perser.records import GROUPS, Run, whole
 from perser.scores import HEADLINE
 
 STYLE = Path(__file__).with_name("perser.mplstyle")
@@ -50,11 +50,12 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 def save(figure: Figure, stem: Path | str) -> list[Path]:
     """Write STEM.pdf and STEM.png (200 dpi); the same figure always gives the same bytes."""
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = stem.with_name(f"{stem.name}.pdf"), stem.with_name(f"{stem.name}.png")
     with plt.style.context(STYLE, after_reset=True):
-        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-        figure.savefig(png, metadata={"Software": None})
+        with whole(pdf) as half:
+            figure.savefig(half, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        with whole(png) as half:
+            figure.savefig(half, format="png", metadata={"Software": None})
     return [pdf, png]
 
 
@@ -73,7 +74,7 @@ def ink(colour: str) -> str:
 def footnote(figure: Figure, text: str, source: Run | str) -> None:
     """What the marks mean, below the panels; source: a run, whose origin follows, or the synthetic stamp alone."""
     text, stamp = (text, source) if isinstance(source, str) else (text + wording.origin(source), wording.stamp(source))
-    figure.supxlabel(text, fontsize=5.5, color="#404040", x=0.01, ha="left")
+    figure.supxlabel(text, fontsize=5.5, color="#404040", x=0.01, ha="left", parse_math=r"$\rho$" in text)
     if stamp:
         figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from perser.analysis import comparison, wording
-from perser.records import Run
+from perser.records import Run, inert, write_text
 from perser.scores import CONSTANT, HEADLINE, SCORES
 
 TICK = "✓"
@@ -179,10 +179,22 @@ def p_text(p: float) -> str:
 
 
 def markdown(table: Table, caption: str) -> str:
-    """GitHub Markdown: the caption, then the table."""
-    cells = table.cells.map(lambda cell: cell.replace("|", "\\|"))
+    """GitHub Markdown: the caption, then the table, every cell and the caption escaped."""
+    cells = table.cells.map(plain)
     cells = cells.where(~table.bold, cells.map(lambda cell: _first_word(cell, "**{}**")))
-    return f"{caption}\n\n{cells.to_markdown(index=False, disable_numparse=True)}\n"
+    cells.columns = [*map(plain, cells.columns)]
+    return f"{plain(caption)}\n\n{cells.to_markdown(index=False, disable_numparse=True)}\n"
+
+
+def plain(text: str) -> str:
+    r"""Text that Markdown shows as it is: no HTML, links, code, emphasis, columns or lines of its own.
+
+    >>> plain("p <0.001 [+0.1, +0.2]"), plain("<b>*a*</b> | [x](y)")
+    ('p <0.001 [+0.1, +0.2]', '&lt;b>\\*a\\*&lt;/b> \\| [x]\\(y)')
+    """
+    text = re.sub(r"[\x00-\x1f\x85\u2028\u2029]+", " ", text)
+    text = re.sub(r"([\\`*|]|(?<!\w)_|_(?!\w)|(?<=\])[(\[])", r"\\\1", text)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
 
 
 def narrow(table: Table, width: int) -> str:
@@ -206,16 +218,16 @@ def latex(table: Table, caption: str) -> str:
                      subset=(table.bold[column], [column]))
     numeric = (table.cells[column].str.match(r"[-+<]?\d|-$|all$|$").all() for column in table.cells)
     columns = "".join("r" if number else "l" for number in numeric)
-    lines = style.to_latex(hrules=True, caption=caption.translate(LATEX), column_format=columns).splitlines()
+    lines = style.to_latex(hrules=True, caption=caption.translate(LATEX), column_format=columns).split("\n")
     first = lines.index(r"\midrule") + 1
     for row in reversed(table.breaks):
         lines.insert(first + row, r"\midrule")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _latex_cell(cell: str) -> str:
     """A cell escaped, with minus signs instead of hyphens."""
-    return re.sub(r"-(?=\d|$)", "$-$", cell.translate(LATEX))
+    return re.sub(r"-(?=\d|$)", "$-$", re.sub(r"\s+", " ", cell).translate(LATEX))
 
 
 def _first_word(cell: str, mark: str) -> str:
@@ -224,10 +236,9 @@ def _first_word(cell: str, mark: str) -> str:
 
 
 def write(table: Table, caption: str, stem: Path) -> list[Path]:
-    """Write STEM.md, STEM.tex and STEM.csv (full precision, no caption)."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write STEM.md, STEM.tex and STEM.csv (full precision, no caption, no formula), each whole or not at all."""
     contents = {".md": markdown(table, caption), ".tex": latex(table, caption),
-                ".csv": table.numbers.to_csv(index=False, lineterminator="\n")}
+                ".csv": inert(table.numbers).to_csv(index=False, lineterminator="\n")}
     for end, content in contents.items():
-        stem.with_name(stem.name + end).write_text(content)
+        write_text(content, stem.with_name(stem.name + end))
     return [stem.with_name(stem.name + end) for end in contents]

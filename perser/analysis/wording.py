@@ -170,6 +170,7 @@ def caption(run: Run, *sentences: str, brackets: str = "") -> str:
         "set. Unseen: no rating from the clips' session was.",
         *sentences,
         noise_ceiling(run.manifest),
+        f"Not the full release: {'; '.join(run.manifest.notes)}." if run.manifest.notes else "",
         *left_out(run),
         provenance(run.manifest),
     ]

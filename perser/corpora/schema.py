@@ -26,7 +26,7 @@ import pandas as pd
 from perser import audio
 from perser.corpora.base import Corpus, nearest
 from perser.errors import UserError
-from perser.records import whole
+from perser.records import inert, literal, whole
 
 COLUMNS = ("clip", "listener", "label", "speaker", "session")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -129,7 +129,7 @@ def cells(file: Path, encoding: str = "", needs: Iterable[str] = ("clip",)) -> I
             if len(row) < len(header) or any(row[len(header):]):
                 raise UserError(f"{where}: {len(row)} cells, {len(header)} columns; separate cells by "
                                 f"{SEPARATORS[separator]}, as in line {1 + skipped}, and quote cells that hold one")
-            named = {name: cell for name, cell in zip(header, row) if name}
+            named = {name: literal(cell) for name, cell in zip(header, row) if name}
             if any(cell for name, cell in zip(header, row) if not name):
                 raise UserError(f"{where}: a cell below an empty header; name the column or remove it")
             yield where, named
@@ -305,8 +305,11 @@ def _merged(ratings: list[Rating], classes: tuple[str, ...], limits: dict[str, f
 def files(table: Table, folder: Path) -> dict[str, Path]:
     """The audio file of every clip of a table; a name may leave out the suffix. UserError: none, or two, or outside."""
     folder, bare = Path(os.path.normpath(folder.absolute())), {}
-    known = {clip_name(path.relative_to(folder).as_posix()): path for path in sorted(folder.rglob("*"))
-             if path.is_file() and not path.name.startswith(".")}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    known = {}
+    for name, path in ((clip_name(path.relative_to(folder).as_posix()), path) for path in paths):
+        if known.setdefault(name, path) != path:
+            raise UserError(f"{path}: differs from {known[name].name} in case alone; keep one of them")
     for name in known:
         bare.setdefault(_bare(name), []).append(name)
     places, clips = {}, {}
@@ -419,8 +422,9 @@ def rows(corpus: Corpus) -> tuple[pd.DataFrame, Path]:
 
 
 def write(table: pd.DataFrame, file: Path) -> None:
-    """Write a table of ratings to the disk, whole or not at all; the mark lets Excel read any letters."""
-    with whole(Path(file)) as half, half.open("w", encoding="utf-8-sig", newline="") as text:
-        table.to_csv(text, index=False)
-        text.flush()
-        os.fsync(text.fileno())
+    """Write a table of ratings, whole or not at all; the mark lets Excel read any letters.
+
+    An apostrophe comes before a cell that begins like a formula; `read` takes it away again.
+    """
+    with whole(Path(file)) as half:
+        inert(table).to_csv(half, index=False, encoding="utf-8-sig")

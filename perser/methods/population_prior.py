@@ -20,6 +20,7 @@ from perser.episodes import Batch, Draws
 from perser.evaluate import choose
 from perser.methods.base import Method, Start, numbers, stacked
 from perser.model import Head
+from perser.settings import Amounts
 
 NEWTON_STEPS = 20
 LONGEST_STEP = 2.0  # in any logit of the support: a full Newton step overshoots where SSL-E is too sure of itself
@@ -63,7 +64,7 @@ class PopulationPrior(Method):
     group: ClassVar[str] = "Meta-learning"
     Model: ClassVar[type] = PopulationPriorModel
 
-    factor_grid: tuple[float, ...] = Field(
+    factor_grid: Amounts = Field(
         (0.0, 0.5, 1.0, 2.0, 4.0), min_length=1,
         description="factors on the prior covariance; 0 is the general model")
 
