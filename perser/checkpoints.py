@@ -67,6 +67,8 @@ def load(directory: Path) -> Checkpoint:
         if not model.settings or len(parts) < len(tensors):
             raise ValueError("its settings or tensors are not those of such a model")
         return Checkpoint(model, mean, scale, weights, about)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{error.filename or directory}: no model there; `perser run` writes models under "
                         "OUT/checkpoints") from None

@@ -196,16 +196,16 @@ def test_bold_marks_the_mean_alone_in_markdown_and_latex():
 
 
 def test_latex_is_booktabs_and_escaped():
-    frame = made_records().replace({"method": {"meta-perser": "50%_{of}&$#~^\\"}})
-    text = tables.latex(tables.score_table(made_run(frame)), tables.score_caption(made_run(frame)))
+    run = made_run(made_records(), settings={"meta-perser": {"title": "50%_{of}&$#~^\\"}})
+    text = tables.latex(tables.score_table(run), tables.score_caption(run))
     assert r"50\%\_\{of\}\&\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}" in text
     assert r"toy\_corpus" in text and r"95 \%" in text and r"\toprule" in text and r"\bottomrule" in text
     assert not re.search(r"(?<!\\)[%#$_](?![-$])", text.replace("$-$", ""))
 
 
 def test_markdown_keeps_a_pipe_in_its_cell():
-    frame = made_records().replace({"method": {"meta-perser": "a|b"}})
-    assert r"a\|b" in tables.markdown(tables.score_table(made_run(frame)), "caption")
+    run = made_run(made_records(), settings={"meta-perser": {"title": "a|b"}})
+    assert r"a\|b" in tables.markdown(tables.score_table(run), "caption")
 
 
 @pytest.mark.parametrize("synthetic", ["", "listeners", "speech and listeners"])

@@ -218,7 +218,7 @@ def latex(table: Table, caption: str) -> str:
                      subset=(table.bold[column], [column]))
     numeric = (table.cells[column].str.match(r"[-+<]?\d|-$|all$|$").all() for column in table.cells)
     columns = "".join("r" if number else "l" for number in numeric)
-    lines = style.to_latex(hrules=True, caption=caption.translate(LATEX), column_format=columns).split("\n")
+    lines = style.to_latex(hrules=True, caption=_latex_words(caption), column_format=columns).split("\n")
     first = lines.index(r"\midrule") + 1
     for row in reversed(table.breaks):
         lines.insert(first + row, r"\midrule")
@@ -227,7 +227,12 @@ def latex(table: Table, caption: str) -> str:
 
 def _latex_cell(cell: str) -> str:
     """A cell escaped, with minus signs instead of hyphens."""
-    return re.sub(r"-(?=\d|$)", "$-$", re.sub(r"\s+", " ", cell).translate(LATEX))
+    return re.sub(r"-(?=\d|$)", "$-$", _latex_words(cell))
+
+
+def _latex_words(text: str) -> str:
+    """A text escaped, in one line."""
+    return re.sub(r"\s+", " ", text).translate(LATEX)
 
 
 def _first_word(cell: str, mark: str) -> str:
