@@ -16,7 +16,7 @@ import pytest
 import soundfile as sf
 from click.testing import CliRunner
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
-from made_phase2 import INSPECT, source
+from made_phase2 import INSPECT, choice_task, predictions, source
 
 from benchmarks.measure import Turns
 from benchmarks.overhead import overhead
@@ -27,17 +27,6 @@ from perser.phase2.scorers import SHOWN, question, verdict
 
 HERE = Path(__file__).parent
 pytestmark = INSPECT
-
-
-def choice_task(root, labels, name="X"):
-    """A one-audio classification task over the given labels, options a, b, c."""
-    rows = [{"file": f"{i:03d}", "instruction": f"Wording {i % 10}. The answer could be a, b, or c.", "label": label,
-             "audio": f"{i}.wav"} for i, label in enumerate(labels)]
-    folder = export.write_task(root, "Choice", name, rows, kind="classification", domain="speech",
-                               metrics=["accuracy"], description="d")
-    for i in range(len(labels)):
-        sf.write(folder / "data" / f"{i}.wav", np.sin(np.arange(800) / (9 + i)), 16000)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +90,6 @@ NASTY = {
     "lone surrogate": "a \ud800", "table": "| a | b |\n|---|---|\n## Heading", "empty": "",
     "quote": '", "correct": ["b"]',
 }
-
-
-def predictions(path, labels, answers):
-    path.write_text(json.dumps({f"{i:03d}": {"instruction": "?", "label": label, "sllm_name": "m",
-                                             "sllm_response": answer}
-                                for i, (label, answer) in enumerate(zip(labels, answers, strict=True))}))
-    return path
 
 
 class Grader(ModelAPI):

@@ -27,7 +27,7 @@ from perser.phase2.metrics import METRICS, parse_options
 from perser.phase2.scorers import graded, strict
 from perser.phase2.tasks import Phase2Task, load
 
-CONTROLS, LARGE = {"majority", "random", "oracle"}, {"cascade", "hf-audio"}
+CONTROLS, LARGE = {"majority", "random", "oracle"}, {"cascade", "zero-shot", "asr", "hf-audio"}
 QUIET = {"display": "log", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
          "log_model_api": False, "log_realtime": False}
 FACTS = ("task", "group", "domain", "kind", "commit", "synthetic")
@@ -51,7 +51,8 @@ def samples(task: Phase2Task) -> list[Sample]:
         options = (parse_options(row.instruction, row.labels) or vocabulary) if mode == "choice" else []
         text = ContentText(text="\n".join([row.instruction, *row.texts]))
         message = ChatMessageUser(content=[*(ContentAudio(audio=path, format="wav") for path in row.audios), text],
-                                  metadata={"instance": task.instance, "file": row.id})
+                                  metadata={"instance": task.instance, "file": row.id,
+                                                                  "metrics": list(task.metrics)})
         rows.append(Sample(id=f"{task.instance}/{row.id}", input=[message], target=list(row.labels), metadata={
             "instance": task.instance, "mode": mode, "metrics": list(task.metrics), "options": list(options),
             "labels": list(row.labels), "instruction": row.instruction, "sample": row.id,
@@ -150,7 +151,8 @@ def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | 
                               action="overwrite", display="none"))
             write_eval_log(logs[-1])
         else:
-            with Path(log.location).open("rb") as file:  # inspect takes half as long again to read from a path
+            path = log.location.removeprefix("file://")  # which logs of an earlier run begin with
+            with Path(path).open("rb") as file:  # inspect takes half as long again to read from a path
                 logs.append(read_eval_log(file))
     return logs
 
