@@ -20,7 +20,8 @@ value, positive when better; answers are cut to 8,192 characters before they are
 from importlib import import_module
 from types import ModuleType
 
-_MODULES = ("aggregate", "export", "listeners", "metrics", "models", "report", "runner", "scorers", "suite", "tasks")
+_MODULES = ("aggregate", "export", "listeners", "metrics", "models", "report", "runner", "scorers", "suite", "tasks",
+            "watch")
 
 
 def __getattr__(name: str) -> ModuleType:

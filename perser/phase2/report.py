@@ -1,9 +1,10 @@
 """The report of an output folder and its figure, from records alone; it contains no text written by a model."""
 
-import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
@@ -19,34 +20,62 @@ def plain(value: object) -> object:
     return re.sub(r"[^\w .,+:/()%#-]", "?", value)[:120] if isinstance(value, str) else value
 
 
-def write(out: str | Path, reference: str | None = None) -> str:
-    """Write `tasks.csv`, `domains.csv` and `report.md` under `out`; returns the report.
+def write(out: str | Path, reference: str | None = None, folders: Sequence[str | Path] = ()) -> str:
+    """Write `tasks.csv`, `rows.csv`, `domains.csv`, `differences.csv` and `report.md` under `out`; returns the report.
 
-    Also joins all models into `records.parquet` and `manifest.json`, which is all that a committed folder needs.
+    folders: whose records are joined, by default those of `out`. All models are also joined into `records.parquet` and
+    `manifest.json`, which is all that a committed folder needs.
     """
-    out, frame = Path(out), aggregate.read(out)
-    manifests = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/manifest.json"))}
+    out, folders = Path(out), list(folders) or [out]
+    frame, manifests = aggregate.read(*folders), aggregate.manifests(*folders)
+    out.mkdir(parents=True, exist_ok=True)
+    records.write(frame, out / "records.parquet")
     if manifests:
-        records.write(frame, out / "records.parquet")
         records.write_json(manifests, out / "manifest.json")
     table = aggregate.tasks(frame)
-    table.map(plain).to_csv(out / "tasks.csv", index=False)
+    counts = aggregate.counts(frame, manifests)
+    tables = {"tasks": table, "rows": counts}
     synthetic = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
     lines = ["# Phase-2 evaluation", "", f"Synthetic: {synthetic}." if synthetic else "", "", "## Per task",
              "Folds of a group are averaged with equal weight. Domains are inferred unless the data set states them.",
              "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
-             _markdown(pivot(table[table["main"].astype(bool)], "N/A"))]
+             _markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests)]
     models = sorted(set(frame["model"]))
     reference = reference or next((name for name in models if name.startswith("cascade/")), None)
     if reference in models:
-        compared = aggregate.domains(frame, reference)
-        compared.map(plain).to_csv(out / "domains.csv", index=False)
+        tables["domains"] = aggregate.domains(frame, reference)
+        tables["differences"] = aggregate.differences(frame, reference)
         lines += ["", f"## Relative improvement over {plain(reference)}", "Mean (as published), median and win rate "
                   "over groups, with 95 % intervals from resampled audio files. Groups are left out where the "
-                  "reference scores 0 or the model answers nothing.", "", _markdown(compared)]
+                  "reference scores 0 or the model answers nothing. Only questions with a verdict for both models "
+                  "count.", "", _markdown(tables["domains"]), "", f"## Difference from {plain(reference)} per data set",
+                  "Main metric, on the questions that both have answers to, with 95 % paired intervals.", "",
+                  _markdown(_side_by_side(tables["differences"]))]
+    for name, content in tables.items():
+        content.map(plain).to_csv(out / f"{name}.csv", index=False)
     text = "\n".join(lines) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
+
+
+def _rows(counts: pd.DataFrame, manifests: dict[str, dict]) -> list[str]:
+    """What became of the rows: a line per model and data set with other than answers, and the commonest errors."""
+    kinds = ["none", "missing", "skipped", "ungraded", "unparseable", "truncated", "cut"]
+    shown = counts[counts[kinds].sum(axis=1) > 0]
+    lines = ["", "## Rows without a usable answer", "none: nothing could be read as an answer; missing: asked "
+             "without success; skipped: bad data; ungraded, unparseable: by the grader; truncated: ended by the limit "
+             "of tokens; cut: only the beginning was heard.", "", _markdown(shown) if len(shown) else "None."]
+    errors = [f"- {plain(run['model'])}: {count} x {plain(error)}" for run in manifests.values()
+              for error, count in run.get("errors", {}).items()]
+    return [*lines, *(["", "Commonest errors:", "", *errors] if errors else [])]
+
+
+def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """Data sets by models: difference and interval as text."""
+    cells = [f"{row.difference:+.3f}" + (f" ({row.low:+.3f} to {row.high:+.3f})" if np.isfinite(row.low) else "")
+             if np.isfinite(row.difference) else None for row in table.itertuples()]
+    wide = table.assign(cell=cells).pivot(index=["instance", "metric"], columns="model", values="cell")
+    return wide.reset_index().rename_axis(columns=None)
 
 
 def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -57,7 +86,10 @@ def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    return tabulate(table.map(plain), headers="keys", tablefmt="github", floatfmt=".3f", showindex=False)
+    """A table with a dash where there is no number."""
+    shown = table.map(plain).astype(object)
+    return tabulate(shown.where(shown.notna(), None), headers="keys", tablefmt="github", floatfmt=".3f",
+                    missingval="-", showindex=False)
 
 
 @figures.styled

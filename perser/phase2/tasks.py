@@ -78,6 +78,8 @@ class Phase2Task:
     commit: str
     rows: tuple[Row, ...]
     synthetic: str = ""
+    skipped: int = 0  # rows that cannot be asked
+    dimension: str = ""  # of the first phase, where the task was part of it
 
 
 @cache
@@ -85,6 +87,16 @@ def catalogue() -> dict[str, dict[str, str]]:
     """The 282 known data sets by instance name; their domains and subdomains are inferred, not official."""
     with Path(__file__).with_name("catalogue.csv").open(encoding="utf-8", newline="") as file:
         return {row["instance"]: row for row in csv.DictReader(file)}
+
+
+def prediction_keys(instance: str, file: str) -> tuple[str, ...]:
+    """Under what keys a prediction file may hold a row's answer; the last one is the organisers'.
+
+    >>> prediction_keys("SuperbER_X", "a/b.flac")[1:]
+    ('SuperbER_X/SuperbER_X_b.wav', 'a/b.flac', 'SuperbER_X_b.wav')
+    """
+    key = f"{instance}_{Path(file).stem}.wav"
+    return f"{instance}/{file}", f"{instance}/{key}", file, key
 
 
 def read_instance(path: Path) -> tuple[Instance, list[str]]:

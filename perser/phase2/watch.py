@@ -1,0 +1,98 @@
+"""A run as it is watched: what it will cost, how far it is, and when a server that fails is asked no more."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from time import monotonic
+from typing import TextIO
+
+import anyio
+from inspect_ai.solver import Generate, Solver, TaskState, solver
+
+TIMEOUT, RETRIES, GIVE_UP = 300.0, 5, 20  # seconds for a question with its retries; its retries; failures in a row
+SECONDS_BETWEEN = 60.0  # lines of progress, where there is no terminal
+_watch: ContextVar["Watch | None"] = ContextVar("watch", default=None)
+
+
+def reason(error: object) -> str:
+    """One line of what went wrong, with the start of what a server sent if it was no JSON."""
+    text, sent = " ".join(str(getattr(error, "message", None) or error).split()), getattr(error, "doc", None)
+    if isinstance(sent, str):
+        text = f"{text}; the server sent {sent[:80]!r}"
+    return text[:300] or type(error).__name__
+
+
+class Watch:
+    """Counts a model's answers. A question fails after `timeout` seconds, and all others after GIVE_UP in a row.
+
+    A server that is down or hangs so costs about GIVE_UP / concurrent questions x `timeout`. Without a timeout, as for
+    models of this process, which answer or raise, there is no such bound.
+    """
+
+    def __init__(self, name: str, total: int, timeout: float | None = None, stream: TextIO | None = None) -> None:
+        """stream: where progress is shown, in place on a terminal, elsewhere a line a minute."""
+        self.name, self.total, self.timeout, self.stream = name, total, timeout, stream
+        self.answered = self.failed = self.row = 0
+        self.start = self.shown = monotonic()
+
+    async def ask(self, state: TaskState, generate: Generate) -> TaskState:
+        """One question. Raises RuntimeError with one line where there is no answer."""
+        if self.timeout and self.row >= GIVE_UP:
+            raise RuntimeError(f"not asked: {GIVE_UP} questions in a row had failed")
+        try:
+            with anyio.fail_after(self.timeout) if self.timeout else nullcontext():
+                state = await generate(state)
+            if not state.output.choices:
+                raise RuntimeError(f"the server sent no choices {state.output.error or ''}".strip())
+        except Exception as error:  # whatever a provider raises
+            self.failed, self.row = self.failed + 1, self.row + 1
+            late = isinstance(error, TimeoutError) and self.timeout
+            raise RuntimeError(f"no answer within {self.timeout:g} s" if late else reason(error)) from error
+        finally:
+            self.show()
+        self.answered, self.row = self.answered + 1, 0
+        return state
+
+    def show(self) -> None:
+        """Write the progress, if it is time."""
+        now, terminal = monotonic(), bool(self.stream) and self.stream.isatty()
+        if not self.stream or now - self.shown < (0.5 if terminal else SECONDS_BETWEEN):
+            return
+        self.shown, done = now, self.answered + self.failed
+        left = (now - self.start) / max(1, done) * max(0, self.total - done)
+        line = f"{self.name}: {done} of {self.total} questions, {self.failed} failed, about {duration(left)} left"
+        self.stream.write(f"\r{line}\x1b[K" if terminal else f"{line}\n")
+        self.stream.flush()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While this lasts, the questions that are asked are this watch's."""
+        token = _watch.set(self)
+        try:
+            yield
+        finally:
+            _watch.reset(token)
+            if self.stream and self.stream.isatty():
+                self.stream.write("\r\x1b[K")
+
+
+@solver
+def asked() -> Solver:
+    """Generate, watched if the run is."""
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        watch = _watch.get()
+        return await (watch.ask(state, generate) if watch else generate(state))
+
+    return solve
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(20), duration(150), duration(9000)
+    ('20 s', '3 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
