@@ -13,8 +13,8 @@ from benchmarks import measure
 from benchmarks.measure import Turns
 from perser import features as store
 from perser import seeds
+from perser.audio import RATE
 from perser.features import upstreams
-from perser.features.audio import RATE
 
 CLIPS = 1000
 SECONDS = (1.0, 9.0)  # of a clip, drawn evenly; IEMOCAP's last 4.5 s on average
@@ -65,7 +65,8 @@ def _model(folder: Path, config: dict) -> Path:
 def _plain_model(folder: Path, device: torch.device) -> torch.nn.Module:
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(folder).to(device).eval()
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
+    return model.to(device).eval()
 
 
 def _corpus(folder: Path, clips: int, seconds: tuple[float, float]) -> SimpleNamespace:

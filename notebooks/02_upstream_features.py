@@ -43,10 +43,10 @@ print("clips, layers, width:", tuple(matrix.shape))
 # features alone and in a batch with longer clips. The largest difference is shown.
 
 # %%
-waves = [perser.features.audio.read(path) for path in loaded.clips["path"].iloc[:6]]
+waves = [perser.audio.read(path) for path in loaded.clips["path"].iloc[:6]]
 batched = model(waves)
 alone = torch.cat([model([wave]) for wave in waves])
-print("seconds of the six clips:", *(round(len(wave) / perser.features.audio.RATE, 1) for wave in waves))
+print("seconds of the six clips:", *(round(len(wave) / perser.audio.RATE, 1) for wave in waves))
 print(f"largest difference: {float((batched - alone).abs().max()):.0e}")
 
 # %% [markdown]

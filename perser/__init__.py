@@ -21,7 +21,7 @@ _NAMES = {
     "claims": "perser.analysis.claims", "report": "perser.analysis.report",
     "experiments": "perser.analysis.experiments", "agreement": "perser.corpora.agreement",
     "walkthrough": "perser.walkthrough", "corpora": "perser.corpora", "features": "perser.features",
-    "audio": "perser.features.audio", "upstreams": "perser.features.upstreams",
+    "audio": "perser.audio", "upstreams": "perser.features.upstreams",
     "phase2": "perser.phase2", "scores": "perser.scores",
 }
 __all__ = [*_NAMES]

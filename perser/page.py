@@ -12,12 +12,11 @@ import pandas as pd
 from scipy.special import entr
 
 from perser.analysis import verdicts
+from perser.audio import KINDS
 from perser.corpora.agreement import Votes, others, votes
 from perser.records import whole
 
 TEMPLATE = Path(__file__).with_name("page.html")
-MIME = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".opus": "audio/ogg",
-        ".m4a": "audio/mp4", ".aac": "audio/aac", ".webm": "audio/webm"}
 DISPUTED = 12  # clips shown
 EMBEDDED, EMBEDDED_SUM = 500_000, 5_000_000  # bytes of a clip, and of all, in the page; other clips are linked
 WIDTH, HEIGHT = 420, 180  # of the learning curve
@@ -126,7 +125,7 @@ def _disputed(findings: Findings, cast: Votes, folder: Path) -> list[dict]:
 
 def _audio(path: Path, folder: Path, room: int) -> str:
     """A data URI of a short clip, a relative link to a longer one, nothing where there is no audio."""
-    kind = MIME.get(path.suffix.lower())
+    kind = KINDS.get(path.suffix.lower())
     if not kind or not path.is_file():
         return ""
     if path.stat().st_size > min(EMBEDDED, room * 3 // 4):

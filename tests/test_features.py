@@ -185,22 +185,43 @@ def test_one_entry_serves_clips_with_the_same_audio(few, store, log):
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(few):
-    with pytest.raises(UserError, match="changed while it was read; run the same command again"):
-        storage._read(few / "000.wav", "digest of what it was")
+    problems = {}
+    assert storage._read(few / "000.wav", "digest of what it was", problems) is None
+    assert str(problems[few / "000.wav"]).endswith("changed while it was read; run the same command again")
 
 
-def test_a_bad_clip_is_named_and_the_batches_before_it_stay(clips, store, log, tmp_path):
+def spoilt(path, size):
+    """A clip of NaN with so many samples; the number decides in which batch it is."""
+    soundfile.write(path, np.full(size, np.nan, "float32"), 16_000, subtype="FLOAT")
+
+
+def test_a_bad_clip_costs_itself_only(clips, store, log, tmp_path):
     shutil.copytree(clips, tmp_path / "bad")
     bad = tmp_path / "bad" / "bad.wav"
-    soundfile.write(bad, np.full(4_000, np.nan, "float32"), 16_000, subtype="FLOAT")  # longest, so last
-    with pytest.raises(UserError, match=r"bad\.wav: the audio holds NaN"):
-        features.extract(corpus_of(tmp_path / "bad"), counting(log), store, "none")
-    assert computed(log) == [32, 32, 32]
+    spoilt(bad, 10)  # shortest, so in the first batch
+    corpus = corpus_of(tmp_path / "bad")
+    with pytest.raises(features.ClipsError, match=r"bad\.wav: the audio holds NaN") as caught:
+        features.extract(corpus, counting(log), store, "none")
+    assert computed(log) == [31, 32, 32, 5] and list(caught.value.problems) == [str(bad)]
     bad.unlink()
-    with pytest.raises(UserError, match=r"bad\.wav: no such audio file"):
-        features.extract(SimpleNamespace(clips=pd.DataFrame({"path": [str(bad)]})), counting(log), store)
-    features.extract(corpus_of(tmp_path / "bad"), counting(log), store, "none")
-    assert computed(log) == [32, 32, 32, 4]
+    with pytest.raises(features.ClipsError, match=r"bad\.wav: no such audio file"):
+        features.extract(corpus, counting(log), store, "none")
+    matrix = features.extract(corpus_of(tmp_path / "bad"), counting(log), store, "none")
+    assert computed(log) == [31, 32, 32, 5]  # all good ones were kept
+    assert torch.equal(matrix, features.extract(corpus_of(clips), counting(log), tmp_path / "fresh", "none"))
+
+
+@pytest.mark.parametrize("normalise", ["none", "corpus"])
+def test_of_many_bad_clips_ten_are_named_in_one_line(few, store, log, normalise):
+    for index in range(12):
+        spoilt(few / f"nan{index:02}.wav", 100 + index)
+    (few / "empty.wav").touch()
+    with pytest.raises(UserError, match=r"^13 clips cannot be used: ") as caught:
+        features.extract(corpus_of(few), counting(log), store, normalise)
+    text = str(caught.value)
+    assert text.count(".wav (") == 10 and ", and 3 more; replace them or remove their rows" in text and "\n" not in text
+    assert "empty.wav (unreadable audio (the file is empty))" in text
+    assert computed(log) == ([5] if normalise == "none" else [])  # the mean of the corpus is not known yet
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -212,8 +233,37 @@ def test_features_that_are_not_finite_are_refused_and_not_stored(few, store, val
     longest = max(map(len, waves_of(corpus_of(few))))
     upstream = upstreams.Upstream("broken", "broken-1", 2, 3, True, True, embed)
     for _ in range(2):  # nothing was stored that the second call could give back
-        with pytest.raises(UserError, match=r"\.wav: the upstream gives NaN or infinite features; check the file"):
+        with pytest.raises(UserError, match=r"\.wav: broken features are NaN or infinite; check the file"):
             features.extract(corpus_of(few), upstream, store, "none")
+
+
+def test_a_model_that_gives_no_finite_features_is_told_of_at_its_first_batch(clips, store):
+    calls = []
+
+    def embed(waves):
+        calls.append(len(waves))
+        return torch.full((len(waves), 2, 3), float("nan"))
+    upstream = upstreams.Upstream("broken", "broken-1", 2, 3, True, True, embed)
+    with pytest.raises(UserError, match=r"\.wav: broken features .*as for all 32 clips .*the model's weights$"):
+        features.extract(corpus_of(clips), upstream, store, "none")
+    assert calls == [32]
+
+
+def test_a_flipped_byte_anywhere_in_a_store_is_seen_or_without_effect(few, store, log):
+    upstream = counting(log, width=40)
+    expected = features.extract(corpus_of(few), upstream, store)
+    data, random, refused = store / "data.mdb", np.random.default_rng(0), 0
+    content = data.read_bytes()
+    for place in random.integers(len(content), size=150):
+        spoiled = bytearray(content)
+        spoiled[place] ^= 1 << int(random.integers(8))
+        data.write_bytes(spoiled)
+        try:
+            assert torch.equal(features.extract(corpus_of(few), upstream, store), expected)
+        except UserError as error:
+            refused += 1
+            assert str(store) in str(error) and "\n" not in str(error)
+    assert 10 < refused < 150  # a part of the pages is empty
 
 
 def test_the_upstream_says_how_waveforms_are_normalised_unless_the_caller_does(few, store, log):

@@ -1,6 +1,7 @@
 """The rules of the library's code: imports run one way, functions are short, names say what things are."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ import perser
 
 PACKAGE = Path(perser.__file__).parent
 # A file or folder imports only from those before it and, in a folder, from the folder.
-ORDER = ("errors seeds provenance records scores settings corpora analysis features kernels model data episodes adapt "
-         "evaluate methods experiment checkpoints protocol plan workers personal page team walkthrough search phase2 cli "
-         "__main__").split()
+ORDER = ("errors seeds provenance records scores settings audio corpora analysis features kernels model data episodes "
+         "adapt evaluate methods experiment checkpoints protocol plan workers personal page team walkthrough search "
+         "phase2 cli __main__").split()
 ANALYSIS = {"errors", "records", "scores", "corpora.agreement", "analysis"}  # all that tables and figures read
 TORCH = {"torch", "torchaudio", "transformers"}
 WORDS = {"found", "each", "said", "way", "beside"}  # they name nothing
@@ -171,3 +172,48 @@ def test_the_checks_see_what_they_forbid():
     source = ("import a as found\ndef way(each, *, said=1):\n    beside = self.found\n    f(way=2)\n"
               "class A:\n    said: int\n'found each way'\n")
     assert len(empty_names(ast.parse(source))) == 8
+
+
+SOURCES = sorted(path for folder in ("perser", "tools", "benchmarks") for path in (PACKAGE.parent / folder).rglob("*.py"))
+
+
+def unsafe_loading(source: ast.Module) -> list[str]:
+    """Calls of from_pretrained that could run a model's own code, or open pickled weights.
+
+    Arguments may come from a constant of the file that is a dict, as in **SAFE.
+    """
+    constants = {node.targets[0].id: node.value for node in source.body
+                 if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)}
+    bad = []
+    for node in ast.walk(source):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg}
+            for keyword in node.keywords:
+                if keyword.arg is None and (value := constants.get(ast.unparse(keyword.value))):
+                    given |= {ast.literal_eval(key): ast.unparse(part) for key, part in zip(value.keys, value.values)}
+            loads = re.search(r"\bAutoModel|\bloader$", ast.unparse(node.func.value))
+            if given.get("trust_remote_code") != "False" or (
+                    loads and given.get("use_safetensors") != "True" and "gguf_file" not in given):
+                bad.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return bad
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
+def test_no_model_from_outside_brings_code(path):
+    assert not unsafe_loading(tree(path))
+
+
+def test_unsafe_loading_is_seen():
+    source = """SAFE = {"use_safetensors": True, "trust_remote_code": False}
+HALF = {"trust_remote_code": False}
+AutoModel.from_pretrained(a, **SAFE)
+AutoConfig.from_pretrained(a, **HALF)
+AutoTokenizer.from_pretrained(a, trust_remote_code=False)
+AutoModelForCausalLM.from_pretrained(a, gguf_file=b, trust_remote_code=False)
+AutoModel.from_pretrained(a, **HALF)
+AutoConfig.from_pretrained(a)
+transformers.AutoProcessor.from_pretrained(a, trust_remote_code=True)
+loader.from_pretrained(a, **other)
+"""
+    assert [line.split(":")[0] for line in unsafe_loading(ast.parse(source))] == [f"line {n}" for n in (7, 8, 9, 10)]
+    assert any("from_pretrained" in path.read_text() for path in SOURCES)

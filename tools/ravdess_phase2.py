@@ -12,8 +12,8 @@ import click
 import numpy as np
 import soundfile as sf
 
+from perser import audio
 from perser.errors import UserError
-from perser.features import audio
 from perser.phase2.export import review, write_task
 from perser.phase2.suite import LEADS
 from perser.seeds import rng

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile
 
+from perser import audio
 from perser.errors import UserError
 
 MARKER = "SYNTHETIC.json"  # at the top of an embedded corpus, written last
@@ -103,15 +103,10 @@ def read_marker(root: Path) -> dict | None:
 
 
 def seconds(path: Path, needed_by: str) -> float:
-    """Length of an audio file from its header. UserError: the file is missing or unreadable."""
+    """Length of an audio file. UserError: the file is missing, unreadable or cut short."""
     if not path.is_file():
         raise UserError(f"{needed_by}: its audio file {path} is missing; restore it or remove the entry")
-    if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
-        raise UserError(f"{path}: is a git-lfs pointer, not audio; run `git lfs pull` in the corpus's folder")
-    try:
-        return float(soundfile.info(str(path)).duration)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as audio ({' '.join(str(error).split())}); replace it") from None
+    return audio.length(path)
 
 
 def read_text(path: Path) -> str:

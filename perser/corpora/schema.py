@@ -23,13 +23,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from perser import audio
 from perser.corpora.base import Corpus, nearest
 from perser.errors import UserError
 from perser.records import whole
 
 COLUMNS = ("clip", "listener", "label", "speaker", "session")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-KINDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
+KINDS = tuple(audio.KINDS)
 READY = (".parquet", ".csv", ".npy")  # features instead of audio
 NEEDED = "the columns are clip, listener and label, or one column per class instead of label"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}

@@ -19,8 +19,8 @@ import torch
 from lmdb import verify
 from tqdm import tqdm
 
+from perser import audio
 from perser.errors import UserError
-from perser.features import audio
 from perser.features.upstreams import Upstream
 
 FORMAT = b"perser features 1"
@@ -35,6 +35,19 @@ Clip = tuple[str, str]  # path, digest of the file's content
 log = logging.getLogger(__name__)
 
 
+class ClipsError(UserError):
+    """Clips that have no features, all in one line. problems: the line of every clip, by path."""
+
+    def __init__(self, problems: dict[str, str]):
+        """One problem speaks for itself; of many, ten are named."""
+        self.problems = problems
+        named = [f"{path} ({text.removeprefix(f'{path}: ').partition('; ')[0]})" for path, text in problems.items()]
+        more = [f"and {len(named) - 10} more"] if len(named) > 10 else []
+        super().__init__(next(iter(problems.values())) if len(problems) == 1 else
+                         f"{len(named)} clips cannot be used: {', '.join(named[:10] + more)}; replace them or remove "
+                         "their rows")
+
+
 def extract(corpus, upstream: Upstream, store: str | os.PathLike,
             normalise: str | tuple[float, float] | None = None, progress: bool = False) -> torch.Tensor:
     """Features of a corpus's clips: float32 (clips, layers, width), in the order of corpus.clips.index.
@@ -43,18 +56,19 @@ def extract(corpus, upstream: Upstream, store: str | os.PathLike,
     applied to waveforms before the upstream: "corpus" uses one mean and sd over all samples of all clips, "clip" the
     upstream's own recipe, "none" nothing, a pair (mean, sd) is used as given, e.g. that of the corpus a model was
     trained on, and None is what the upstream asks for. EMO-SUPERB uses the mean and sd of the training split; that of
-    the corpus serves all folds. UserError: bad audio, features that are NaN or infinite, a damaged or foreign store,
-    another format, a full disk.
+    the corpus serves all folds. ClipsError: bad audio, features that are NaN or infinite; those of all other clips are
+    kept, unless the mean of the corpus is unknown without the bad ones. UserError: a damaged or foreign store, another
+    format, a full disk.
     """
     normalise = upstream.normalise if normalise is None else normalise
-    clips = _contents(corpus)
+    clips, bad = _contents(corpus)
     with _opened(Path(store)) as environment:
         if normalise == "corpus":
-            normalise = _moments(environment, clips, progress)
+            normalise = _moments(environment, clips, bad, progress)
         prepare, setting = _preparation(normalise, upstream)
         keys = [_key(digest, upstream.identity, setting) for _, digest in clips]
         _complete(environment, dict(zip(keys, clips)), lambda waves: upstream(list(map(prepare, waves))).numpy(),
-                  f"{upstream.name} features" if progress else None)
+                  f"{upstream.name} features", bad, progress)
         features = torch.empty(len(keys), upstream.layers, upstream.width)
         for index, matrix in enumerate(_values(environment, keys)):
             features[index] = torch.from_numpy(matrix)
@@ -64,17 +78,25 @@ def extract(corpus, upstream: Upstream, store: str | os.PathLike,
 def moments(corpus, store: str | os.PathLike, progress: bool = False) -> tuple[float, float]:
     """Mean and sd over all samples of all clips, computed once per clip. UserError: as for `extract`."""
     with _opened(Path(store)) as environment:
-        return _moments(environment, _contents(corpus), progress)
+        return _moments(environment, *_contents(corpus), progress)
 
 
-def _contents(corpus) -> list[Clip]:
-    return [(path, audio.digest(path)) for path in map(str, corpus.clips["path"])]
+def _contents(corpus) -> tuple[list[Clip], dict[str, str]]:
+    """The clips that are there, and the problems of the others by path."""
+    clips, bad = [], {}
+    for path in map(str, corpus.clips["path"]):
+        try:
+            clips.append((path, audio.digest(path)))
+        except UserError as error:
+            bad[path] = str(error)
+    return clips, bad
 
 
-def _moments(environment: lmdb.Environment, clips: list[Clip], progress: bool) -> tuple[float, float]:
+def _moments(environment: lmdb.Environment, clips: list[Clip], bad: dict[str, str],
+             progress: bool) -> tuple[float, float]:
     keys = [_key(digest, "moments") for _, digest in clips]
-    _complete(environment, dict(zip(keys, clips)), lambda waves: map(_sums, waves),
-              "mean and sd of the corpus" if progress else None)
+    _complete(environment, dict(zip(keys, clips)), lambda waves: map(_sums, waves), "mean and sd of the corpus", bad,
+              progress)
     samples, total, squares = np.sum(list(_values(environment, keys)), axis=0)
     mean = total / samples
     return float(mean), math.sqrt(max(squares / samples - mean**2, 0)) or 1.0
@@ -99,37 +121,49 @@ def _preparation(normalise: str | tuple[float, float], upstream: Upstream) -> tu
 
 def _key(digest: str, *settings: str) -> bytes:
     text = "\x1f".join([digest, repr(audio.SECONDS), *settings])
-    return hashlib.blake2b(text.encode(), digest_size=32).digest()
+    # A constant prefix leaves the order of keys as it was, and with it the batches and the last bits of features.
+    return f"{audio.VERSION} ".encode() + hashlib.blake2b(text.encode(), digest_size=32).digest()
 
 
 def _complete(environment: lmdb.Environment, wanted: dict[bytes, Clip],
-              compute: Callable[[list[Wave]], Iterable[np.ndarray]], label: str | None) -> None:
-    """Compute and write the entries of `wanted` that are not stored yet.
+              compute: Callable[[list[Wave]], Iterable[np.ndarray]], label: str, bad: dict[str, str],
+              progress: bool) -> None:
+    """Compute and write the entries of `wanted` that are not stored yet; ClipsError in the end if there are `bad` ones.
 
     Batches are cut from all wanted clips, not from the missing ones: after a kill, the same clips are computed
     together as without it, so that results agree to the last bit.
     """
     order = sorted(wanted, key=lambda key: (Path(wanted[key][0]).stat().st_size, key))
-    with tqdm(total=len(order), desc=label, unit="clip", disable=None if label else True) as bar:
+    with tqdm(total=len(order), desc=label, unit="clip", disable=None if progress else True) as bar:
         for start in range(0, len(order), BATCH):
             batch = order[start:start + BATCH]
             with environment.begin() as reading:
                 missing = [key for key in batch if reading.get(key) is None]
-            if missing:
-                values = [*compute([_read(*wanted[key]) for key in missing])]
-                for key, value in zip(missing, values, strict=True):
-                    if not np.isfinite(value).all():
-                        raise UserError(f"{wanted[key][0]}: the upstream gives NaN or infinite features; check the "
-                                        "file and the model's weights")
-                _write(environment, zip(missing, values, strict=True))
-                log.debug("stored %d of clips %d to %d", len(missing), start, start + len(batch))
+            waves = {key: wave for key in missing if (wave := _read(*wanted[key], bad)) is not None}
+            if waves:
+                values = dict(zip(waves, compute([*waves.values()]), strict=True))
+                infinite = [wanted[key][0] for key, value in values.items() if not np.isfinite(value).all()]
+                bad |= {path: f"{path}: {label} are NaN or infinite; check the file and the model's weights"
+                        for path in infinite}
+                if len(infinite) == len(waves) > 1:
+                    raise UserError(f"{infinite[0]}: {label} are NaN or infinite, as for all {len(waves)} clips of its "
+                                    "batch; check the model's weights")
+                _write(environment, {key: value for key, value in values.items() if wanted[key][0] not in bad}.items())
+                log.debug("stored %d of clips %d to %d", len(values), start, start + len(batch))
             bar.update(len(batch))
+    if bad:
+        raise ClipsError(bad)
 
 
-def _read(path: str, digest: str) -> Wave:
-    wave = audio.read(path)
-    if audio.digest(path) != digest:
-        raise UserError(f"{path}: changed while it was read; run the same command again")
+def _read(path: str, digest: str, bad: dict[str, str]) -> Wave | None:
+    """A clip's waveform; None with the problem in `bad` where it cannot be used."""
+    try:
+        wave = audio.read(path)
+        if audio.digest(path) != digest:
+            raise UserError(f"{path}: changed while it was read; run the same command again")
+    except UserError as error:
+        bad[path] = str(error)
+        return None
     return wave
 
 

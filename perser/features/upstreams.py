@@ -22,9 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import compute_deltas
 from torchaudio.transforms import MelSpectrogram
 
+from perser.audio import RATE
 from perser.errors import UserError
 from perser.features import packaged
-from perser.features.audio import RATE
 
 # Name -> hub repository, revision, required start of the commit. The authors' own revisions hold pickles only; these
 # are the hub's conversions of the same weights to safetensors, which cannot run code. wav2vec2-large is S3PRL's
@@ -317,7 +317,7 @@ class _Transformer:
         try:
             with packaged.quiet():
                 return getattr(transformers, MEL_FAMILIES[self.config.model_type]).from_pretrained(
-                    self.folder, local_files_only=True)
+                    self.folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise UserError(f"{self.folder}/preprocessor_config.json: cannot be used ({_line(error)}); download the "
                             "model again") from None

@@ -13,11 +13,11 @@ import numpy as np
 import soundfile as sf
 import torch
 
+from perser import audio
 from perser.corpora import Corpus
 from perser.data import Data, from_corpus
 from perser.errors import UserError
 from perser.experiment import Experiment
-from perser.features import audio
 from perser.phase2.export import FEWEST_ROWS, MOST_SECONDS, numbered, write_task
 from perser.protocol import Protocol
 from perser.seeds import rng

@@ -24,9 +24,9 @@ import soundfile as sf
 import torch
 from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 
-from perser import personal, records
+from perser import audio, personal, records
 from perser.errors import UserError
-from perser.features import audio, packaged
+from perser.features import packaged
 from perser.features.upstreams import whisper_states
 from perser.phase2.listeners import examples
 from perser.phase2.metrics import key, parse_options, read_number
@@ -194,7 +194,7 @@ class HfAudio(Provider):
         from transformers.utils import is_mistral_common_available
 
         self.device, kind_of_number = _placement(device, dtype)
-        config = transformers.AutoConfig.from_pretrained(model_name, revision=revision)
+        config = transformers.AutoConfig.from_pretrained(model_name, revision=revision, trust_remote_code=False)
         kind, classes = config.model_type, config.architectures or [""]
         if kind in REFUSED:
             raise UserError(f"hf-audio/{model_name}: {REFUSED[kind]}; serve the model with vLLM and name it "
@@ -204,7 +204,8 @@ class HfAudio(Provider):
             raise UserError(f"hf-audio/{model_name}: its template is in the package mistral-common, which requires an "
                             "older numpy than it needs: pip install --no-deps mistral-common pydantic-extra-types "
                             "pycountry; or serve the model with vLLM and name it openai-api/NAME/MODEL")
-        self.processor = transformers.AutoProcessor.from_pretrained(model_name, revision=revision)
+        self.processor = transformers.AutoProcessor.from_pretrained(model_name, revision=revision,
+                                                                    trust_remote_code=False)
         self.processor.tokenizer.padding_side = "left"
         loader = getattr(transformers, TEXT_PART.get(kind, classes[0]), transformers.AutoModelForMultimodalLM)
         self.model = loader.from_pretrained(model_name, revision=revision, dtype=kind_of_number, device_map=device_map,
@@ -270,7 +271,7 @@ class Recogniser:
         folder = _resolve(name)
         self.device, kind = _placement(device, dtype)
         with packaged.quiet():
-            self.processor = AutoProcessor.from_pretrained(folder, revision=revision)
+            self.processor = AutoProcessor.from_pretrained(folder, revision=revision, trust_remote_code=False)
             self.model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, revision=revision, dtype=kind, **SAFE)
         self.model = self.model.to(self.device).eval()
         weights = hashlib.blake2b(digest_size=8)
@@ -355,7 +356,7 @@ class Cascade(Provider):
         self.recogniser, folder = Recogniser(recogniser, device, dtype, store=store), _resolve(reader)
         self.device, kind = _placement(device, dtype)
         with packaged.quiet():
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
             self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
             self.llm = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **SAFE).to(self.device).eval()
 

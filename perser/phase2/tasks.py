@@ -7,7 +7,6 @@ import ast
 import csv
 import glob
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -17,14 +16,16 @@ from operator import itemgetter
 from pathlib import Path
 
 import json_repair
+import numpy as np
 import pyarrow.parquet as pq
 import soundfile as sf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from perser import audio
 from perser.errors import UserError
 from perser.phase2.metrics import KINDS, METRICS, canonical
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+AUDIO_SUFFIXES = tuple(audio.KINDS)
 COLUMN = re.compile(r"(audio|text|label|file|instruction)_?(\d*)")
 FOLD = re.compile(r"-(?:Fold|Session)\d+$")
 DEFAULT_METRIC = {"classification": "accuracy", "regression": "LCC", "sequence_generation": "WER"}
@@ -337,9 +338,11 @@ def _cached(data: bytes, cache_dir: Path) -> str:
             if data[:4] == b"RIFF":
                 partial.write_bytes(data)
             else:
-                samples, rate = sf.read(io.BytesIO(data), dtype="int16")
-                sf.write(partial, samples, rate, format="WAV")
-        except sf.LibsndfileError as error:
+                partial.write_bytes(data)
+                sound = audio.samples(partial)  # floats of loud lossy files are clipped; integers would wrap around
+                whole = np.round(sound.samples * 32768).clip(-32768, 32767).astype(np.int16)
+                sf.write(partial, whole, sound.rate, format="WAV")
+        except UserError as error:
             raise UserError(f"audio cannot be decoded ({error})") from error
         partial.replace(target)
     return str(target.resolve())

@@ -1,15 +1,15 @@
 """Measures the prosodic cues that a listener hears, in a few milliseconds per clip."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import soundfile
 from joblib import Parallel, delayed
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.signal import find_peaks, resample_poly
+from scipy.signal import find_peaks
 
-from perser.errors import UserError
+from perser import audio
 
 CUES = ("level", "dynamics", "pitch", "span", "rate", "pauses", "slope")
 _RATE, _HOP, _WINDOW = 16_000, 160, 640
@@ -60,20 +60,13 @@ def _pitch(power: np.ndarray) -> tuple[float, float]:
 
 
 def measure(paths: Sequence[str], jobs: int = 2) -> pd.DataFrame:
-    """Cues of many files, one row per path. UserError: a file is unreadable, empty or not finite."""
+    """Cues of many files, one row per path. UserError: as for `perser.audio.samples`."""
     rows = Parallel(n_jobs=jobs, prefer="threads")(delayed(_file)(path) for path in paths)
     return pd.DataFrame(np.array(rows).reshape(-1, len(CUES)), columns=list(CUES))
 
 
 def _file(path: str) -> np.ndarray:
-    try:
-        wave, rate = soundfile.read(path, dtype="float64", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as audio ({error}); replace or remove it") from None
-    mono = wave.mean(axis=1)
-    if mono.size == 0 or not np.isfinite(mono).all():
-        raise UserError(f"{path}: holds no finite samples; replace or remove it")
-    return cues(mono if rate == _RATE else resample_poly(mono, _RATE, rate))
+    return cues(audio.read(path, math.inf).astype(np.float64))
 
 
 def standardise(cues: pd.DataFrame, speakers: Sequence[str]) -> np.ndarray:
