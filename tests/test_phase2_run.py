@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile as sf
 from click.testing import CliRunner
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
 from made_phase2 import INSPECT, choice_task, predictions, source
@@ -128,7 +127,7 @@ def grader():
 def test_a_hostile_answer_changes_neither_the_report_nor_other_scores(tmp_path, grader):
     count = len(NASTY)
     labels = ["a", "b", "c"] * count
-    harmless = ["b"] * count + ["a", "b", "c"] * ((len(labels) - count) // 3)
+    harmless = ["b"] * (count - 2) + ["", ""] + ["a", "b", "c"] * ((len(labels) - count) // 3)
     nasty = [*NASTY.values(), *harmless[count:]]
     root = choice_task(tmp_path / "t", labels)
     loaded = tasks.load(root)[0]

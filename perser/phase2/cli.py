@@ -40,6 +40,8 @@ Serve a large model, on one machine or on several behind one address, and name t
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder of local data sets, by name.")
 @click.option("--grader", help="Model that grades in addition to the deterministic scorer, e.g. openai/gpt-4o.")
 @click.option("--reference", help="Model to compare the others with. Default: the cascade, if it was evaluated.")
+@click.option("--text/--no-text", "texts", default=True, show_default=True, help="Show models the column `text`, as "
+              "the first phase does and the second does not.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows of each data set.")
 @click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Questions per batch of a local model.")
 @click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(min=1), help="Seconds for an "
@@ -106,20 +108,21 @@ def _pairs(texts: tuple[str, ...], option: str) -> dict[str, Any]:
 
 
 def _list(tasks: str | None, data: str | None, out: str | None) -> None:
-    from perser.phase2.tasks import coverage, load
+    from perser.phase2.tasks import coverage, described, load
 
     cache = str(Path(out or ".") / "audio")
     loaded, problems = load(tasks, data, cache, limit=1, fetch=False) if tasks else ([], [])
-    table = coverage(loaded)
+    table = coverage(loaded, described(tasks) if tasks else ())
     click.echo(tabulate(table, headers="keys"))
     click.echo(f"{sum(row['sets'] for row in table)} data sets in {len(table)} groups (folds together), "
                f"{sum(row['loaded'] for row in table)} loaded; "
+               f"{sum(row['state'] == 'data missing' for row in table)} groups lack only the data; "
                f"{sum(row['sets'] for row in table if row['state'].startswith('unsupported'))} unsupported")
     click.echo("".join(f"! {problem}\n" for problem in problems), nl=False, err=True)
 
 
 def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: str | None, reference: str | None,
-              limit: int | None, **options: Any) -> None:
+              limit: int | None, texts: bool, **options: Any) -> None:
     """Run every model and print the report; `options` are those of `runner.run`."""
     from perser.phase2 import report, runner
     from perser.phase2.tasks import load
@@ -127,7 +130,7 @@ def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: st
     logging.getLogger("httpx").setLevel(logging.WARNING)
     source = {"tasks": str(Path(tasks).absolute()), "data": data, "cache_dir": str(out.absolute() / "audio"),
               "limit": limit}
-    loaded, problems = load(tasks, data, source["cache_dir"], limit=limit)
+    loaded, problems = load(tasks, data, source["cache_dir"], limit=limit, texts=texts)
     click.echo("".join(f"! {problem}\n" for problem in problems), nl=False, err=True)
     if not loaded:
         raise UserError(f"{tasks}: no data set can be run; see the lines above")
