@@ -29,6 +29,9 @@ from transformers import (
     GraniteSpeechFeatureExtractor,
     GraniteSpeechForConditionalGeneration,
     GraniteSpeechProcessor,
+    MusicFlamingoConfig,
+    MusicFlamingoForConditionalGeneration,
+    MusicFlamingoProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5OmniConfig,
     Qwen2_5OmniForConditionalGeneration,
@@ -38,6 +41,9 @@ from transformers import (
     Qwen2AudioProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3OmniMoeConfig,
+    Qwen3OmniMoeForConditionalGeneration,
+    Qwen3OmniMoeProcessor,
     VoxtralConfig,
     VoxtralForConditionalGeneration,
     WhisperConfig,
@@ -192,6 +198,45 @@ def flamingo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    """Music Flamingo of the real class: as Audio Flamingo 3, with marks around the sound and time in its positions."""
+    folder, words = tmp_path_factory.mktemp("music"), tokenizer(["<sound>", "<|sound_bos|>", "<|sound_eos|>"])
+    extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
+    MusicFlamingoProcessor(extractor, words, chat_template=PARTS).save_pretrained(folder)
+    audio = {"num_mel_bins": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+             "hidden_size": 32, "model_type": "audioflamingo3_encoder"}
+    marks = dict(zip(("audio_token_id", "audio_bos_token_id", "audio_eos_token_id"), words.convert_tokens_to_ids(
+        ["<sound>", "<|sound_bos|>", "<|sound_eos|>"]), strict=True))
+    config = MusicFlamingoConfig(audio_config=audio, text_config=small(words), **marks)
+    return saved(MusicFlamingoForConditionalGeneration, config, folder)
+
+
+@pytest.fixture(scope="module")
+def omni3(tmp_path_factory):
+    """Qwen3-Omni of the real class, complete: the thinker, whose text part is a mixture of two experts, and a voice."""
+    folder = tmp_path_factory.mktemp("omni3")
+    names = ("audio", "image", "video", "audio_bos", "audio_eos", "vision_bos", "vision_eos")
+    words = tokenizer({f"{name}_token": f"<|{name}|>" for name in names})
+    marks = dict(zip(names, words.convert_tokens_to_ids([f"<|{name}|>" for name in names]), strict=True))
+    extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
+    Qwen3OmniMoeProcessor(Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(), extractor, words,
+                          chat_template=PARTS.replace("<sound>", "<|audio_bos|><|audio|><|audio_eos|>")
+                          ).save_pretrained(folder)
+    thinker = {
+        "audio_config": {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+                         "num_mel_bins": 16, "output_dim": 32, "downsample_hidden_size": 16},
+        "vision_config": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                          "out_hidden_size": 32, "deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        "text_config": small(words) | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
+                                       "head_dim": 16, "rope_parameters": {
+            "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6, "mrope_interleaved": True}},
+        **{f"{name}_token_id": marks[name] for name in names[:3]}, "audio_start_token_id": marks["audio_bos"],
+        "vision_start_token_id": marks["vision_bos"], "user_token_id": 1}
+    return saved(Qwen3OmniMoeForConditionalGeneration, Qwen3OmniMoeConfig(thinker_config=thinker,
+                                                                          enable_audio_output=False), folder)
+
+
+@pytest.fixture(scope="module")
 def omni(tmp_path_factory):
     """Qwen2.5-Omni of the real class, complete as published: the thinker that answers in text, and a voice."""
     folder = tmp_path_factory.mktemp("omni")
@@ -252,7 +297,7 @@ def saved(kind, config, folder):
     return folder
 
 
-@pytest.mark.parametrize("name", ["granite", "flamingo"])
+@pytest.mark.parametrize("name", ["granite", "flamingo", "music"])
 def test_a_model_for_one_audio_gets_several_joined_and_answers_mixed_batches(name, request):
     provider = HfAudio(str(request.getfixturevalue(name)), device="cpu")
     assert provider.joins
@@ -267,10 +312,12 @@ def test_a_model_for_one_audio_gets_several_joined_and_answers_mixed_batches(nam
     assert provider.answers(batch[2:]) == together[2:] and provider.answers(batch) == together
 
 
-def test_only_the_text_part_of_a_speaking_model_is_loaded(omni):
-    provider = HfAudio(str(omni), device="cpu")
-    assert type(provider.model).__name__ == "Qwen2_5OmniThinkerForConditionalGeneration" and not provider.joins
-    whole = load_file(omni / "model.safetensors")
+@pytest.mark.parametrize(("name", "part"), [("omni", "Qwen2_5OmniThinker"), ("omni3", "Qwen3OmniMoeThinker")])
+def test_only_the_text_part_of_a_speaking_model_is_loaded(name, part, request):
+    folder = request.getfixturevalue(name)
+    provider = HfAudio(str(folder), device="cpu")
+    assert type(provider.model).__name__ == f"{part}ForConditionalGeneration" and not provider.joins
+    whole = load_file(folder / "model.safetensors")
     for name, tensor in provider.model.state_dict().items():
         assert torch.equal(tensor, whole[f"thinker.{name}"]), name
     batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
@@ -293,6 +340,15 @@ def test_voxtral_gets_every_audio_and_answers_mixed_batches(voxtral):
     assert not torch.equal(inputs["input_features"][0], other[0])
     together = provider.answers(batch)
     assert len(set(together)) > 1 and [provider.answers([one])[0] for one in batch] == together
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    (transformers.Gemma3nConfig, "timm"), (transformers.Phi4MultimodalConfig, "speech adapter")])
+def test_a_model_that_cannot_be_asked_here_is_refused_in_one_line_before_its_weights_are_read(tmp_path, config, words):
+    config().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=words) as error:
+        HfAudio(str(tmp_path), device="cpu")
+    assert "\n" not in str(error.value) and "vLLM" in str(error.value)
 
 
 def test_voxtral_without_its_template_package_is_a_one_line_error(tmp_path, monkeypatch):

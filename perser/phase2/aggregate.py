@@ -225,15 +225,17 @@ def _summary(improvements: dict[str, float]) -> np.ndarray:
 
 
 def domains(frame: pd.DataFrame, reference: str, scorer: str = "strict", resamples: int = RESAMPLES,
-            seed: int = 0) -> pd.DataFrame:
+            seed: int = 0, by: str = "domain") -> pd.DataFrame:
     """Improvement over the reference per model and domain: the mean, as published, with the median and win rate.
+
+    by: the column that holds the domains; rows without one are left out.
 
     Only questions with a verdict for both models count. As published, groups on which the reference scores 0 or a model
     answers nothing are excluded; `left_out` names them. Intervals resample audio files, jointly for all tasks that ask
     about a file.
     """
     frame, table = frame[frame["scorer"] == scorer], []
-    for domain, rows in frame.groupby("domain", sort=True):
+    for domain, rows in frame[frame[by] != ""].groupby(by, sort=True):
         for model in sorted(set(rows["model"]) - {reference}):
             pairs = _pairs(common(rows, [model, reference]), model, reference)
             names = sorted({name for _, _, placed in pairs for rows in placed for name in rows})
@@ -241,7 +243,7 @@ def domains(frame: pd.DataFrame, reference: str, scorer: str = "strict", resampl
             low, high = cluster_interval(len(names), lambda drawn, pairs=pairs, names=names: _summary(
                 _improvements(pairs, [names[i] for i in drawn])), resamples, seed)
             excluded = [group for group, value in improvements.items() if not np.isfinite(value)]
-            table.append({"model": model, "domain": domain, "groups": len(improvements) - len(excluded),
+            table.append({"model": model, by: domain, "groups": len(improvements) - len(excluded),
                           "left_out": ", ".join(excluded)})
             for name, *values in zip(("mean", "median", "wins"), _summary(improvements), low, high, strict=True):
                 table[-1] |= zip((name, f"{name}_low", f"{name}_high"), values, strict=True)

@@ -153,10 +153,15 @@ def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: st
 @click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Default: the folder, if it is one.")
 @click.option("--reference", help="Model to compare the others with. Default: the cascade, if it was evaluated.")
-def rebuild(folders: tuple[Path, ...], out: Path | None, reference: str | None) -> None:
+@click.option("--scores", is_flag=True, help="Also write the organisers' score file of each model, for a submission.")
+@click.option("--seen", multiple=True, help="A task or data set that the models were trained on, for --scores.")
+def rebuild(folders: tuple[Path, ...], out: Path | None, reference: str | None, scores: bool, seen: tuple[str, ...]
+            ) -> None:
     """Make the report of one or more output folders again, joined; asks no model."""
     from perser.phase2 import report
 
     if not out and len(folders) > 1:
         raise click.UsageError("several folders are joined: give --out DIR")
     click.echo(report.write(out or folders[0], reference, folders))
+    for path in report.scores(out or folders[0], seen) if scores else []:
+        click.echo(path)

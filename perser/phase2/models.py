@@ -36,10 +36,11 @@ from perser.seeds import rng
 RATE, LONGEST, SILENCE, NEW_TOKENS, NOT_APPLICABLE = 16_000, 30.0, 0.5, 256, "N/A"
 HEARD_AT_ONCE, TOKENS = 8, 8192  # clips of a recogniser's batch; tokens of a text model's, with padding and answers
 HEARS = {"audioflamingo3": 600.0, "musicflamingo": 1200.0, "voxtral": 1800.0, "qwen3_omni_moe": 2400.0}  # seconds
-REFUSED: dict[str, str] = {}  # by model type: why transformers' class cannot be asked about audio here
+REFUSED = {"gemma3n": "its class needs the package timm for pictures, which is not installed here",
+           "phi4_multimodal": "its speech adapter lies apart from the weights and would be missing"}  # by model type
 SPEECH_METRICS = {"WER", "CER"}
 MARKED = {"granite_speech", "granite_speech_plus"}  # their chat templates take text with one marker per audio
-ONE_AUDIO = MARKED | {"audioflamingo3"}
+ONE_AUDIO = MARKED | {"audioflamingo3", "musicflamingo"}
 SAFE = {"use_safetensors": True, "trust_remote_code": False}  # nothing that could execute code from the hub
 AUDIO_AS_BASE64 = {"voxtral", "voxtral_realtime"}
 TEXT_PART = {"qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",  # the parts that speak are not loaded

@@ -1,5 +1,6 @@
 """The report of an output folder and its figure, from records alone; it contains no text written by a model."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from tabulate import tabulate
 from perser import records
 from perser.analysis import figures
 from perser.phase2 import aggregate
+from perser.phase2.tasks import catalogue, dimension
+
+INFERRED = " (inferred)"
 
 
 def plain(value: object) -> object:
@@ -32,12 +36,14 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
     records.write(frame, out / "records.parquet")
     if manifests:
         records.write_json(manifests, out / "manifest.json")
+    frame = frame.assign(domain=frame["domain"] + np.where(frame["instance"].isin(list(catalogue())), INFERRED, ""),
+                         dimension=frame["instance"].map(dimension))
     table = aggregate.tasks(frame)
     counts = aggregate.counts(frame, manifests)
     tables = {"tasks": table, "rows": counts}
     synthetic = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
     lines = ["# Phase-2 evaluation", "", f"Synthetic: {synthetic}." if synthetic else "", "", "## Per task",
-             "Folds of a group are averaged with equal weight. Domains are inferred unless the data set states them.",
+             f"Folds of a group are averaged with equal weight. Domains with{INFERRED} are not the organisers'.",
              "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
              _markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests)]
     models = sorted(set(frame["model"]))
@@ -48,7 +54,11 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
         lines += ["", f"## Relative improvement over {plain(reference)}", "Mean (as published), median and win rate "
                   "over groups, with 95 % intervals from resampled audio files. Groups are left out where the "
                   "reference scores 0 or the model answers nothing. Only questions with a verdict for both models "
-                  "count.", "", _markdown(tables["domains"]), "", f"## Difference from {plain(reference)} per data set",
+                  "count.", "", _markdown(tables["domains"])]
+        if frame["dimension"].any():
+            tables["dimensions"] = aggregate.domains(frame, reference, by="dimension")
+            lines += ["", "## The same by the first phase's official dimensions", "", _markdown(tables["dimensions"])]
+        lines += ["", f"## Difference from {plain(reference)} per data set",
                   "Main metric, on the questions that both have answers to, with 95 % paired intervals.", "",
                   _markdown(_side_by_side(tables["differences"]))]
     for name, content in tables.items():
@@ -56,6 +66,27 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
     text = "\n".join(lines) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
+
+
+def scores(out: str | Path, seen: Sequence[str] = ()) -> list[Path]:
+    """Write the organisers' score file of each model of a reported folder, `scores/<model>.json`.
+
+    seen: the data sets or tasks that the models were trained on; the organisers ask for it, and records cannot know.
+    """
+    frame, written = aggregate.read(out), []
+    table = aggregate.tasks(frame, resamples=0)
+    table = table[(table["scorer"] == "strict") & table["value"].notna()]
+    for name, run in aggregate.manifests(out).items():
+        entries = []
+        for instance, rows in table[table["model"] == run["model"]].groupby("instance", sort=True):
+            task = frame.loc[frame["instance"] == instance, "task"].iloc[0]
+            entries.append({"name": instance, "scores": [
+                {"metric": row.metric, "value": row.value, "version": run["commits"].get(instance, ""),
+                 "seen": instance in seen or task in seen} for row in rows.itertuples()]})
+        written.append(Path(out) / "scores" / f"{name}.json")
+        written[-1].parent.mkdir(exist_ok=True)
+        written[-1].write_text(json.dumps(entries, indent=4) + "\n", encoding="utf-8")
+    return written
 
 
 def _rows(counts: pd.DataFrame, manifests: dict[str, dict]) -> list[str]:
@@ -107,6 +138,26 @@ def heat(skill: pd.DataFrame, stamp: str = "") -> Figure:
     axes.set_xticklabels(axes.get_xticklabels(), rotation=20, ha="right", rotation_mode="anchor")
     figure.supxlabel("0: majority control, 1: perfect; blank: no answer", fontsize=5.5, color="#404040", x=0.01,
                      ha="left")
+    if stamp:
+        figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
+    return figure
+
+
+@figures.styled
+def radar(skill: pd.DataFrame, stamp: str = "") -> Figure:
+    """Models over domains on one scale, 0 the majority control (dashed) and 1 perfect; no corner where none answered.
+
+    skill: as of `aggregate.skill`, averaged here over the groups of each domain.
+    """
+    means = skill.groupby(level="domain").mean().clip(-1, 1)
+    angles = np.linspace(0, 2 * np.pi, len(means), endpoint=False)
+    figure = Figure(figsize=(3.4, 3.0))
+    axes = figure.add_subplot(projection="polar")
+    for model, values in means.items():
+        axes.plot([*angles, angles[0]], [*values, values.iloc[0]], marker=".", linewidth=1, label=short(model))
+    axes.plot(np.linspace(0, 2 * np.pi, 100), np.zeros(100), color="#404040", linestyle="--", linewidth=0.6)
+    axes.set(xticks=angles, xticklabels=list(means.index), ylim=(-1, 1), yticks=[-1, 0, 1])
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=5.5, frameon=False)
     if stamp:
         figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
     return figure

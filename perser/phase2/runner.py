@@ -183,7 +183,6 @@ def _facts(tasks: Sequence[Phase2Task], frame: pd.DataFrame, logs: Sequence[Eval
             "without_answer": {name: count - int(counts.get(name, 0)) for name, count in rows.items()},
             "skipped": {t.instance: t.skipped for t in tasks if t.skipped}, "errors": dict(errors.most_common(5)),
             "columns": COLUMNS, "commits": {t.instance: t.commit for t in tasks},
-            "dimensions": {t.instance: t.dimension for t in tasks if t.dimension},
             "git": provenance.git(), "machine": provenance.machine()}
 
 
@@ -232,7 +231,8 @@ def _model(name: str, args: dict[str, Any], timeout: float = TIMEOUT) -> Model:
     if isinstance(model.api, models.Provider):  # inspect's default queues twenty, all lost if the process is killed
         patience = GenerateConfig(max_connections=model.api.max_connections())
     else:
-        patience = GenerateConfig(max_retries=RETRIES, attempt_timeout=max(1, round(timeout)))
+        seconds = max(1, round(timeout))
+        patience = GenerateConfig(max_retries=RETRIES, timeout=seconds, attempt_timeout=seconds)
     model.config = model.config.merge(patience)
     return model
 

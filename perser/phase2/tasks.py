@@ -95,7 +95,6 @@ class Phase2Task:
     rows: tuple[Row, ...]
     synthetic: str = ""
     skipped: int = 0  # rows that cannot be asked
-    dimension: str = ""  # of the first phase, where the task was part of it
 
 
 @cache
@@ -103,6 +102,12 @@ def catalogue() -> dict[str, dict[str, str]]:
     """The 282 known data sets by instance name; their domains and subdomains are inferred, not official."""
     with Path(__file__).with_name("catalogue.csv").open(encoding="utf-8", newline="") as file:
         return {row["instance"]: row for row in csv.DictReader(file)}
+
+
+def dimension(instance: str) -> str:
+    """The first phase's official dimension of a data set; empty if it was not part of that phase."""
+    row = catalogue().get(instance, {})
+    return DIMENSIONS.get(row.get("task", ""), "") if FIRST_PHASE in row.get("source", "") else ""
 
 
 def prediction_keys(instance: str, file: str) -> tuple[str, ...]:
@@ -169,8 +174,8 @@ def _distinct(task: Phase2Task, file: Path, tasks: list[Phase2Task], problems: l
     same = [other for other in tasks if other.path == task.path or other.instance == task.instance]
     if not same:
         return [task]
-    if any([row._replace(audios=()) for row in other.rows] == [row._replace(audios=()) for row in task.rows]
-           for other in same):
+    rows = [row._replace(audios=()) for row in task.rows]
+    if any(other.metrics == task.metrics and [row._replace(audios=()) for row in other.rows] == rows for other in same):
         problems.append(f"{file}: {task.instance} is here twice with the same rows; this copy is left out")
         return []
     name = f"{task.instance}-{len(same) + 1}"
@@ -207,8 +212,7 @@ def _task(file: Path, instance: Instance, find: Callable[[Path, Instance], tuple
                       group=known.get("group") or FOLD.sub("", name), kind=kind,
                       domain=str(extra.get("domain") or known.get("domain_inferred") or "unknown"),
                       metrics=metrics, commit=commit, rows=rows, synthetic=str(extra.get("synthetic") or ""),
-                      skipped=len(problems) - known_problems,
-                      dimension=DIMENSIONS.get(known["task"], "") if FIRST_PHASE in known.get("source", "") else "")
+                      skipped=len(problems) - known_problems)
 
 
 def _metrics(file: Path, listed: list[str], known: dict[str, str], kind: str, problems: list[str]) -> tuple[str, ...]:
@@ -444,7 +448,7 @@ def coverage(tasks: list[Phase2Task], described: Collection[str] = ()) -> list[d
             "data missing" if any(row["instance"] in described for row in rows) else "absent")
         table.append({"group": group, "sets": len(rows), "loaded": count, "kind": rows[0]["kind"],
                       "domain (inferred)": rows[0]["domain_inferred"],
-                      "dimension": DIMENSIONS.get(rows[0]["task"], "") if FIRST_PHASE in rows[0]["source"] else "",
+                      "dimension": dimension(rows[0]["instance"]),
                       "metrics": rows[0]["metrics"],
                       "status": rows[0]["status"], "state": state})
     return table + [{"group": t.group, "sets": 1, "loaded": 1, "kind": t.kind, "domain (inferred)": t.domain,

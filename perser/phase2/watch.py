@@ -1,5 +1,7 @@
 """A run as it is watched: what it will cost, how far it is, and when a server that fails is asked no more."""
 
+import ast
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -15,18 +17,24 @@ _watch: ContextVar["Watch | None"] = ContextVar("watch", default=None)
 
 
 def reason(error: object) -> str:
-    """One line of what went wrong, with the start of what a server sent if it was no JSON."""
+    """One line of what went wrong, with what a server sent if it was no JSON or not of the expected form."""
+    error = getattr(error, "__cause__", None) or error if type(error).__name__ == "RetryError" else error
     text, sent = " ".join(str(getattr(error, "message", None) or error).split()), getattr(error, "doc", None)
     if isinstance(sent, str):
         text = f"{text}; the server sent {sent[:80]!r}"
+    elif isinstance(error, IndexError | KeyError | AttributeError | TypeError):
+        text = f"the server's answer has no choices or another form ({type(error).__name__}: {text})"
+    elif logged := re.fullmatch(r"RuntimeError\((['\"].*['\"])\)", text, re.S):  # as inspect logs what `ask` raised
+        text = str(ast.literal_eval(logged[1]))
     return text[:300] or type(error).__name__
 
 
 class Watch:
     """Counts a model's answers. A question fails after `timeout` seconds, and all others after GIVE_UP in a row.
 
-    A server that is down or hangs so costs about GIVE_UP / concurrent questions x `timeout`. Without a timeout, as for
-    models of this process, which answer or raise, there is no such bound.
+    Inspect stops retrying then; `ask` waits twice as long and 30 s, so that it can say why. A server that is down or
+    hangs so costs at most (2 + GIVE_UP / questions at a time) x (2 x `timeout` + 30 s). Models of this process answer
+    or raise; they have no timeout.
     """
 
     def __init__(self, name: str, total: int, timeout: float | None = None, stream: TextIO | None = None) -> None:
@@ -40,14 +48,14 @@ class Watch:
         if self.timeout and self.row >= GIVE_UP:
             raise RuntimeError(f"not asked: {GIVE_UP} questions in a row had failed")
         try:
-            with anyio.fail_after(self.timeout) if self.timeout else nullcontext():
+            with anyio.fail_after(2 * self.timeout + 30) if self.timeout else nullcontext():
                 state = await generate(state)
             if not state.output.choices:
                 raise RuntimeError(f"the server sent no choices {state.output.error or ''}".strip())
         except Exception as error:  # whatever a provider raises
             self.failed, self.row = self.failed + 1, self.row + 1
             late = isinstance(error, TimeoutError) and self.timeout
-            raise RuntimeError(f"no answer within {self.timeout:g} s" if late else reason(error)) from error
+            raise RuntimeError(f"no answer within {2 * self.timeout + 30:g} s" if late else reason(error)) from error
         finally:
             self.show()
         self.answered, self.row = self.answered + 1, 0
