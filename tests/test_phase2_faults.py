@@ -1,10 +1,13 @@
 """Phase-2 under faults: a real server on the loopback that misbehaves, bad rows and bad files. Nothing is lost."""
 
+import asyncio
+import contextlib
 import json
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import made_audio
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import soundfile as sf
 from click.testing import CliRunner
 from inspect_ai.log import read_eval_log, write_eval_log
+from inspect_ai.model import ModelOutput
 from made_phase2 import INSPECT, choice_task, predictions, source
 from test_phase2_tables import rows as table_rows
 
@@ -21,7 +25,7 @@ from perser.phase2 import aggregate, models, report, runner, tasks, watch
 from perser.phase2.cli import phase2
 
 pytestmark = INSPECT
-ROWS = 30
+ROWS = 15
 
 
 class Server(BaseHTTPRequestHandler):
@@ -49,6 +53,8 @@ class Server(BaseHTTPRequestHandler):
             status, reply = 429, {"error": {"message": "slow down", "type": "rate_limit"}}
         elif fault == "refuses" or (fault == "partly" and "Wording 3" in text):
             status, reply = 400, {"error": {"message": "audio is too long for this model", "type": "invalid"}}
+        elif fault == "overflows":
+            status, reply = 400, {"error": {"message": "5000 tokens is too much", "code": "context_length_exceeded"}}
         elif fault == "empty":
             reply["choices"] = []
         elif fault == "long":
@@ -82,7 +88,7 @@ def server():
 
 @pytest.fixture
 def ask(server, tmp_path, monkeypatch):
-    """Run a model of the server on 30 rows; returns its records, its manifest and the seconds it took."""
+    """Run a model of the server on ROWS rows; returns its records, its manifest and the seconds it took."""
     monkeypatch.setenv("LOOP_BASE_URL", server)
     monkeypatch.setenv("LOOP_API_KEY", "none")
     root = choice_task(tmp_path / "t", ["a", "b", "c"] * (ROWS // 3))
@@ -100,17 +106,42 @@ def ask(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("fault", "words"), [
     ("down", "out of memory"), ("hangs", "exceeded"), ("broken", "the server sent '{broken'"), ("empty", "no choices"),
-    ("refuses", "audio is too long")])
+    ("refuses", "audio is too long"), ("overflows", "refused by the server: 5000 tokens is too much")])
 def test_a_server_that_fails_ends_the_run_within_its_bound_and_says_why(ask, tmp_path, fault, words):
-    timeout, at_once = 3.0, 10  # inspect's concurrent requests
+    timeout = 6.0
     frame, manifest, seconds = ask(fault, timeout=timeout)
-    assert seconds < (2 + watch.GIVE_UP / at_once) * (2 * timeout + 30)
+    assert seconds < (watch.AT_ONCE / 20 + 1) * (2 * timeout + 30)
     assert len(frame) == 0 and manifest["missing"] == ROWS and manifest["without_answer"] == {"Choice_X": ROWS}
+    assert any(words in error for error in manifest["errors"]), manifest["errors"]
     error, count = next(item for item in manifest["errors"].items() if words in item[0])
     assert "\n" not in error and sum(manifest["errors"].values()) == ROWS
-    assert manifest["errors"]["not asked: 8 questions in a row had failed"] >= ROWS - watch.GIVE_UP - at_once
     text = report.write(tmp_path / "o")
     assert f"{count} x {report.plain(error)}" in text and "nan" not in text.lower()
+
+
+def test_after_failures_in_a_row_the_rest_is_not_asked(monkeypatch):
+    """Eight failures, an answer, eight failures, and no more; models of this process are asked on."""
+    monkeypatch.setattr(watch, "GIVE_UP", 8)
+    outcomes = [False] * 7 + [True] + [False] * 8 + [True] * 4
+
+    def answered(timeout):
+        run, asked = watch.Watch("m", len(outcomes), timeout), []
+
+        async def generate(state):
+            asked.append(len(asked))
+            if not outcomes[len(asked) - 1]:
+                raise RuntimeError("no")
+            return SimpleNamespace(output=ModelOutput.from_content("m", "a"))
+
+        async def ask_all():
+            for _ in outcomes:
+                with contextlib.suppress(RuntimeError):
+                    await run.ask(None, generate)
+
+        asyncio.run(ask_all())
+        return len(asked), run.answered, run.failed
+
+    assert answered(5.0) == (16, 1, 15) and answered(None) == (20, 5, 15)
 
 
 def test_a_server_that_recovers_loses_nothing(ask):
@@ -123,10 +154,11 @@ def test_a_server_that_recovers_loses_nothing(ask):
 
 def test_one_refused_wording_costs_its_rows_only_and_they_are_asked_again(ask):
     frame, manifest, _ = ask("partly")
-    assert len(frame) == ROWS - 3 and manifest["missing"] == 3
+    refused = 2  # rows 3 and 13
+    assert len(frame) == ROWS - refused and manifest["missing"] == refused
     before = Server.asked["partly"]
     again, manifest, _ = ask("partly", resume=True)
-    assert Server.asked["partly"] - before == 3 and len(again) == ROWS - 3
+    assert Server.asked["partly"] - before == refused and len(again) == ROWS - refused
 
 
 def test_answers_that_the_limit_of_tokens_ended_are_counted(ask, tmp_path):

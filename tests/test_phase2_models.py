@@ -319,6 +319,13 @@ def test_only_the_text_part_of_a_speaking_model_is_loaded(name, part, request):
     assert type(provider.model).__name__ == f"{part}ForConditionalGeneration" and not provider.joins
     whole = load_file(folder / "model.safetensors")
     for name, tensor in provider.model.state_dict().items():
+        place, expert, _ = name.partition(".gate_up_proj")
+        if expert:  # stored apart for each expert
+            whole[f"thinker.{name}"] = torch.stack([torch.cat([
+                whole[f"thinker.{place}.{i}.{part}_proj.weight"] for part in ("gate", "up")]) for i in range(2)])
+        elif name.endswith("experts.down_proj"):
+            place = name.removesuffix(".down_proj")
+            whole[f"thinker.{name}"] = torch.stack([whole[f"thinker.{place}.{i}.down_proj.weight"] for i in range(2)])
         assert torch.equal(tensor, whole[f"thinker.{name}"]), name
     batch = [question(audios=[wav()]), question("Same?", [wav(0.5), wav(0.7, 330)]), question("No audio.")]
     read = prompts(provider, batch[:2])
@@ -448,7 +455,7 @@ def test_a_clip_is_heard_once_whatever_it_is_asked(cascade, tmp_path):
     first._transcribe = lambda waves: calls.append([len(wave) for wave in waves]) or original(waves)
     clips = [waveform(wav(seconds, hertz)) for seconds, hertz in ((0.4, 200), (1.7, 300), (0.9, 400), (0.4, 200))]
     texts = first.transcripts(clips)
-    assert sorted(map(tuple, calls)) == [(2 * RATE,), (RATE, RATE)]  # whole seconds, the same clip once
+    assert sorted(map(tuple, calls)) == [(RATE, RATE), (2 * RATE,)]  # whole seconds, the same clip once
     assert texts[0] == texts[3] and first.transcripts(clips[::-1]) == texts[::-1] and len(calls) == 2
     again = Recogniser(str(cascade[0]), "cpu", store=str(tmp_path))
     again._transcribe = None  # would fail if it were called

@@ -47,7 +47,7 @@ def evaluate(tasks: list[str], models: list[str], out: Path, more: list[str]) ->
 def main(run: Path, name: str, root: str, corpus: str, tasks: str | None, unit: str, out: Path, limit: str | None,
          resume: bool, promote: bool) -> None:
     """Evaluate SSL-E and Meta-PerSER of a RUN, the controls and the real models on one set of tasks."""
-    general, adapted = (str(run / "checkpoints" / unit / name) for name in ("ssl-e", "meta-perser"))
+    general, adapted = (f"perser/{run / 'checkpoints' / unit / name}" for name in ("ssl-e", "meta-perser"))
     fold, group, _ = re.findall(r"\d+", unit)
     more = [*(["--limit", limit] if limit else []), *(["--resume"] if resume else [])]
     if name == "suite":

@@ -1,6 +1,7 @@
 """`perser phase2`: evaluate models on Dynamic-SUPERB Phase-2 tasks."""
 
 import logging
+import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -69,7 +70,7 @@ def phase2(context: click.Context, tasks: str | None, suite: bool, models: tuple
     if suite:
         from perser.phase2.suite import build
 
-        tasks = str(build(Path(out) / "suite", progress=click.get_text_stream("stderr").isatty()))
+        tasks = str(build(Path(out) / "suite", progress=sys.stderr.isatty()))
     if listing:
         _list(tasks, data, out)
     else:
@@ -134,11 +135,10 @@ def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: st
     click.echo("".join(f"! {problem}\n" for problem in problems), nl=False, err=True)
     if not loaded:
         raise UserError(f"{tasks}: no data set can be run; see the lines above")
-    stream = click.get_text_stream("stderr")
     for name, model in models.items():
         click.echo(runner.estimate(loaded, name, out, model["generate"], model["price"]), err=True)
-        runner.run(loaded, name, out, source=source, args=model["args"], generate=model["generate"], progress=stream,
-                   **options)
+        runner.run(loaded, name, out, source=source, args=model["args"], generate=model["generate"],
+                   progress=sys.stderr, **options)
     click.echo(report.write(out, reference))
     if missing := sum(runner.manifest(out, model)["missing"] for model in models):
         errors = Counter()

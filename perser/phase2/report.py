@@ -110,9 +110,11 @@ def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Groups by models: one column of the per-task table, averaged over folds."""
+    """Groups by models: one column of the per-task table, averaged over folds; rows are the most of any model."""
     keys = ["domain", "kind", "group", "folds", "rows", "metric", "scorer"]
-    table = aggregate.average_folds(table).pivot(index=keys, columns="model", values=column)
+    table = aggregate.average_folds(table)
+    table[["folds", "rows"]] = table.groupby(["group", "metric", "scorer"])[["folds", "rows"]].transform("max")
+    table = table.pivot(index=keys, columns="model", values=column)
     return table.reset_index().rename_axis(columns=None)
 
 

@@ -27,7 +27,7 @@ from perser.phase2 import models
 from perser.phase2.metrics import METRICS, parse_options
 from perser.phase2.scorers import graded, strict
 from perser.phase2.tasks import Phase2Task, load, prediction_keys
-from perser.phase2.watch import RETRIES, TIMEOUT, Watch, asked, duration, reason
+from perser.phase2.watch import AT_ONCE, RETRIES, TIMEOUT, Watch, asked, duration, reason
 
 CONTROLS, LARGE = {"majority", "random", "oracle"}, {"cascade", "zero-shot", "asr", "hf-audio"}
 AUDIO_TOKENS = 25  # of a second of audio, as many models count
@@ -189,11 +189,13 @@ def _facts(tasks: Sequence[Phase2Task], frame: pd.DataFrame, logs: Sequence[Eval
 def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | None, verdicts: Path,
          settings: dict[str, Any] | None) -> list[EvalLog]:
     """One log per task, with what was missing asked and graded. Answers are logged one by one, our own by the batch."""
+    ours = isinstance(model.api, models.Provider)
     with contextlib.redirect_stdout(io.StringIO()):  # inspect announces completion there
         _, done = eval_set([as_task([t], t.instance, [strict()], settings) for t in tasks], log_dir=str(folder),
                            model=model, fail_on_error=True, continue_on_fail=True, retry_attempts=0,
                            retry_immediate=False, max_tasks=1, log_dir_allow_dirty=True,
-                           log_buffer=model.api.batch_size if isinstance(model.api, models.Provider) else 1, **QUIET)
+                           max_samples=None if ours else AT_ONCE, log_buffer=model.api.batch_size if ours else 1,
+                           **QUIET)
     logs = []
     for log in done:
         path = log.location.removeprefix("file://")  # with which the logs of an earlier run begin

@@ -12,6 +12,8 @@ import anyio
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 TIMEOUT, RETRIES, GIVE_UP = 300.0, 5, 20  # seconds for a question with its retries; its retries; failures in a row
+REFUSALS = ("model_length", "content_filter")
+AT_ONCE = 64  # questions to a server
 SECONDS_BETWEEN = 60.0  # lines of progress, where there is no terminal
 _watch: ContextVar["Watch | None"] = ContextVar("watch", default=None)
 
@@ -24,6 +26,8 @@ def reason(error: object) -> str:
         text = f"{text}; the server sent {sent[:80]!r}"
     elif isinstance(error, IndexError | KeyError | AttributeError | TypeError):
         text = f"the server's answer has no choices or another form ({type(error).__name__}: {text})"
+    elif "Error code:" in text:  # after the whole request, which inspect puts before it
+        text = text[text.rfind("Error code:"):].strip("\"')")
     elif logged := re.fullmatch(r"RuntimeError\((['\"].*['\"])\)", text, re.S):  # as inspect logs what `ask` raised
         text = str(ast.literal_eval(logged[1]))
     return text[:300] or type(error).__name__
@@ -32,9 +36,9 @@ def reason(error: object) -> str:
 class Watch:
     """Counts a model's answers. A question fails after `timeout` seconds, and all others after GIVE_UP in a row.
 
-    Inspect stops retrying then; `ask` waits twice as long and 30 s, so that it can say why. A server that is down or
-    hangs so costs at most (2 + GIVE_UP / questions at a time) x (2 x `timeout` + 30 s). Models of this process answer
-    or raise; they have no timeout.
+    Inspect stops retrying then; `ask` waits twice as long and 30 s, so that it can say why. As AT_ONCE questions wait
+    for the 20 connections that inspect begins with, a server that is down or hangs costs at most
+    (AT_ONCE / 20 + 1) x (2 x `timeout` + 30 s). Models of this process answer or raise; they have no timeout.
     """
 
     def __init__(self, name: str, total: int, timeout: float | None = None, stream: TextIO | None = None) -> None:
@@ -52,6 +56,8 @@ class Watch:
                 state = await generate(state)
             if not state.output.choices:
                 raise RuntimeError(f"the server sent no choices {state.output.error or ''}".strip())
+            if state.output.stop_reason in REFUSALS:  # inspect makes an answer of the server's words
+                raise RuntimeError(f"refused by the server: {state.output.completion}")
         except Exception as error:  # whatever a provider raises
             self.failed, self.row = self.failed + 1, self.row + 1
             late = isinstance(error, TimeoutError) and self.timeout
