@@ -46,26 +46,30 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
              f"Folds of a group are averaged with equal weight. Domains with{INFERRED} are not the organisers'.",
              "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
              _markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests)]
-    models = sorted(set(frame["model"]))
-    reference = reference or next((name for name in models if name.startswith("cascade/")), None)
-    if reference in models:
-        tables["domains"] = aggregate.domains(frame, reference)
-        tables["differences"] = aggregate.differences(frame, reference)
-        lines += ["", f"## Relative improvement over {plain(reference)}", "Mean (as published), median and win rate "
-                  "over groups, with 95 % intervals from resampled audio files. Groups are left out where the "
-                  "reference scores 0 or the model answers nothing. Only questions with a verdict for both models "
-                  "count.", "", _markdown(tables["domains"])]
-        if frame["dimension"].any():
-            tables["dimensions"] = aggregate.domains(frame, reference, by="dimension")
-            lines += ["", "## The same by the first phase's official dimensions", "", _markdown(tables["dimensions"])]
-        lines += ["", f"## Difference from {plain(reference)} per data set",
-                  "Main metric, on the questions that both have answers to, with 95 % paired intervals.", "",
-                  _markdown(_side_by_side(tables["differences"]))]
+    reference = reference or next((name for name in sorted(set(frame["model"])) if name.startswith("cascade/")), None)
+    if reference in set(frame["model"]):
+        lines += _compared(frame, reference, tables)
     for name, content in tables.items():
         content.map(plain).to_csv(out / f"{name}.csv", index=False)
     text = "\n".join(lines) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
+
+
+def _compared(frame: pd.DataFrame, reference: str, tables: dict[str, pd.DataFrame]) -> list[str]:
+    """The comparison with a reference in words; its tables are added to `tables`."""
+    tables["domains"] = aggregate.domains(frame, reference)
+    tables["differences"] = aggregate.differences(frame, reference)
+    lines = ["", f"## Relative improvement over {plain(reference)}", "Mean (as published), median and win rate over "
+             "groups, with 95 % intervals from resampled audio files. Groups are left out where the reference scores 0 "
+             "or the model answers nothing. Only questions with a verdict for both models count.", "",
+             _markdown(tables["domains"])]
+    if frame["dimension"].any():
+        tables["dimensions"] = aggregate.domains(frame, reference, by="dimension")
+        lines += ["", "## The same by the first phase's official dimensions", "", _markdown(tables["dimensions"])]
+    return [*lines, "", f"## Difference from {plain(reference)} per data set",
+            "Main metric, on the questions that both have answers to, with 95 % paired intervals.", "",
+            _markdown(_side_by_side(tables["differences"]))]
 
 
 def scores(out: str | Path, seen: Sequence[str] = ()) -> list[Path]:
