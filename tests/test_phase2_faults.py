@@ -95,6 +95,7 @@ def ask(server, tmp_path, monkeypatch):
     loaded = tasks.load(root)[0]
 
     monkeypatch.setattr(watch, "GIVE_UP", 8)
+    monkeypatch.setattr(runner, "RETRIES", 1)
 
     def run(fault, resume=False, timeout=20.0):
         start, name = time.monotonic(), f"openai-api/loop/{fault}"

@@ -264,7 +264,7 @@ def test_a_listing_sends_no_request_to_the_hub(tmp_path):
         with pytest.raises(TimeoutError):
             hub.accept()
     state = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines() if line.strip()}
-    assert (state["SarcasmDetection_Mustard"], state["StressDetection_MIRSD"]) == ("missing", "loaded")  # of "data missing"
+    assert (state["SarcasmDetection_Mustard"], state["StressDetection_MIRSD"]) == ("missing", "loaded")
     assert "hf download DynamicSuperb/SarcasmDetection_Mustard" in done.stderr and done.stderr.count("\n") == 1
 
 

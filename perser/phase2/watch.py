@@ -61,10 +61,10 @@ class Watch:
         except Exception as error:  # whatever a provider raises
             self.failed, self.row = self.failed + 1, self.row + 1
             late = isinstance(error, TimeoutError) and self.timeout
-            raise RuntimeError(f"no answer within {2 * self.timeout + 30:g} s" if late else reason(error)) from error
-        finally:
             self.show()
+            raise RuntimeError(f"no answer within {2 * self.timeout + 30:g} s" if late else reason(error)) from error
         self.answered, self.row = self.answered + 1, 0
+        self.show()
         return state
 
     def show(self) -> None:
