@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile as sf
 from click.testing import CliRunner
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
-from made_phase2 import INSPECT, source
+from made_phase2 import INSPECT, choice_task, predictions, source
 
 from benchmarks.measure import Turns
 from benchmarks.overhead import overhead
@@ -27,17 +26,6 @@ from perser.phase2.scorers import SHOWN, question, verdict
 
 HERE = Path(__file__).parent
 pytestmark = INSPECT
-
-
-def choice_task(root, labels, name="X"):
-    """A one-audio classification task over the given labels, options a, b, c."""
-    rows = [{"file": f"{i:03d}", "instruction": f"Wording {i % 10}. The answer could be a, b, or c.", "label": label,
-             "audio": f"{i}.wav"} for i, label in enumerate(labels)]
-    folder = export.write_task(root, "Choice", name, rows, kind="classification", domain="speech",
-                               metrics=["accuracy"], description="d")
-    for i in range(len(labels)):
-        sf.write(folder / "data" / f"{i}.wav", np.sin(np.arange(800) / (9 + i)), 16000)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +91,6 @@ NASTY = {
 }
 
 
-def predictions(path, labels, answers):
-    path.write_text(json.dumps({f"{i:03d}": {"instruction": "?", "label": label, "sllm_name": "m",
-                                             "sllm_response": answer}
-                                for i, (label, answer) in enumerate(zip(labels, answers, strict=True))}))
-    return path
-
-
 class Grader(ModelAPI):
     """Repeats and judges its input and records it; fails or rambles on answers that start with `fail` or `ramble`."""
 
@@ -146,7 +127,7 @@ def grader():
 def test_a_hostile_answer_changes_neither_the_report_nor_other_scores(tmp_path, grader):
     count = len(NASTY)
     labels = ["a", "b", "c"] * count
-    harmless = ["b"] * count + ["a", "b", "c"] * ((len(labels) - count) // 3)
+    harmless = ["b"] * (count - 2) + ["", ""] + ["a", "b", "c"] * ((len(labels) - count) // 3)
     nasty = [*NASTY.values(), *harmless[count:]]
     root = choice_task(tmp_path / "t", labels)
     loaded = tasks.load(root)[0]

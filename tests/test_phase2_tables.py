@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from perser.errors import UserError
-from perser.phase2 import aggregate, report
+from perser.phase2 import aggregate, report, tasks
 
 
 def rows(model, instance, metric, labels, answers, *, domain="speech", clusters=None, outcome=None, scorer="strict",
@@ -135,3 +135,21 @@ def test_the_report_of_empty_records_has_empty_tables(tmp_path):
 @pytest.mark.parametrize("name", ["a|b", "<b>x</b>", "a\nb", "\x1b[31m"])
 def test_names_in_the_report_are_sanitised(name):
     assert not set("|<>\n\x1b") & set(report.plain(name))
+
+
+def test_the_radar_has_a_corner_per_domain_and_a_line_per_model():
+    index = pd.MultiIndex.from_tuples([("speech", "A"), ("speech", "B"), ("music", "C"), ("audio", "D")],
+                                      names=["domain", "group"])
+    skill = pd.DataFrame({"m": [0.2, 0.4, -3.0, 0.5], "silent": [np.nan] * 4}, index=index)
+    figure = report.radar(skill, "Synthetic speech")
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["audio", "music", "speech"]
+    line = next(line for line in axes.get_lines() if line.get_label() == "m")
+    np.testing.assert_allclose(line.get_ydata(), [0.5, -1.0, 0.3, 0.5])  # cut at -1, and closed
+
+
+def test_first_phase_data_sets_have_the_official_dimension():
+    official = [row["instance"] for row in tasks.catalogue().values() if tasks.dimension(row["instance"])]
+    assert len(official) == 55 and {tasks.dimension(name) for name in official} == {
+        "content", "speaker", "semantics", "degradation", "paralinguistics", "audio"}
+    assert tasks.dimension("HowFarAreYou_3DSpeaker") == "paralinguistics" and tasks.dimension("SuperbER_X") == ""

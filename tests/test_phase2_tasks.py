@@ -97,7 +97,8 @@ def test_a_known_data_set_is_checked_against_the_catalogue(tmp_path):
     data(instance(tmp_path, "Other", path=f"DynamicSuperb/{name}", metrics=["wer"]), [ROW])
     loaded, problems = tasks.load(tmp_path)
     assert [t.metrics for t in loaded] == [("WER",), ("accuracy",)]
-    assert len(problems) == 1 and "WER here, accuracy in the catalogue" in problems[0]
+    assert len(problems) == 2 and "WER here, accuracy in the catalogue" in problems[0]
+    assert [t.instance for t in loaded] == [name, f"{name}-2"] and f"evaluated as {name}-2" in problems[1]
     assert {t.group for t in loaded} == {name} and {t.domain for t in loaded} == {"speech"}
 
 
@@ -263,7 +264,7 @@ def test_a_listing_sends_no_request_to_the_hub(tmp_path):
         with pytest.raises(TimeoutError):
             hub.accept()
     state = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines() if line.strip()}
-    assert (state["SarcasmDetection_Mustard"], state["StressDetection_MIRSD"]) == ("absent", "loaded")
+    assert (state["SarcasmDetection_Mustard"], state["StressDetection_MIRSD"]) == ("missing", "loaded")
     assert "hf download DynamicSuperb/SarcasmDetection_Mustard" in done.stderr and done.stderr.count("\n") == 1
 
 

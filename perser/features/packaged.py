@@ -40,10 +40,15 @@ class Package(NamedTuple):
     convert: Callable[[Path, Path], None]
 
 
+def cache() -> Path:
+    """The folder for what can be made again: PERSER_CACHE, else perser in the user's cache folder."""
+    root = os.environ.get("PERSER_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "perser"
+    return Path(root).expanduser()
+
+
 def folder(name: str) -> Path:
     """The folder of a converted model, whether or not it is there. Its name changes with the pinned package."""
-    root = os.environ.get("PERSER_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "perser"
-    return Path(root).expanduser() / "models" / f"{name}-{PACKAGES[name].sha256[:12]}"
+    return cache() / "models" / f"{name}-{PACKAGES[name].sha256[:12]}"
 
 
 def installed(name: str) -> bool:

@@ -373,7 +373,7 @@ class _Transformer:
     def _states(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> Sequence[torch.Tensor]:
         """All encoder states of inputs (clips, time, ...), each (clips, frames, width)."""
         if self.config.model_type == "whisper":
-            return _whisper_states(self.model, inputs.transpose(1, 2))
+            return whisper_states(self.model, inputs.transpose(1, 2))
         with warnings.catch_warnings():
             # WavLM mixes a boolean padding mask with its float position bias, which torch has deprecated.
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
@@ -392,7 +392,7 @@ class _Transformer:
         return torch.stack([torch.einsum("btd,bt->bd", state, share) for state in states], dim=1).cpu()
 
 
-def _whisper_states(encoder: torch.nn.Module, mel: torch.Tensor) -> list[torch.Tensor]:
+def whisper_states(encoder: torch.nn.Module, mel: torch.Tensor) -> list[torch.Tensor]:
     """States of (clips, bands, frames): input of the first layer, output of every layer, the last one normed.
 
     transformers' own forward refuses anything but 30 s; here the positions are cut to the length.
