@@ -11,7 +11,7 @@ from perser.corpora.base import nearest
 from perser.errors import UserError
 from perser.methods import Method
 from perser.records import Name
-from perser.settings import MOST, Base, Count, Counts, Numbers, Seeds, Settings, explain, override, read_toml
+from perser.settings import MOST, Base, Count, Counts, Numbers, Seeds, Settings, blamed, explain, override, read_toml
 
 OWN = Path(__file__).with_name("experiments")  # the project's own
 SHARED = ("shared.toml", "tuned.toml")  # tables that `like` names: definitions, and what the search chose for them
@@ -98,7 +98,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), corpus: str = "") -> Exper
     try:
         return Experiment.model_validate({"name": path.stem, **settings})
     except ValidationError as error:
-        raise UserError(f"{path}: {_explained(error, settings, overrides)}") from None
+        raise UserError(f"{blamed(error.errors()[0], overrides, path)}: {_explained(error, settings)}") from None
 
 
 def _like(path: Path, name: str, table: Any) -> Any:
@@ -116,10 +116,10 @@ def _like(path: Path, name: str, table: Any) -> Any:
     return inherited | {key: value for key, value in table.items() if key != "like"}
 
 
-def _explained(error: ValidationError, settings: dict, overrides: tuple[str, ...]) -> str:
+def _explained(error: ValidationError, settings: dict) -> str:
     first = error.errors()[0]
     tables = {"base": Base}
     if first["type"] == "extra_forbidden" and first["loc"][0] == "methods":  # of a method whose kind is known
         name = first["loc"][1]
         tables[str(name)] = kinds()[settings["methods"][name]["kind"]]
-    return explain(first, tables, Experiment, overrides)
+    return explain(first, tables, Experiment)

@@ -102,7 +102,7 @@ def trials(plans: dict[str, Plan], name: str, method: Method, search: MethodSear
     same seed proposes the same settings, and computed parts are kept beside the plans' directories, so that a killed
     search resumes.
     """
-    optuna.logging.set_verbosity(logging.WARNING)
+    optuna.logging.set_verbosity(logging.CRITICAL)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6))
     first, number = json.loads(method.model_dump_json()), search.trials
     study.enqueue_trial({key: first[key] for key in search.space})

@@ -101,21 +101,24 @@ def override(settings: dict, change: str) -> None:
     settings[last] = value
 
 
-def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings],
-            changes: Iterable[str] = ()) -> str:
+def blamed(error: dict, changes: Iterable[str], file: object) -> str:
+    """Where the value of one of pydantic's errors was given: the last `--set` of its key, or else the file."""
+    place = ".".join(map(str, error["loc"]))
+    given = [change for change in changes if f"{place}.".startswith(f"{change.partition('=')[0].strip()}.")]
+    return f"--set {given[-1][:80]}" if given else str(file)
+
+
+def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings]) -> str:
     """One of pydantic's errors in a line: the key, what is wrong and, for an unknown key, the nearest valid one.
 
-    tables: the settings class of a table by a word of its place; top: that of the file itself; changes: `key=value`s,
-    of which the faulty one is named.
+    tables: the settings class of a table by a word of its place; top: that of the file itself.
     """
     place = [str(part) if str(part).isprintable() else repr(part)[1:-1] for part in error["loc"]]
-    keys = [key for key, _, _ in (change.partition("=") for change in changes)]
-    flag = "--set " if any(f"{'.'.join(place)}.".startswith(f"{key.strip()}.") for key in keys) else ""
     if error["type"] != "extra_forbidden":
         given = repr(error.get("input"))
-        return f"{flag}{'.'.join(place)}: {error['msg'][0].lower()}{error['msg'][1:]} (given: {given[:60]})"
+        return f"{'.'.join(place)}: {error['msg'][0].lower()}{error['msg'][1:]} (given: {given[:60]})"
     valid = next((tables[part].model_fields for part in reversed(place[:-1]) if part in tables), top.model_fields)
-    return f"{flag}unknown key {'.'.join(place)}; the nearest valid key is {nearest_key(place[-1], valid)}"
+    return f"unknown key {'.'.join(place)}; the nearest valid key is {nearest_key(place[-1], valid)}"
 
 
 def nearest_key(key: str, valid: Any) -> str:

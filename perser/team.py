@@ -37,7 +37,7 @@ from perser.methods.ssl_e import train
 from perser.personal import PersonalModel, adapted, file_names, save
 from perser.personal import general as general_model
 from perser.plan import NUMERICS_VERSION, Plan, Unit
-from perser.settings import Base, explain, override
+from perser.settings import Base, blamed, explain, override
 from perser.terminal import counted
 
 GENERAL, PERSONAL = "ssl-e", "personal"
@@ -64,12 +64,14 @@ def prepare(corpus: Corpus, overrides: Iterable[str] = ()) -> Team:
     counts = ticked["listener"].value_counts()
     _enough(counts, ticked, corpus.classes)
     settings = chosen(counts, _per_session(ticked, corpus))
+    overrides = list(overrides)
     for change in overrides:
         override(settings, change)
     try:
         experiment = Experiment.model_validate(settings)
     except ValidationError as error:
-        raise UserError(f"--set {explain(error.errors()[0], {'base': Base}, Experiment)}") from None
+        first = error.errors()[0]
+        raise UserError(f"{blamed(first, overrides, '--set')}: {explain(first, {'base': Base}, Experiment)}") from None
     if len(counts) < FEW_LISTENERS:
         notes.append(f"{len(counts)} listeners are few to learn from; {FEW_LISTENERS} or more are better")
     if counts.median() < FEW_RATINGS:
