@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from safetensors.torch import load_file, save_file
 
-from perser import checkpoints, processes, provenance, records, settings
+from perser import checkpoints, cluster, processes, provenance, records, settings
 from perser.about import training
 from perser.checkpoints import Checkpoint
 from perser.corpora import schema
@@ -65,26 +65,45 @@ def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
 
 def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     """All records of a plan. Only parts are written."""
-    todo = [unit for unit in plan.units if plan.missing(unit)]
-    total = len(plan.units) * len(plan.experiment.methods)
-
-    def done() -> int:
-        return total - sum(len(plan.missing(unit)) for unit in todo)
-
-    # Workers are initialised before they load torch, so that they never outlive this process.
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c", initializer=processes.follow,
-                    initargs=(os.getpid(),))
-    with shown_progress(plan.experiment.name, total, "parts", progress and bool(todo), initial=done(), count=done):
-        try:
-            for _ in work(delayed(_compute_unit)(plan, unit) for unit in todo):
-                pass
-        except BrokenProcessPool:
-            raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; "
-                            f"run the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
-                            ) from None
+    fill(plan, jobs, progress)
     frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in plan.parts()], ignore_index=True)
     frame.insert(3, "experiment", plan.experiment.name)
     return frame
+
+
+def fill(plan: Plan, jobs: int, progress: bool = False, share: tuple[int, int] = (1, 1)) -> None:
+    """Compute the missing parts in `jobs` processes, or on the cluster that is active.
+
+    share: (k, n) for every n-th unit from the k-th, so that n jobs that share the folder compute all; (0, n): none.
+    """
+    units = plan.units[share[0] - 1::share[1]] if share[0] else []
+    total = len(units) * len(plan.experiment.methods)
+
+    def todo() -> list[Unit]:
+        return [unit for unit in units if plan.missing(unit)]
+
+    def done() -> int:
+        return total - sum(len(plan.missing(unit)) for unit in units)
+
+    with shown_progress(plan.experiment.name, total, "parts", progress and bool(todo()), initial=done(), count=done):
+        if cluster.active():
+            sent = plan.by_file()
+            cluster.work(lambda: [delayed(_compute_unit)(sent, unit) for unit in todo()])
+        else:
+            _compute_here(plan, todo(), jobs)
+
+
+def _compute_here(plan: Plan, units: list[Unit], jobs: int) -> None:
+    """In processes of this machine, initialised before they load torch, so that they never outlive this one."""
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c", initializer=processes.follow,
+                    initargs=(os.getpid(),))
+    try:
+        for _ in work(delayed(_compute_unit)(plan, unit) for unit in units):
+            pass
+    except BrokenProcessPool:
+        raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; "
+                        f"run the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
+                        ) from None
 
 
 def _compute_unit(plan: Plan, unit: Unit) -> None:
@@ -102,7 +121,7 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
                               "held_out": list(task.split.test_listeners), "trained_on": _trained_on(task)}
         checkpoints.save(Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about), part)
         records.write(learnt(model, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
-        records.write_json(plan.origin | {"seconds": time.perf_counter() - began}, part / "part.json")
+        records.write_json(plan.origin | provenance.here() | {"seconds": time.perf_counter() - began}, part / "part.json")
         records.write(frame, part / "records.parquet")
 
 
