@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -79,11 +80,15 @@ def _ray(address: str | None) -> dict:
     from ray.util.joblib import register_ray
 
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    address = address or os.environ.get("RAY_ADDRESS", "auto")
     try:
-        ray.init(address or os.environ.get("RAY_ADDRESS", "auto"), logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"--backend ray: no cluster at {address or 'this machine'} "
-                        f"({str(error).partition(chr(10))[0]}); start one with `ray start --head`") from None
+        if address != "auto":  # Ray itself asks a machine that does not answer for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--backend ray: no cluster at {address} ({str(error).splitlines()[0]}); start one with "
+                        "`ray start --head`, or give --address HOST:PORT") from None
     for number, handler in handlers.items():
         signal.signal(number, handler)
     register_ray()

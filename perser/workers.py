@@ -121,7 +121,8 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
                               "held_out": list(task.split.test_listeners), "trained_on": _trained_on(task)}
         checkpoints.save(Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about), part)
         records.write(learnt(model, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
-        records.write_json(plan.origin | provenance.here() | {"seconds": time.perf_counter() - began}, part / "part.json")
+        origin = plan.origin | provenance.here() | {"seconds": time.perf_counter() - began}
+        records.write_json(origin, part / "part.json")
         records.write(frame, part / "records.parquet")
 
 
