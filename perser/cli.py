@@ -159,7 +159,7 @@ def in_parallel(command):
         if address and backend == cluster.BACKENDS[0]:
             raise click.UsageError("--address: give --backend ray or dask too", context)
         usage(context.with_resource, cluster.on(backend, address, jobs))
-        return command(jobs=jobs or os.cpu_count(), **arguments)
+        return command(jobs=jobs or cluster.workers(), **arguments)
 
     for option in (
         click.option("--address", help="HOST:PORT of the cluster.  [default: RAY_ADDRESS, or the one on this machine]"),

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 
 from perser.errors import UserError
@@ -44,6 +44,11 @@ def on(backend: str, address: str | None = None, jobs: int | None = None) -> Ite
 def active() -> bool:
     """Whether work goes to a cluster."""
     return type(get_active_backend()[0]).__name__ in ("RayBackend", "DaskDistributedBackend")
+
+
+def workers() -> int:
+    """How many work at a time: the cores of this machine, or those of the cluster."""
+    return effective_n_jobs(-1) if active() else os.cpu_count() or 1
 
 
 def work(todo: Callable[[], list]) -> None:

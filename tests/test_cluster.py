@@ -53,7 +53,7 @@ def ray_cluster():
             patch.setenv(name, value)
         from ray.cluster_utils import Cluster
 
-        nodes = Cluster()
+        nodes = Cluster()  # its processes end with this one in any case
         try:
             for settings in ({"include_dashboard": False}, {}):
                 nodes.add_node(num_cpus=1, object_store_memory=STORE, **settings)
@@ -170,6 +170,18 @@ def test_the_shares_of_an_array_of_jobs_are_all_units_once(serial, tmp_path):
     assert sizes == [12, 24, 36], "12 units of 3 methods"
     pd.testing.assert_frame_equal(workers.run(here, jobs=1), serial)
     assert records.manifest(here.out).units_computed == 0
+
+
+@pytest.mark.parametrize("words, error", [
+    (["--part", "3"], "3: write it as K/N with K from 0 to N"), (["--part", "9/8"], "9/8: write it as K/N"),
+    (["--part", "0/0"], "0/0: write it as K/N"), (["--address", "a:1"], "--address: give --backend ray or dask too"),
+    (["--backend", "dask"], "--backend dask: pip install \"dask[distributed]\"")])
+def test_wrong_use_is_answered_in_one_line(tmp_path, monkeypatch, capsys, words, error):
+    monkeypatch.setitem(sys.modules, "dask.distributed", None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", "main", "--corpus", "table", "--root", str(tmp_path), "--out", str(tmp_path / "o"), *words])
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and error in told and told.count("\n") == 1
 
 
 def test_shards_left_by_a_killed_process_are_used_unless_they_are_damaged(tmp_path):
