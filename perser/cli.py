@@ -1,5 +1,6 @@
 """The command line. `perser COMMAND --help` shows every command with an example."""
 
+import functools
 import importlib
 import json
 import logging
@@ -148,6 +149,37 @@ def of_table(command):
     return command
 
 
+def in_parallel(command):
+    """Add the options of where work is done to a command. It gets `jobs`, and runs while the cluster is connected."""
+    @functools.wraps(command)
+    def connected(jobs: int | None, backend: str, address: str | None, **arguments):
+        from perser import cluster
+
+        context = click.get_current_context()
+        if address and backend == cluster.BACKENDS[0]:
+            raise click.UsageError("--address: give --backend ray or dask too", context)
+        usage(context.with_resource, cluster.on(backend, address, jobs))
+        return command(jobs=jobs or cluster.workers(), **arguments)
+
+    for option in (
+        click.option("--address", help="HOST:PORT of the cluster.  [default: RAY_ADDRESS, or the one on this machine]"),
+        click.option("--backend", type=click.Choice(["loky", "ray", "dask"]), default="loky", show_default=True,
+                     help="Work in processes of this machine, or on a cluster that shares the folders with it."),
+        click.option("--jobs", show_default="cores, of all machines on a cluster", type=click.IntRange(1))):
+        connected = option(connected)
+    return connected
+
+
+def share_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """(K, N) of K/N, with K from 0 to N."""
+    if text is None:
+        return None
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and int(first) <= int(second) > 0):
+        raise click.BadParameter(f"{text}: write it as K/N with K from 0 to N, such as 2/8", context, parameter)
+    return int(first), int(second)
+
+
 def corpus_options(pairs: tuple[str, ...], threshold: tuple[str, ...] = (), **table: str | None) -> dict:
     """key=value pairs, whose values stay text until the corpus reads them, and the options of a table that are set."""
     options = {key: value for key, value in {"threshold": ",".join(threshold), **table}.items() if value}
@@ -285,9 +317,13 @@ def get(name: str) -> None:
 @click.option("--normalise", type=click.Choice(["corpus", "clip", "none"]),
               help="Mean and sd of waveforms.  [default: as the upstream asks: none for whisper, else corpus]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting. Repeatable.")
-@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+@click.option("--part", "share", metavar="K/N", callback=share_of,
+              help="Compute every N-th missing unit from the K-th alone, as one of N jobs that share OUT, or 0/N the "
+                   "features alone; then run without --part for the records.")
+@in_parallel
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
-        out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int, **table) -> None:
+        out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int,
+        share: tuple[int, int] | None, **table) -> None:
     """Compute the missing records of EXPERIMENT, a name such as main or a .toml file, and print its table."""
     now(f"reading {corpus} from {root}")
     from perser import experiment as experiments
@@ -296,6 +332,10 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
 
     settings = usage(experiments.load, usage(experiments.named, experiment), overrides, corpus)
     plan = planned(settings, corpus, root, corpus_options(options, **table), upstream, revision, out, store, normalise)
+    if share:
+        workers.fill(plan, jobs, terminal(), share)
+        click.echo(f"{out}: part {share[0]} of {share[1]} is there; without --part the command writes the records")
+        return
     workers.run(plan, jobs, terminal())
     finished = records.load(out)
     table, caption = next(iter(report.tables_of(finished).values()))
@@ -339,7 +379,7 @@ def embedded(corpus, upstream, revision: str | None, store: Path, normalise: str
 @of_table
 @TRAINED_ON
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the test.")
-@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+@in_parallel
 def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...], upstream: str,
                 overrides: tuple[str, ...], jobs: int, **table) -> None:
     """From a table of RATINGS and a folder of AUDIO to a model per listener, and whom it helps.
@@ -367,7 +407,7 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
 @click.option("--method", "methods", multiple=True, help="Only these methods. Repeatable.")
 @TRAINED_ON
 @click.option("--out", default=Path("out/search"), show_default=True, type=DIRECTORY, help="Parts, features, trials.")
-@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+@in_parallel
 def search(file: str, roots: tuple[str, ...], methods: tuple[str, ...], upstream: str, out: Path, jobs: int) -> None:
     """Search the settings of methods on the development corpora of FILE: one line per trial, the best at the end.
 
@@ -647,7 +687,7 @@ def claims(results: Path, everything: bool, paper: Path | None, as_json: bool) -
 
 @main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")
 @click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "cost", "phase2",
-                                                           "e2e"]))
+                                                           "distributed", "e2e"]))
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1),
               help="Timed rounds; in a round all calls take turns.")

@@ -1,13 +1,15 @@
 """What an experiment computes on one corpus and upstream, and where each result lies."""
 
+import copy
 import os
 import re
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from perser import provenance, settings
+from perser import provenance, records, settings
 from perser.corpora import Corpus, schema
 from perser.corpora.agreement import listener_traits, noise_ceiling
 from perser.data import Task, from_corpus, make_task
@@ -51,15 +53,25 @@ class Plan(Protocol):
         self.traits = listener_traits(corpus.ratings, corpus.classes)
         self.table = schema.rows(corpus)[0] if corpus.name == "table" else None  # its sessions may have been made
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
-        self.origin = {"numerics_version": NUMERICS_VERSION, "commit": provenance.git()["commit"],
-                       "data_digest": self.fingerprint, "cpu": provenance.machine()["cpu"]}
+        self.origin = {"numerics_version": NUMERICS_VERSION, "commit": provenance.here()["commit"],
+                       "data_digest": self.fingerprint, "cpu": provenance.here()["cpu"]}
         self.units = [(*part, seed) for seed, part in product(experiment.seeds, self.splits)]
 
     def task(self, unit: Unit) -> Task:
         """What the methods of a unit work with."""
         fold, group, _ = unit
-        data = self.data._replace(features=torch.from_numpy(self.features))
+        features = np.load(self.features, mmap_mode="c") if isinstance(self.features, Path) else self.features
+        data = self.data._replace(features=torch.from_numpy(features))
         return make_task(data, self.split(fold, group), self.experiment.base, self.standardise)
+
+    def by_file(self) -> "Plan":
+        """The plan as it is sent to other machines, which share its folder: its features are a file that they map."""
+        light = copy.copy(self)
+        light.features = self.out.parent / "parts" / f"features-{self.fingerprint}.npy"
+        if not light.features.exists():
+            with records.whole(light.features) as half, half.open("wb") as file:
+                np.save(file, self.features, allow_pickle=False)
+        return light
 
     def digest(self, *what) -> str:
         """Changes with the numerics, the data and every setting of the experiment but its set of methods."""

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def git() -> dict:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
+
+
+@cache
+def here() -> dict:
+    """The commit and the processor that a number is computed with."""
+    return {"commit": git()["commit"], "cpu": machine()["cpu"]}
 
 
 def machine() -> dict:

@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from safetensors.torch import load_file, save_file
 
-from perser import checkpoints, processes, provenance, records, settings
+from perser import checkpoints, cluster, processes, provenance, records, settings
 from perser.about import training
 from perser.checkpoints import Checkpoint
 from perser.corpora import schema
@@ -84,26 +84,45 @@ def _joined(plan: Plan, name: str) -> pd.DataFrame:
 
 def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     """All records of a plan. Only parts are written."""
-    todo = [unit for unit in plan.units if plan.missing(unit)]
-    total = len(plan.units) * len(plan.experiment.methods)
-
-    def done() -> int:
-        return total - sum(len(plan.missing(unit)) for unit in todo)
-
-    # Workers are initialised before they load torch, so that they never outlive this process.
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c", initializer=processes.follow,
-                    initargs=(os.getpid(),))
-    with shown_progress(plan.experiment.name, total, "parts", progress and bool(todo), initial=done(), count=done):
-        try:
-            for _ in work(delayed(_compute_unit)(plan, unit) for unit in todo):
-                pass
-        except BrokenProcessPool:
-            raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; "
-                            f"run the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
-                            ) from None
+    fill(plan, jobs, progress)
     frame = _joined(plan, "records.parquet")
     frame.insert(3, "experiment", plan.experiment.name)
     return frame
+
+
+def fill(plan: Plan, jobs: int, progress: bool = False, share: tuple[int, int] = (1, 1)) -> None:
+    """Compute the missing parts in `jobs` processes, or on the cluster that is active.
+
+    share: (k, n) for every n-th unit from the k-th, so that n jobs that share the folder compute all; (0, n): none.
+    """
+    units = plan.units[share[0] - 1::share[1]] if share[0] else []
+    total = len(units) * len(plan.experiment.methods)
+
+    def todo() -> list[Unit]:
+        return [unit for unit in units if plan.missing(unit)]
+
+    def done() -> int:
+        return total - sum(len(plan.missing(unit)) for unit in units)
+
+    with shown_progress(plan.experiment.name, total, "parts", progress and bool(todo()), initial=done(), count=done):
+        if cluster.active():
+            sent = plan.by_file()
+            cluster.work(lambda: [delayed(_compute_unit)(sent, unit) for unit in todo()])
+        else:
+            _compute_here(plan, todo(), jobs)
+
+
+def _compute_here(plan: Plan, units: list[Unit], jobs: int) -> None:
+    """In processes of this machine, initialised before they load torch, so that they never outlive this one."""
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c", initializer=processes.follow,
+                    initargs=(os.getpid(),))
+    try:
+        for _ in work(delayed(_compute_unit)(plan, unit) for unit in units):
+            pass
+    except BrokenProcessPool:
+        raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; "
+                        f"run the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
+                        ) from None
 
 
 def _compute_unit(plan: Plan, unit: Unit) -> None:
@@ -122,8 +141,8 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
         checkpoints.save(Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about), part)
         records.write(learnt(model, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
         records.write(frame, part / "records.parquet")
-        records.seal(plan.origin | {"seconds": time.perf_counter() - began}, part / "part.json",
-                     part / "learnt.parquet", part / "records.parquet")
+        origin = plan.origin | provenance.here() | {"seconds": time.perf_counter() - began}
+        records.seal(origin, part / "part.json", part / "learnt.parquet", part / "records.parquet")
 
 
 def _trained_on(task: Task) -> dict:

@@ -288,6 +288,10 @@ class _Transformer:
     whole: bool  # whisper only: pad every clip to 30 s
     seconds: float = 80.0  # of padded audio per forward pass, which bounds memory
 
+    def __reduce__(self) -> tuple:
+        """Weights are not sent to another process: it reads them from the folder."""
+        return _received, (self.folder, str(self.device), self.whole, self.seconds)
+
     @cached_property
     def model(self) -> torch.nn.Module:
         """The model; of whisper the encoder."""
@@ -390,6 +394,12 @@ class _Transformer:
         share = (valid / frames[:, None]).to(self.device)
         # One layer at a time: stacking all 25 would double the memory.
         return torch.stack([torch.einsum("btd,bt->bd", state, share) for state in states], dim=1).cpu()
+
+
+@cache
+def _received(folder: Path, device: str, whole: bool, seconds: float) -> _Transformer:
+    """A model that was sent to this process; one that is sent again has its weights already."""
+    return _Transformer(folder, _config(folder, folder.name), torch.device(device), whole, seconds)
 
 
 def whisper_states(encoder: torch.nn.Module, mel: torch.Tensor) -> list[torch.Tensor]:
