@@ -1,0 +1,392 @@
+"""The site: one static folder of rendered pages, figures, documents and the library's reference.
+
+It runs no script and asks nothing of any server. Text is escaped, and HTML of pages and outputs is sanitised.
+"""
+
+import ast
+import base64
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import bleach
+import jinja2
+from bleach.css_sanitizer import CSSSanitizer
+from bs4 import BeautifulSoup, Tag
+from nbconvert.filters import Highlight2HTML, ansi2html
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+import perser
+from perser.analysis import expected
+from perser.errors import UserError
+from perser.records import whole
+
+PACKAGE = Path(perser.__file__).parent
+DOCUMENTS = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")
+GROUPS = ("Pages", "Results", "Documents", "Reference")
+NO_REFERENCE = ("cli", "__main__")  # commands, which have --help
+LONG = 40  # a page with more headings lists only the upper ones
+LEAD = 220  # characters of a page's first sentences on the start page
+# Of HTML that is not ours, this stays; other tags go and their text stays.
+TAGS = set("a abbr audio b blockquote br caption code dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i "
+           "img kbd li ol p pre s small source span strong sub summary sup table tbody td tfoot th thead tr u ul".split())
+ATTRIBUTES = {"align", "alt", "class", "colspan", "controls", "height", "open", "rowspan", "scope", "start", "style", "title",
+              "width"}
+ADDRESSES = {"a": r"(https?:|mailto:)\S*|[^:]*", "img": r"data:image/(png|jpeg);base64,[\w+/=\s]*|[^:]*",
+             "audio": r"data:audio/[\w.+-]+;base64,[\w+/=\s]*", "source": r"data:audio/[\w.+-]+;base64,[\w+/=\s]*"}
+STYLES = CSSSanitizer(allowed_css_properties=["background-color", "color", "font-weight", "text-align"])
+SHOWN = ("text/html", "text/markdown", "image/png", "image/jpeg", "text/plain")  # the richest form of an output wins
+
+
+class Page(NamedTuple):
+    """A page of the site before its links are set.
+
+    source: the file or folder it shows; links of its body are relative to its folder.
+    """
+
+    file: str
+    title: str
+    group: str
+    source: Path
+    body: str
+
+
+class Site(NamedTuple):
+    """Where things are: addresses of pages by the path of what they show, and by names that stand in text."""
+
+    out: Path
+    root: Path
+    places: dict[Path, str]
+    names: dict[str, str]
+
+
+def build(out: Path, results: Path, notebooks: Path) -> Path:
+    """Write the site of a checkout, whose root is the folder of `results`; returns its start page.
+
+    Raises UserError where a link leads nowhere, a notebook cannot be read, or `out` holds other files.
+    """
+    root, out = results.resolve().parent, out.absolute()
+    if out.is_dir() and any(out.iterdir()) and not (out / "site.css").is_file():
+        raise UserError(f"{out}: holds other files, which this might overwrite; give --out a new folder")
+    pages = [*_notebooks(notebooks.absolute(), root), *_figures(root / "figures"), *_documents(root), *_reference(root)]
+    site = Site(out, root, *_addresses(pages, root))
+    menu = {group: [page for page in pages if page.group == group] for group in GROUPS}
+    soups = {page.file: BeautifulSoup(page.body, "html.parser") for page in pages}
+    leads = {page.file: _lead(soups[page.file]) for page in pages}
+    contents = {page.file: _finish(page, soups[page.file], site) for page in pages}
+    for page, before, after in zip(pages, [None, *pages], [*pages[1:], None]):
+        _write(out / page.file, menu=menu, page=page, body=str(soups[page.file]), contents=contents[page.file],
+               before=before, after=after)
+    readme = soups.get("README.html")
+    figure = readme.find("a", class_="picture") if readme else None
+    _write(out / "index.html", menu=menu, page=None, leads=leads, lead=leads.get("README.html", ""), contents=[],
+           figure=str(figure or ""), judged=_judged(results), headline=expected.headline, effect=expected.effect)
+    with whole(out / "site.css") as half:
+        shutil.copyfile(Path(__file__).with_name("site.css"), half)
+    return out / "index.html"
+
+
+def _write(path: Path, **values: Any) -> None:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
+    text = environment.from_string(Path(__file__).with_name("site.html").read_text(encoding="utf-8")).render(**values)
+    with whole(path) as half:
+        half.write_text(text, encoding="utf-8")
+
+
+def _judged(results: Path) -> list[expected.Judged]:
+    path = results / "expected.toml"
+    return expected.judge(expected.read(path), results.absolute().parent) if path.is_file() else []
+
+
+def sanitised(text: str) -> str:
+    """HTML without scripts, styles of its own, unknown tags, and addresses that a page would load from elsewhere.
+
+    >>> sanitised('<p onclick="x()">a<script>b</script><img src="https://c.org/d.png"><a href="java\\nscript:e">f</a></p>')
+    '<p>a<img><a>f</a></p>'
+    """
+    soup = BeautifulSoup(text, "html.parser")
+    for tag in soup.find_all(["script", "style", "iframe", "object", "svg", "math", "template", "noscript"]):
+        tag.decompose()
+    return bleach.clean(str(soup), TAGS, _allowed, {"http", "https", "mailto", "data"}, strip=True, css_sanitizer=STYLES)
+
+
+def _allowed(tag: str, name: str, value: str) -> bool:
+    if name in ("href", "src"):
+        return bool(re.fullmatch(ADDRESSES.get(tag, "(?!)"), value, re.IGNORECASE)) and not value.startswith(("//", "\\"))
+    return name in ATTRIBUTES
+
+
+def _markdown(text: str) -> str:
+    return sanitised(MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(text))
+
+
+def _code(text: str) -> str:
+    return str(Highlight2HTML(pygments_lexer="python")(text)).replace(" highlight hl-python", "highlight")
+
+
+def _fold(name: str, body: str) -> str:
+    return f'<details class="code"><summary>{escape(name)}</summary>{body}</details>'
+
+
+def _notebooks(folder: Path, root: Path) -> Iterator[Page]:
+    """The executed notebooks of a folder. Their links are as in the checkout, wherever the folder is."""
+    for path in sorted(folder.glob("*.ipynb")):
+        try:
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            body = "\n".join(_cell(cell) for cell in cells)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: is no notebook ({error!r}); render the notebooks again") from None
+        yield Page(f"{path.stem}.html", _title(body, path.stem), "Pages", root / "notebooks" / path.name, body)
+
+
+def _cell(cell: dict) -> str:
+    source = "".join(cell["source"])
+    if cell["cell_type"] != "code":
+        return _markdown(source) if cell["cell_type"] == "markdown" else ""
+    return "\n".join([_fold("Code", _code(source)) if source.strip() else "", *map(_output, cell["outputs"])])
+
+
+def _output(output: dict) -> str:
+    """The richest form of an output that is shown."""
+    if output["output_type"] == "stream":
+        return f"<pre>{ansi2html(''.join(output['text']))}</pre>"
+    if output["output_type"] == "error":
+        return f"<pre>{ansi2html(chr(10).join(output['traceback']))}</pre>"
+    kind = next((kind for kind in SHOWN if kind in output["data"]), "")
+    text = "".join(output["data"].get(kind, ""))
+    if kind.startswith("image/"):
+        about = output.get("metadata", {}).get(kind, {})
+        kept = "".join(f' {name}="{escape(str(about[name]))}"' for name in ("width", "alt") if about.get(name))
+        return f'<p><img src="data:{kind};base64,{escape("".join(text.split()))}"{kept}></p>'
+    if kind == "text/html":
+        return sanitised(text)
+    return _markdown(text) if kind == "text/markdown" else f"<pre>{escape(text)}</pre>"
+
+
+def _title(body: str, otherwise: str) -> str:
+    heading = BeautifulSoup(body, "html.parser").find("h1")
+    return heading.get_text(" ", strip=True) if heading else otherwise
+
+
+def _documents(root: Path) -> Iterator[Page]:
+    for path in (root / name for name in DOCUMENTS):
+        if path.is_file():
+            body = _markdown(path.read_text(encoding="utf-8"))
+            yield Page(f"{path.stem}.html", _title(body, path.stem), "Documents", path, body)
+
+
+def _figures(folder: Path) -> Iterator[Page]:
+    """A page per corpus and upstream with all figures and tables of its experiments, and one that compares upstreams."""
+    places = sorted({path for depth in ("*", "*/*") for path in folder.glob(depth) if path.is_dir()})
+    for place in places:
+        own = sorted(place.glob("*.png") if place.parent == folder else place.glob("*/*.png"))
+        tables = sorted(place.glob("*.md") if place.parent == folder else place.glob("*/*.md"))
+        stems = sorted({path.with_suffix("") for path in [*own, *tables]})
+        if stems:
+            title = ", ".join(place.relative_to(folder).parts)
+            body, section = [f"<h1>All results: {escape(title)}</h1>"], ""
+            for stem in stems:
+                if stem.parent.name != section and stem.parent != place:
+                    section = stem.parent.name
+                    body.append(f"<h2>{escape(section)}</h2>")
+                body.append(_result(stem, place, title, own, tables))
+            yield Page(f"results-{'-'.join(place.relative_to(folder).parts)}.html", title, "Results", place / "x",
+                       "\n".join(body))
+
+
+def _result(stem: Path, place: Path, title: str, figures: list[Path], tables: list[Path]) -> str:
+    """A figure, the table of the same name in a fold, and its CSV."""
+    name, link = stem.name.replace("-", " ").capitalize(), escape(stem.relative_to(place).as_posix())
+    parts = [f"<h3>{escape(name)}</h3>"]
+    if stem.with_name(f"{stem.name}.png") in figures:
+        parts.append(f'<p><img src="{link}.png" width="560" alt="{escape(name)}: figure of {escape(title)}"></p>')
+    if (table := stem.with_name(f"{stem.name}.md")) in tables:
+        parts.append(_fold("Table", _markdown(table.read_text(encoding="utf-8"))))
+    if stem.with_name(f"{stem.name}.csv").is_file():
+        parts.append(f'<p><a href="{link}.csv">CSV</a></p>')
+    return "\n".join(parts)
+
+
+def _modules() -> dict[str, tuple[Path, ast.Module]]:
+    """Modules of the library with their source, in the order of their names."""
+    paths = {".".join(("perser", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+             for path in sorted(PACKAGE.rglob("*.py"))}
+    return {name: (path, ast.parse(path.read_text(encoding="utf-8"))) for name, path in sorted(paths.items())
+            if name.rpartition(".")[2] not in NO_REFERENCE and name != "perser"}
+
+
+def _package(module: str) -> str:
+    """The folder that a module's page is about."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if (PACKAGE / parts[1]).is_dir() else "perser"
+
+
+def _reference(root: Path) -> Iterator[Page]:
+    """What `import perser` offers, then a page per folder of the library."""
+    modules = _modules()
+    anchors = {f"{name}.{node.name}": _summary(node) for name, (_, tree) in modules.items() for node in _public(tree)}
+    anchors |= {name: _summary(tree) for name, (_, tree) in modules.items()}
+    rows = []
+    for name, target in perser._NAMES.items():
+        anchor = target.replace(":", ".")
+        anchor = anchor if anchor in anchors else target.partition(":")[0]
+        rows.append(f'<tr><td><a href="{_at(anchor)}"><code>perser.{name}</code></a></td><td>{anchors[anchor]}</td></tr>')
+    index = [f'<tr><td><a href="{_at(name)}"><code>{name}</code></a></td><td>{anchors[name]}</td></tr>'
+             for name in modules]
+    yield Page("api.html", "The library", "Reference", root / "perser" / "__init__.py",
+               f"<h1>The library</h1><p>{escape((perser.__doc__ or '').splitlines()[0])}</p><h2>Names of perser</h2>"
+               f"<table>{''.join(rows)}</table><h2>Modules</h2><table>{''.join(index)}</table>")
+    for package in sorted({_package(name) for name in modules}):
+        inside = {name: part for name, part in modules.items() if _package(name) == package}
+        body = "\n".join([f"<h1><code>{package}</code></h1>", *(_module(name, *part) for name, part in inside.items())])
+        yield Page(f"api-{package}.html", package, "Reference", root / Path(*package.split(".")), body)
+
+
+def _at(anchor: str) -> str:
+    """The address of a definition or module in the reference."""
+    return f"api-{_package(anchor)}.html#{anchor}"
+
+
+def _public(tree: ast.AST) -> list[Any]:
+    """The definitions of a module or class whose names have no leading underscore."""
+    return [node for node in ast.iter_child_nodes(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            and not node.name.startswith("_")]
+
+
+def _summary(node: Any) -> str:
+    return _text((ast.get_docstring(node) or "").partition("\n")[0])
+
+
+def _text(text: str) -> str:
+    """Escaped text, with what is between backticks as code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text, quote=False))
+
+
+def _module(name: str, path: Path, tree: ast.Module) -> str:
+    """A module: its docstring, its public definitions, its source in a fold."""
+    definitions = "\n".join(_definition(node, name, 3) for node in _public(tree))
+    return (f'<h2 id="{name}"><code>{name}</code></h2><div class="doc">{_text(ast.get_docstring(tree) or "")}</div>'
+            f'{definitions}{_fold("Source", _code(path.read_text(encoding="utf-8")))}')
+
+
+def _definition(node: Any, parent: str, level: int) -> str:
+    """A function or class with its signature, docstring, fields and methods."""
+    anchor, inner = f"{parent}.{node.name}", ""
+    if isinstance(node, ast.ClassDef):
+        signature = f"class {node.name}({', '.join(map(ast.unparse, node.bases))})".removesuffix("()")
+        fields = [f"    {ast.unparse(part)}" for part in node.body if isinstance(part, ast.AnnAssign)]
+        signature = "\n".join([signature, *fields])
+        inner = "\n".join(_definition(method, anchor, level + 1) for method in _public(node))
+    else:
+        signature = f"{node.name}({ast.unparse(node.args)})"
+        signature += f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return (f'<h{level} id="{anchor}"><code>{node.name}</code></h{level}><pre class="signature">{escape(signature)}</pre>'
+            f'<div class="doc">{_text(ast.get_docstring(node) or "")}</div>{inner}')
+
+
+def _addresses(pages: list[Page], root: Path) -> tuple[dict[Path, str], dict[str, str]]:
+    """The addresses of pages by what they show, and by words in code: files of the library and names of notebooks."""
+    places = {page.source: page.file for page in pages}
+    places |= {root / "notebooks": "index.html#pages", root / "results": "index.html#results",
+               root / "figures": "index.html#results"}
+    places |= {root / "perser" / path.relative_to(PACKAGE): _at(name) for name, (path, _) in _modules().items()}
+    names = {source.relative_to(root).as_posix(): place for source, place in places.items() if source.suffix == ".py"}
+    return places, names | {page.source.stem: page.file for page in pages if page.group == "Pages"}
+
+
+def _lead(soup: BeautifulSoup) -> str:
+    """The first sentences of a page, as many as fit."""
+    first = soup.find("p")
+    sentences = re.split(r"(?<=[.?!])\s+", " ".join(first.get_text().split())) if first else [""]
+    lead = sentences[0]
+    for sentence in sentences[1:]:
+        if len(lead) + len(sentence) > LEAD:
+            break
+        lead += f" {sentence}"
+    return lead
+
+
+def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str, str]]:
+    """Set the page's links, pictures, tables and anchors; returns its contents: level, anchor, text."""
+    contents = _contents(soup)
+    for code in soup.find_all("code"):
+        if (address := site.names.get(code.get_text())) and address != page.file and not code.find_parent(["a", "pre"]):
+            code.wrap(soup.new_tag("a", href=address))
+    for link in soup.find_all("a", href=True):
+        if page.group != "Reference" and not link["href"].startswith("#") and not site.names.get(link.get_text()):
+            _set(link, "href", _address(str(link["href"]), page, site))
+    for number, image in enumerate(soup.find_all("img"), start=1):
+        _picture(image, number, page, soup, site)
+    for table in soup.find_all("table"):
+        table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0", "role": "region", "aria-label": "Table"}))
+    for number, sound in enumerate(soup.find_all("audio"), start=1):
+        sound["aria-label"], sound["preload"] = f"Clip {number}", "none"
+    return contents
+
+
+def _contents(soup: BeautifulSoup) -> list[tuple[int, str, str]]:
+    """Give all headings an anchor; the lower ones are listed where there are not too many."""
+    taken, headings = set(), soup.find_all(re.compile(r"h[1-6]$"))
+    for heading in headings:
+        stem = re.sub(r"[^\w.]+", "-", heading.get_text().lower()).strip("-") or "part"
+        anchor = str(heading.get("id") or next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, 1000)))
+                                               if name not in taken))
+        taken.add(anchor)
+        heading["id"] = anchor
+    listed = [(int(heading.name[1]), str(heading["id"]), heading.get_text()) for heading in headings]
+    upper = [entry for entry in listed if entry[0] in (2, 3)]
+    return upper if len(upper) <= LONG else [entry for entry in upper if entry[0] == 2]
+
+
+def _set(tag: Tag, name: str, value: str | None) -> None:
+    """Set an attribute, or leave the tag's text alone where there is nothing to link to."""
+    if value is None:
+        tag.unwrap()
+    else:
+        tag[name] = value
+
+
+def _address(link: str, page: Page, site: Site) -> str | None:
+    """The address within the site of a link of a page. A linked file that is no page is copied; None: a bare folder.
+
+    Raises UserError where there is no such file in the checkout.
+    """
+    parts = urlsplit(link)
+    if parts.scheme:
+        return link
+    path = Path(page.source.parent, unquote(parts.path)).resolve()
+    anchor = f"#{parts.fragment}" * bool(parts.fragment)
+    if path in site.places:
+        place = site.places[path]
+        return place if "#" in place else place + anchor
+    if not path.is_relative_to(site.root.resolve()) or not path.exists():
+        raise UserError(f"{page.source}: links to {link}, which is not in the checkout; correct the link")
+    if path.is_dir() or path.suffix in (".html", ".svg"):
+        return None
+    copied = "files/" + path.relative_to(site.root.resolve()).as_posix()
+    with whole(site.out / copied) as half:
+        shutil.copyfile(path, half)
+    return copied
+
+
+def _picture(image: Tag, number: int, page: Page, soup: BeautifulSoup, site: Site) -> None:
+    """Store a picture, give it words, and link it to itself in full size."""
+    source = str(image.get("src", ""))
+    if source.startswith("data:"):
+        kind, _, data = source.removeprefix("data:image/").partition(";base64,")
+        address = f"files/{Path(page.file).stem}-{number}.{kind}"
+        with whole(site.out / address) as half:
+            half.write_bytes(base64.b64decode(data))
+    else:
+        address = _address(source, page, site) or ""
+    heading = image.find_previous(re.compile(r"h[1-6]$"))
+    image["src"], image["loading"] = address, "lazy"
+    image["alt"] = image.get("alt") or f"Figure {number}: {heading.get_text() if heading else page.title}"
+    if not image.find_parent("a"):
+        image.wrap(soup.new_tag("a", attrs={"class": "picture", "href": address, "title": "Full size"}))
