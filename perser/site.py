@@ -35,6 +35,7 @@ LEAD = 220  # characters of a page's first sentences on the start page
 # Of HTML that is not ours, this stays; other tags go and their text stays.
 TAGS = set("a abbr audio b blockquote br caption code dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i "
            "img kbd li ol p pre s small source span strong sub summary sup table tbody td tfoot th thead tr u ul".split())
+DROPPED = ("iframe", "math", "noscript", "object", "script", "style", "svg", "template")  # with all that is in them
 ATTRIBUTES = {"align", "alt", "class", "colspan", "controls", "height", "open", "rowspan", "scope", "start", "style", "title",
               "width"}
 ADDRESSES = {"a": r"(https?:|mailto:)\S*|[^:]*", "img": r"data:image/(png|jpeg);base64,[\w+/=\s]*|[^:]*",
@@ -83,9 +84,10 @@ def build(out: Path, results: Path, notebooks: Path) -> Path:
         _write(out / page.file, menu=menu, page=page, body=str(soups[page.file]), contents=contents[page.file],
                before=before, after=after)
     readme = soups.get("README.html")
-    figure = readme.find("a", class_="picture") if readme else None
-    _write(out / "index.html", menu=menu, page=None, leads=leads, lead=leads.get("README.html", ""), contents=[],
-           figure=str(figure or ""), judged=_judged(results), headline=expected.headline, effect=expected.effect)
+    figure, judged = readme.find("a", class_="picture") if readme else None, _judged(results)
+    _write(out / "index.html", menu=menu, page=None, leads=leads, lead=leads.get("README.html", ""), figure=str(figure or ""),
+           contents=[(2, name.lower(), name) for name in ["Claims"] * bool(judged) + [name for name in menu if menu[name]]],
+           judged=judged, headline=expected.headline, effect=expected.effect)
     with whole(out / "site.css") as half:
         shutil.copyfile(Path(__file__).with_name("site.css"), half)
     return out / "index.html"
@@ -110,10 +112,12 @@ def sanitised(text: str) -> str:
     >>> sanitised('<p onclick="x()">a<script>b</script><img src="https://c.org/d.png"><a href="java\\nscript:e">f</a></p>')
     '<p>a<img><a>f</a></p>'
     """
-    soup = BeautifulSoup(text, "html.parser")
-    for tag in soup.find_all(["script", "style", "iframe", "object", "svg", "math", "template", "noscript"]):
-        tag.decompose()
-    return bleach.clean(str(soup), TAGS, _allowed, {"http", "https", "mailto", "data"}, strip=True, css_sanitizer=STYLES)
+    if re.search(f"<({'|'.join(DROPPED)})", text, re.IGNORECASE):
+        soup = BeautifulSoup(text, "html.parser")
+        for tag in soup.find_all(DROPPED):
+            tag.decompose()
+        text = str(soup)
+    return bleach.clean(text, TAGS, _allowed, {"http", "https", "mailto", "data"}, strip=True, css_sanitizer=STYLES)
 
 
 def _allowed(tag: str, name: str, value: str) -> bool:
@@ -123,7 +127,10 @@ def _allowed(tag: str, name: str, value: str) -> bool:
 
 
 def _markdown(text: str) -> str:
-    return sanitised(MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(text))
+    """Markdown as HTML, sanitised where it holds HTML: without, the renderer escapes everything."""
+    raw = re.search(r"<[a-z/!?]", text, re.IGNORECASE)
+    rendered = MarkdownWithMath(renderer=IPythonRenderer(escape=not raw, exclude_anchor_links=True)).render(text)
+    return sanitised(rendered) if raw else rendered
 
 
 def _code(text: str) -> str:
@@ -170,8 +177,8 @@ def _output(output: dict) -> str:
 
 
 def _title(body: str, otherwise: str) -> str:
-    heading = BeautifulSoup(body, "html.parser").find("h1")
-    return heading.get_text(" ", strip=True) if heading else otherwise
+    heading = re.search("<h1.*?</h1>", body, re.DOTALL)
+    return BeautifulSoup(heading[0], "html.parser").get_text(" ", strip=True) if heading else otherwise
 
 
 def _documents(root: Path) -> Iterator[Page]:
@@ -268,11 +275,18 @@ def _text(text: str) -> str:
     return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text, quote=False))
 
 
+def _doc(node: Any) -> str:
+    """A docstring: paragraphs, and examples as they stand."""
+    parts = re.split(r"\n\s*\n", ast.get_docstring(node) or "")
+    return "".join(f"<pre>{escape(part)}</pre>" if re.search("^( |>>> )", part, re.MULTILINE) else f"<p>{_text(part)}</p>"
+                   for part in parts if part.strip())
+
+
 def _module(name: str, path: Path, tree: ast.Module) -> str:
     """A module: its docstring, its public definitions, its source in a fold."""
     definitions = "\n".join(_definition(node, name, 3) for node in _public(tree))
-    return (f'<h2 id="{name}"><code>{name}</code></h2><div class="doc">{_text(ast.get_docstring(tree) or "")}</div>'
-            f'{definitions}{_fold("Source", _code(path.read_text(encoding="utf-8")))}')
+    source = _fold("Source", f"<pre>{escape(path.read_text(encoding='utf-8'))}</pre>")
+    return f'<h2 id="{name}"><code>{name}</code></h2>{_doc(tree)}{definitions}{source}'
 
 
 def _definition(node: Any, parent: str, level: int) -> str:
@@ -287,7 +301,7 @@ def _definition(node: Any, parent: str, level: int) -> str:
         signature = f"{node.name}({ast.unparse(node.args)})"
         signature += f" -> {ast.unparse(node.returns)}" if node.returns else ""
     return (f'<h{level} id="{anchor}"><code>{node.name}</code></h{level}><pre class="signature">{escape(signature)}</pre>'
-            f'<div class="doc">{_text(ast.get_docstring(node) or "")}</div>{inner}')
+            f"{_doc(node)}{inner}")
 
 
 def _addresses(pages: list[Page], root: Path) -> tuple[dict[Path, str], dict[str, str]]:
@@ -314,7 +328,7 @@ def _lead(soup: BeautifulSoup) -> str:
 
 def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str, str]]:
     """Set the page's links, pictures, tables and anchors; returns its contents: level, anchor, text."""
-    contents = _contents(soup)
+    contents = _contents(soup, page.title)
     for code in soup.find_all("code"):
         if (address := site.names.get(code.get_text())) and address != page.file and not code.find_parent(["a", "pre"]):
             code.wrap(soup.new_tag("a", href=address))
@@ -330,7 +344,7 @@ def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str,
     return contents
 
 
-def _contents(soup: BeautifulSoup) -> list[tuple[int, str, str]]:
+def _contents(soup: BeautifulSoup, title: str) -> list[tuple[int, str, str]]:
     """Give all headings an anchor; the lower ones are listed where there are not too many."""
     taken, headings = set(), soup.find_all(re.compile(r"h[1-6]$"))
     for heading in headings:
@@ -339,7 +353,8 @@ def _contents(soup: BeautifulSoup) -> list[tuple[int, str, str]]:
                                                if name not in taken))
         taken.add(anchor)
         heading["id"] = anchor
-    listed = [(int(heading.name[1]), str(heading["id"]), heading.get_text()) for heading in headings]
+    listed = [(int(heading.name[1]), str(heading["id"]), heading.get_text().removeprefix(f"{title}."))
+              for heading in headings]
     upper = [entry for entry in listed if entry[0] in (2, 3)]
     return upper if len(upper) <= LONG else [entry for entry in upper if entry[0] == 2]
 
@@ -383,8 +398,8 @@ def _picture(image: Tag, number: int, page: Page, soup: BeautifulSoup, site: Sit
         address = f"files/{Path(page.file).stem}-{number}.{kind}"
         with whole(site.out / address) as half:
             half.write_bytes(base64.b64decode(data))
-    else:
-        address = _address(source, page, site) or ""
+    elif urlsplit(source).scheme or not (address := _address(source, page, site) or ""):
+        raise UserError(f"{page.source}: shows {source}, which is no picture in the checkout; copy it there")
     heading = image.find_previous(re.compile(r"h[1-6]$"))
     image["src"], image["loading"] = address, "lazy"
     image["alt"] = image.get("alt") or f"Figure {number}: {heading.get_text() if heading else page.title}"
