@@ -26,7 +26,6 @@ from perser.analysis import expected
 from perser.errors import UserError
 from perser.records import whole
 
-PACKAGE = Path(perser.__file__).parent
 DOCUMENTS = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")
 GROUPS = ("Pages", "Results", "Documents", "Reference")
 NO_REFERENCE = ("cli", "__main__")  # commands, which have --help
@@ -42,6 +41,9 @@ ADDRESSES = {"a": r"(https?:|mailto:)\S*|[^:]*", "img": r"data:image/(png|jpeg);
              "audio": r"data:audio/[\w.+-]+;base64,[\w+/=\s]*", "source": r"data:audio/[\w.+-]+;base64,[\w+/=\s]*"}
 STYLES = CSSSanitizer(allowed_css_properties=["background-color", "color", "font-weight", "text-align"])
 SHOWN = ("text/html", "text/markdown", "image/png", "image/jpeg", "text/plain")  # the richest form of an output wins
+
+
+Modules = dict[str, tuple[Path, ast.Module]]  # name -> file and what it holds
 
 
 class Page(NamedTuple):
@@ -74,8 +76,9 @@ def build(out: Path, results: Path, notebooks: Path) -> Path:
     root, out = results.resolve().parent, out.absolute()
     if out.is_dir() and any(out.iterdir()) and not (out / "site.css").is_file():
         raise UserError(f"{out}: holds other files, which this might overwrite; give --out a new folder")
-    pages = [*_notebooks(notebooks.absolute(), root), *_figures(root / "figures"), *_documents(root), *_reference(root)]
-    site = Site(out, root, *_addresses(pages, root))
+    modules = _modules(root / "perser")
+    pages = [*_notebooks(notebooks, root), *_figures(root / "figures", results), *_documents(root), *_reference(modules)]
+    site = Site(out, root, *_addresses(pages, modules, root))
     menu = {group: [page for page in pages if page.group == group] for group in GROUPS}
     soups = {page.file: BeautifulSoup(page.body, "html.parser") for page in pages}
     leads = {page.file: _lead(soups[page.file]) for page in pages}
@@ -188,76 +191,69 @@ def _documents(root: Path) -> Iterator[Page]:
             yield Page(f"{path.stem}.html", _title(body, path.stem), "Documents", path, body)
 
 
-def _figures(folder: Path) -> Iterator[Page]:
-    """A page per corpus and upstream with all figures and tables of its experiments, and one that compares upstreams."""
-    places = sorted({path for depth in ("*", "*/*") for path in folder.glob(depth) if path.is_dir()})
-    for place in places:
-        own = sorted(place.glob("*.png") if place.parent == folder else place.glob("*/*.png"))
-        tables = sorted(place.glob("*.md") if place.parent == folder else place.glob("*/*.md"))
-        stems = sorted({path.with_suffix("") for path in [*own, *tables]})
-        if stems:
+def _figures(folder: Path, results: Path) -> Iterator[Page]:
+    """A page per corpus that compares upstreams, and one per upstream with all figures and tables of its experiments."""
+    for place in sorted(path for depth in ("*", "*/*") for path in folder.glob(depth)):
+        below = "*" if place.parent == folder else "*/*"
+        stems = sorted({path.with_name(path.stem) for kind in ("png", "md") for path in place.glob(f"{below}.{kind}")})
+        if stems and (results / place.relative_to(folder)).is_dir():
             title = ", ".join(place.relative_to(folder).parts)
             body, section = [f"<h1>All results: {escape(title)}</h1>"], ""
             for stem in stems:
                 if stem.parent.name != section and stem.parent != place:
                     section = stem.parent.name
                     body.append(f"<h2>{escape(section)}</h2>")
-                body.append(_result(stem, place, title, own, tables))
+                body.append(_result(stem, place, title))
             yield Page(f"results-{'-'.join(place.relative_to(folder).parts)}.html", title, "Results", place / "x",
                        "\n".join(body))
 
 
-def _result(stem: Path, place: Path, title: str, figures: list[Path], tables: list[Path]) -> str:
-    """A figure, the table of the same name in a fold, and its CSV."""
+def _result(stem: Path, place: Path, title: str) -> str:
+    """A figure, and the table of the same name in a fold."""
     name, link = stem.name.replace("-", " ").capitalize(), escape(stem.relative_to(place).as_posix())
     parts = [f"<h3>{escape(name)}</h3>"]
-    if stem.with_name(f"{stem.name}.png") in figures:
+    if (place / f"{link}.png").is_file():
         parts.append(f'<p><img src="{link}.png" width="560" alt="{escape(name)}: figure of {escape(title)}"></p>')
-    if (table := stem.with_name(f"{stem.name}.md")) in tables:
-        parts.append(_fold("Table", _markdown(table.read_text(encoding="utf-8"))))
-    if stem.with_name(f"{stem.name}.csv").is_file():
-        parts.append(f'<p><a href="{link}.csv">CSV</a></p>')
+    if (place / f"{link}.md").is_file():
+        table = _markdown((place / f"{link}.md").read_text(encoding="utf-8"))
+        csv = f'<p><a href="{link}.csv">The same as CSV</a></p>' if (place / f"{link}.csv").is_file() else ""
+        parts.append(_fold("Table", table + csv))
     return "\n".join(parts)
 
 
-def _modules() -> dict[str, tuple[Path, ast.Module]]:
-    """Modules of the library with their source, in the order of their names."""
-    paths = {".".join(("perser", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
-             for path in sorted(PACKAGE.rglob("*.py"))}
-    return {name: (path, ast.parse(path.read_text(encoding="utf-8"))) for name, path in sorted(paths.items())
-            if name.rpartition(".")[2] not in NO_REFERENCE and name != "perser"}
+def _modules(folder: Path) -> Modules:
+    """The modules of a library, in the order of their names; none where there is no such folder."""
+    paths = {".".join((folder.name, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path
+             for path in folder.rglob("*.py") if path.stem not in NO_REFERENCE and path.parent.name != "__pycache__"}
+    return {name: (path, ast.parse(path.read_text(encoding="utf-8"))) for name, path in sorted(paths.items())}
 
 
-def _package(module: str) -> str:
-    """The folder that a module's page is about."""
-    parts = module.split(".")
-    return ".".join(parts[:2]) if (PACKAGE / parts[1]).is_dir() else "perser"
+def _at(anchor: str, modules: Modules) -> str:
+    """The address of a module or definition: its folder's page."""
+    package = ".".join(anchor.split(".")[:2])
+    inside = package in modules and modules[package][0].name == "__init__.py"
+    return f"api-{package if inside else 'perser'}.html#{anchor}"
 
 
-def _reference(root: Path) -> Iterator[Page]:
+def _reference(modules: Modules) -> Iterator[Page]:
     """What `import perser` offers, then a page per folder of the library."""
-    modules = _modules()
-    anchors = {f"{name}.{node.name}": _summary(node) for name, (_, tree) in modules.items() for node in _public(tree)}
-    anchors |= {name: _summary(tree) for name, (_, tree) in modules.items()}
-    rows = []
-    for name, target in perser._NAMES.items():
-        anchor = target.replace(":", ".")
-        anchor = anchor if anchor in anchors else target.partition(":")[0]
-        rows.append(f'<tr><td><a href="{_at(anchor)}"><code>perser.{name}</code></a></td><td>{anchors[anchor]}</td></tr>')
-    index = [f'<tr><td><a href="{_at(name)}"><code>{name}</code></a></td><td>{anchors[name]}</td></tr>'
-             for name in modules]
-    yield Page("api.html", "The library", "Reference", root / "perser" / "__init__.py",
-               f"<h1>The library</h1><p>{escape((perser.__doc__ or '').splitlines()[0])}</p><h2>Names of perser</h2>"
-               f"<table>{''.join(rows)}</table><h2>Modules</h2><table>{''.join(index)}</table>")
-    for package in sorted({_package(name) for name in modules}):
-        inside = {name: part for name, part in modules.items() if _package(name) == package}
-        body = "\n".join([f"<h1><code>{package}</code></h1>", *(_module(name, *part) for name, part in inside.items())])
-        yield Page(f"api-{package}.html", package, "Reference", root / Path(*package.split(".")), body)
-
-
-def _at(anchor: str) -> str:
-    """The address of a definition or module in the reference."""
-    return f"api-{_package(anchor)}.html#{anchor}"
+    if not modules:
+        return
+    about = {name: _summary(tree) for name, (_, tree) in modules.items()}
+    about |= {f"{name}.{node.name}": _summary(node) for name, (_, tree) in modules.items() for node in _public(tree)}
+    targets = {f"perser.{name}": target.replace(":", ".") for name, target in perser._NAMES.items()}
+    targets = {name: target if target in about else target.rpartition(".")[0] for name, target in targets.items()}
+    tables = ["".join(f'<tr><td><a href="{_at(target, modules)}"><code>{name}</code></a></td><td>{about[target]}</td></tr>'
+                      for name, target in rows) for rows in (targets.items(), zip(modules, modules))]
+    yield Page("api.html", "The library", "Reference", modules["perser"][0],
+               f"<h1>The library</h1>{_doc(modules['perser'][1])}<h2>Names</h2><table>{tables[0]}</table>"
+               f"<h2>Modules</h2><table>{tables[1]}</table>")
+    files = {name: _at(name, modules).partition("#")[0] for name in modules}
+    for file in sorted(set(files.values())):
+        inside = {name: modules[name] for name in modules if files[name] == file}
+        title = file.removeprefix("api-").removesuffix(".html")
+        body = "\n".join([f"<h1>{title}</h1>", *(_module(name, *part) for name, part in inside.items())])
+        yield Page(file, title, "Reference", inside[min(inside)][0].parent, body)
 
 
 def _public(tree: ast.AST) -> list[Any]:
@@ -304,12 +300,12 @@ def _definition(node: Any, parent: str, level: int) -> str:
             f"{_doc(node)}{inner}")
 
 
-def _addresses(pages: list[Page], root: Path) -> tuple[dict[Path, str], dict[str, str]]:
+def _addresses(pages: list[Page], modules: Modules, root: Path) -> tuple[dict[Path, str], dict[str, str]]:
     """The addresses of pages by what they show, and by words in code: files of the library and names of notebooks."""
     places = {page.source: page.file for page in pages}
     places |= {root / "notebooks": "index.html#pages", root / "results": "index.html#results",
                root / "figures": "index.html#results"}
-    places |= {root / "perser" / path.relative_to(PACKAGE): _at(name) for name, (path, _) in _modules().items()}
+    places |= {path: _at(name, modules) for name, (path, _) in modules.items()}
     names = {source.relative_to(root).as_posix(): place for source, place in places.items() if source.suffix == ".py"}
     return places, names | {page.source.stem: page.file for page in pages if page.group == "Pages"}
 
@@ -329,12 +325,14 @@ def _lead(soup: BeautifulSoup) -> str:
 def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str, str]]:
     """Set the page's links, pictures, tables and anchors; returns its contents: level, anchor, text."""
     contents = _contents(soup, page.title)
+    for link in soup.find_all("a", href=True):
+        if page.group != "Reference" and not link["href"].startswith("#"):
+            _set(link, "href", _address(str(link["href"]), page, site))
     for code in soup.find_all("code"):
         if (address := site.names.get(code.get_text())) and address != page.file and not code.find_parent(["a", "pre"]):
             code.wrap(soup.new_tag("a", href=address))
-    for link in soup.find_all("a", href=True):
-        if page.group != "Reference" and not link["href"].startswith("#") and not site.names.get(link.get_text()):
-            _set(link, "href", _address(str(link["href"]), page, site))
+    for image in soup.find_all("img", src=False):  # its address was not allowed
+        image.decompose()
     for number, image in enumerate(soup.find_all("img"), start=1):
         _picture(image, number, page, soup, site)
     for table in soup.find_all("table"):
@@ -346,7 +344,8 @@ def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str,
 
 def _contents(soup: BeautifulSoup, title: str) -> list[tuple[int, str, str]]:
     """Give all headings an anchor; the lower ones are listed where there are not too many."""
-    taken, headings = set(), soup.find_all(re.compile(r"h[1-6]$"))
+    headings = soup.find_all(re.compile(r"h[1-6]$"))
+    taken = {str(heading["id"]) for heading in headings if heading.get("id")}
     for heading in headings:
         stem = re.sub(r"[^\w.]+", "-", heading.get_text().lower()).strip("-") or "part"
         anchor = str(heading.get("id") or next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, 1000)))
@@ -398,7 +397,7 @@ def _picture(image: Tag, number: int, page: Page, soup: BeautifulSoup, site: Sit
         address = f"files/{Path(page.file).stem}-{number}.{kind}"
         with whole(site.out / address) as half:
             half.write_bytes(base64.b64decode(data))
-    elif urlsplit(source).scheme or not (address := _address(source, page, site) or ""):
+    elif urlsplit(source).scheme or not (address := _address(source, page, site) or "").startswith("files/"):
         raise UserError(f"{page.source}: shows {source}, which is no picture in the checkout; copy it there")
     heading = image.find_previous(re.compile(r"h[1-6]$"))
     image["src"], image["loading"] = address, "lazy"
