@@ -637,7 +637,7 @@ def site(out: Path, results: Path, notebooks: Path) -> None:
     try:
         from perser import site as sites
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed, which renders pages: pip install 'perser[notebooks]'") from None
+        raise UserError(f"{error.name} is not installed and renders pages: pip install 'perser[notebooks]'") from None
     click.echo(sites.build(out, results, notebooks))
 
 

@@ -32,11 +32,13 @@ NO_REFERENCE = ("cli", "__main__")  # commands, which have --help
 LONG = 40  # a page with more headings lists only the upper ones
 LEAD = 220  # characters of a page's first sentences on the start page
 # Of HTML that is not ours, this stays; other tags go and their text stays.
-TAGS = set("a abbr audio b blockquote br caption code dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i "
-           "img kbd li ol p pre s small source span strong sub summary sup table tbody td tfoot th thead tr u ul".split())
+TAGS = {"a", "abbr", "audio", "b", "blockquote", "br", "caption", "code", "dd", "del", "details", "div", "dl", "dt",
+        "em", "figcaption", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "kbd", "li", "ol", "p",
+        "pre", "s", "small", "source", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td", "tfoot", "th",
+        "thead", "tr", "u", "ul"}
 DROPPED = ("iframe", "math", "noscript", "object", "script", "style", "svg", "template")  # with all that is in them
-ATTRIBUTES = {"align", "alt", "class", "colspan", "controls", "height", "open", "rowspan", "scope", "start", "style", "title",
-              "width"}
+ATTRIBUTES = {"align", "alt", "class", "colspan", "controls", "height", "open", "rowspan", "scope", "start", "style",
+              "title", "width"}
 ADDRESSES = {"a": r"(https?:|mailto:)\S*|[^:]*", "img": r"data:image/(png|jpeg);base64,[\w+/=\s]*|[^:]*",
              "audio": r"data:audio/[\w.+-]+;base64,[\w+/=\s]*", "source": r"data:audio/[\w.+-]+;base64,[\w+/=\s]*"}
 STYLES = CSSSanitizer(allowed_css_properties=["background-color", "color", "font-weight", "text-align"])
@@ -77,7 +79,8 @@ def build(out: Path, results: Path, notebooks: Path) -> Path:
     if out.is_dir() and any(out.iterdir()) and not (out / "site.css").is_file():
         raise UserError(f"{out}: holds other files, which this might overwrite; give --out a new folder")
     modules = _modules(root / "perser")
-    pages = [*_notebooks(notebooks, root), *_figures(root / "figures", results), *_documents(root), *_reference(modules)]
+    pages = [*_notebooks(notebooks, root), *_figures(root / "figures", results), *_documents(root),
+             *_reference(modules)]
     site = Site(out, root, *_addresses(pages, modules, root))
     menu = {group: [page for page in pages if page.group == group] for group in GROUPS}
     soups = {page.file: BeautifulSoup(page.body, "html.parser") for page in pages}
@@ -88,8 +91,9 @@ def build(out: Path, results: Path, notebooks: Path) -> Path:
                before=before, after=after)
     readme = soups.get("README.html")
     figure, judged = readme.find("a", class_="picture") if readme else None, _judged(results)
-    _write(out / "index.html", menu=menu, page=None, leads=leads, lead=leads.get("README.html", ""), figure=str(figure or ""),
-           contents=[(2, name.lower(), name) for name in ["Claims"] * bool(judged) + [name for name in menu if menu[name]]],
+    sections = ["Claims"] * bool(judged) + [group for group in menu if menu[group]]
+    _write(out / "index.html", menu=menu, page=None, contents=[(2, name.lower(), name) for name in sections],
+           leads=leads, lead=leads.get("README.html", ""), figure=str(figure or ""),
            judged=judged, headline=expected.headline, effect=expected.effect)
     with whole(out / "site.css") as half:
         shutil.copyfile(Path(__file__).with_name("site.css"), half)
@@ -112,7 +116,7 @@ def _judged(results: Path) -> list[expected.Judged]:
 def sanitised(text: str) -> str:
     """HTML without scripts, styles of its own, unknown tags, and addresses that a page would load from elsewhere.
 
-    >>> sanitised('<p onclick="x()">a<script>b</script><img src="https://c.org/d.png"><a href="java\\nscript:e">f</a></p>')
+    >>> sanitised('<p onclick="x()">a<script>b</script><img src="//c.org/d.png"><a href="javascript:e">f</a></p>')
     '<p>a<img><a>f</a></p>'
     """
     if re.search(f"<({'|'.join(DROPPED)})", text, re.IGNORECASE):
@@ -125,7 +129,7 @@ def sanitised(text: str) -> str:
 
 def _allowed(tag: str, name: str, value: str) -> bool:
     if name in ("href", "src"):
-        return bool(re.fullmatch(ADDRESSES.get(tag, "(?!)"), value, re.IGNORECASE)) and not value.startswith(("//", "\\"))
+        return bool(re.fullmatch(ADDRESSES.get(tag, "(?!)"), value, re.IGNORECASE)) and value[:1] not in ("/", "\\")
     return name in ATTRIBUTES
 
 
@@ -192,7 +196,7 @@ def _documents(root: Path) -> Iterator[Page]:
 
 
 def _figures(folder: Path, results: Path) -> Iterator[Page]:
-    """A page per corpus that compares upstreams, and one per upstream with all figures and tables of its experiments."""
+    """A page per corpus, which compares upstreams, and per upstream: figures and tables of all experiments."""
     for place in sorted(path for depth in ("*", "*/*") for path in folder.glob(depth)):
         below = "*" if place.parent == folder else "*/*"
         stems = sorted({path.with_name(path.stem) for kind in ("png", "md") for path in place.glob(f"{below}.{kind}")})
@@ -243,7 +247,7 @@ def _reference(modules: Modules) -> Iterator[Page]:
     about |= {f"{name}.{node.name}": _summary(node) for name, (_, tree) in modules.items() for node in _public(tree)}
     targets = {f"perser.{name}": target.replace(":", ".") for name, target in perser._NAMES.items()}
     targets = {name: target if target in about else target.rpartition(".")[0] for name, target in targets.items()}
-    tables = ["".join(f'<tr><td><a href="{_at(target, modules)}"><code>{name}</code></a></td><td>{about[target]}</td></tr>'
+    tables = ["".join(f'<tr><td><a href="{_at(target, modules)}"><code>{name}</code></a></td><td>{about[target]}</td>'
                       for name, target in rows) for rows in (targets.items(), zip(modules, modules))]
     yield Page("api.html", "The library", "Reference", modules["perser"][0],
                f"<h1>The library</h1>{_doc(modules['perser'][1])}<h2>Names</h2><table>{tables[0]}</table>"
@@ -274,8 +278,8 @@ def _text(text: str) -> str:
 def _doc(node: Any) -> str:
     """A docstring: paragraphs, and examples as they stand."""
     parts = re.split(r"\n\s*\n", ast.get_docstring(node) or "")
-    return "".join(f"<pre>{escape(part)}</pre>" if re.search("^( |>>> )", part, re.MULTILINE) else f"<p>{_text(part)}</p>"
-                   for part in parts if part.strip())
+    return "".join(f"<pre>{escape(part)}</pre>" if re.search("^( |>>> )", part, re.MULTILINE) else
+                   f"<p>{_text(part)}</p>" for part in parts if part.strip())
 
 
 def _module(name: str, path: Path, tree: ast.Module) -> str:
@@ -296,8 +300,8 @@ def _definition(node: Any, parent: str, level: int) -> str:
     else:
         signature = f"{node.name}({ast.unparse(node.args)})"
         signature += f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return (f'<h{level} id="{anchor}"><code>{node.name}</code></h{level}><pre class="signature">{escape(signature)}</pre>'
-            f"{_doc(node)}{inner}")
+    return (f'<h{level} id="{anchor}"><code>{node.name}</code></h{level}>'
+            f'<pre class="signature">{escape(signature)}</pre>{_doc(node)}{inner}')
 
 
 def _addresses(pages: list[Page], modules: Modules, root: Path) -> tuple[dict[Path, str], dict[str, str]]:
@@ -336,7 +340,7 @@ def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str,
     for number, image in enumerate(soup.find_all("img"), start=1):
         _picture(image, number, page, soup, site)
     for table in soup.find_all("table"):
-        table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0", "role": "region", "aria-label": "Table"}))
+        table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": 0, "role": "region", "aria-label": "Table"}))
     for number, sound in enumerate(soup.find_all("audio"), start=1):
         sound["aria-label"], sound["preload"] = f"Clip {number}", "none"
     return contents
