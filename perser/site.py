@@ -156,7 +156,8 @@ def _notebooks(folder: Path, root: Path) -> Iterator[Page]:
             body = "\n".join(_cell(cell) for cell in cells)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: is no notebook ({error!r}); render the notebooks again") from None
-        yield Page(f"{path.stem}.html", _title(body, path.stem), "Pages", root / "notebooks" / path.name, body)
+        title = f"{path.stem.partition('_')[0]} {_title(body)}"
+        yield Page(f"{path.stem}.html", title, "Pages", root / "notebooks" / path.name, body)
 
 
 def _cell(cell: dict) -> str:
@@ -183,16 +184,16 @@ def _output(output: dict) -> str:
     return _markdown(text) if kind == "text/markdown" else f"<pre>{escape(text)}</pre>"
 
 
-def _title(body: str, otherwise: str) -> str:
+def _title(body: str) -> str:
     heading = re.search("<h1.*?</h1>", body, re.DOTALL)
-    return BeautifulSoup(heading[0], "html.parser").get_text(" ", strip=True) if heading else otherwise
+    return BeautifulSoup(heading[0], "html.parser").get_text(" ", strip=True) if heading else ""
 
 
 def _documents(root: Path) -> Iterator[Page]:
     for path in (root / name for name in DOCUMENTS):
         if path.is_file():
-            body = _markdown(path.read_text(encoding="utf-8"))
-            yield Page(f"{path.stem}.html", _title(body, path.stem), "Documents", path, body)
+            text = path.read_text(encoding="utf-8")
+            yield Page(f"{path.stem}.html", path.stem.capitalize(), "Documents", path, _markdown(text))
 
 
 def _figures(folder: Path, results: Path) -> Iterator[Page]:
