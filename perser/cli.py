@@ -685,6 +685,25 @@ def claims(results: Path, everything: bool, paper: Path | None, as_json: bool) -
     sys.exit(any(one.regressed for one in judged))
 
 
+@main.command(epilog="Example: perser site --out out/site")
+@click.option("--out", required=True, type=DIRECTORY, help="Folder of the site: new, empty or an earlier site.")
+@click.option("--results", default="results", show_default=True,
+              type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--notebooks", default="notebooks", show_default=True, help="Folder of executed notebooks.",
+              type=click.Path(exists=True, file_okay=False, path_type=Path))
+def site(out: Path, results: Path, notebooks: Path) -> None:
+    """Write a static site: the judged claims, notebooks, all figures and tables, documents, the library's reference.
+
+    Documents and figures are those beside RESULTS. The site needs no server and no network: open OUT/index.html.
+    """
+    now("rendering the site")
+    try:
+        from perser import site as sites
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed and renders pages: pip install 'perser[notebooks]'") from None
+    click.echo(sites.build(out, results, notebooks))
+
+
 @main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")
 @click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "cost", "phase2",
                                                            "distributed", "e2e"]))
