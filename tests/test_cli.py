@@ -35,6 +35,14 @@ def perser(capsys, monkeypatch):
     return run
 
 
+def reseal(run):
+    """Write the manifest of a run anew, after a change of files that it has digests of."""
+    about = json.loads((run / "manifest.json").read_text())
+    names = about.pop("files")
+    records.seal({key: value for key, value in about.items() if key != "seal"}, run / "manifest.json",
+                 *(run / name for name in names))
+
+
 def sets(*changes):
     """Changes of settings as words of a command line."""
     return [word for change in changes for word in ("--set", change)]
@@ -266,6 +274,7 @@ def test_run_warns_in_one_line_of_a_dev_loss_that_rose(perser, root, finished):
     rise = (learnt["tensor"] == "dev loss largest") & (learnt["method"] == "maml")
     assert rise.any()
     learnt.assign(value=learnt["value"].where(~rise, 1e4)).to_parquet(place / "learnt.parquet")
+    reseal(place)
     code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", root, "--upstream", "logmel",
                             "--out", place, "--jobs", 1, *sets(*TINY))
     assert code == 0, err
@@ -436,8 +445,10 @@ def test_a_run_folder_never_means_a_control_or_an_upper_bound(finished, all_kind
     frame.loc[(frame["method"] == "maml") & ((frame["shots_of"] == "other") | (frame["setting"] == "seen")),
               "log_loss"] = 0
     frame.to_parquet(copy / "records.parquet")
+    reseal(copy)
     assert checkpoints.choose(copy)[0].name == "prototypes"
     frame.drop(columns="log_loss").to_parquet(copy / "records.parquet")
+    reseal(copy)
     with pytest.raises(UserError, match="no log loss to choose a method by; choose one of all-data"):
         checkpoints.choose(copy)
     assert checkpoints.choose(copy, "maml")[0].name == "maml"
