@@ -25,8 +25,8 @@ from inspect_ai.model import ChatMessage, ContentAudio, GenerateConfig, ModelAPI
 from perser import personal
 from perser.errors import UserError
 from perser.features import audio, packaged
+from perser.phase2.answers import key, parse_options, read_number
 from perser.phase2.listeners import examples
-from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load
 from perser.seeds import rng
 

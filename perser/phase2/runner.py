@@ -23,7 +23,8 @@ from inspect_ai.solver import generate
 from perser import provenance, records
 from perser.errors import UserError
 from perser.phase2 import models
-from perser.phase2.metrics import METRICS, parse_options
+from perser.phase2.answers import parse_options
+from perser.phase2.metrics import METRICS
 from perser.phase2.scorers import graded, strict
 from perser.phase2.tasks import Phase2Task, load
 
