@@ -18,8 +18,9 @@ UNITS = [(re.compile(rf"(?:{form})(?![^\W\d_])"), dimension, size) for form, dim
     (r"m|mins?|minutes?", "time", 60.0), (r"h|hrs?|hours?", "time", 3600.0), (r"hz|hertz", "frequency", 1.0),
     (r"khz|kilohertz", "frequency", 1e3), (r"db|decibels?", "level", 1.0), (r"bpm|beats per minute", "tempo", 1.0),
     (r"mm|millimet(?:re|er)s?", "length", 1e-3), (r"cm|centimet(?:re|er)s?", "length", 1e-2),
-    (r"m|met(?:re|er)s?", "length", 1.0), (r"km|kilomet(?:re|er)s?", "length", 1e3), (r"ft|foot|feet", "length", 0.3048),
-    (r"\u00b0|deg|degrees?", "angle", 1.0), (r"rad|radians?", "angle", 180 / math.pi))]
+    (r"m|met(?:re|er)s?", "length", 1.0), (r"km|kilomet(?:re|er)s?", "length", 1e3),
+    (r"ft|foot|feet", "length", 0.3048), (r"\u00b0|deg|degrees?", "angle", 1.0),
+    (r"rad|radians?", "angle", 180 / math.pi))]
 SCALE = re.compile(r"\b(?:scale|range|ranging|rating|score|value|number|integer)s?\b[^.;\d]{0,40}?(-?\d+(?:\.\d+)?)"
                    r"\s*(?:to|and|through|-)\s*(-?\d+(?:\.\d+)?)(?!\s*(?:m?s|seconds?|k?hz|%|clips?|words?)\b)")
 FULL_MARKS = (5.0, 7.0, 10.0, 100.0)  # "4/5" is four out of five; other fractions are values
@@ -42,8 +43,9 @@ FINAL = re.compile(r"\banswers?(?:\s+is\b|\W{0,3}:)", re.I)
 NOTHING = ("no idea", "no clue", "no doubt", "no question", "no problem", "no way", "without a doubt",
            "without any doubt", "not only")
 WORD, TURN = r"[^ \0\1,;?]+", r"(?:but|rather|instead|however|yet|because|although|though|so)"
+DENIAL = r"(?:\w+n't|cannot|not|no|never|without|neither|nor|hardly|instead of|rather than)"
 DENIED = re.compile(
-    rf" (?:\w+n't|cannot|not|no|never|without|neither|nor|hardly|instead of|rather than)(?: (?!{TURN} ){WORD}){{0,6}}? \0"
+    rf" {DENIAL}(?: (?!{TURN} ){WORD}){{0,6}}? \0"
     rf"(?:(?: , \0)*(?: ,)? (?:or|nor)(?: {WORD}){{0,2}}? \0| and \0)*(?= )")
 RUN = re.compile(r"(?<= )\0(?:(?: [,;])*(?: (?:or|and))? \0)+(?= )")
 LISTED = re.compile(r" (?:options?|choices?|candidates?|labels?|categories|classes|be|are|among|between|from|of|either|"
@@ -241,15 +243,16 @@ def within(value: float | None, instruction: str = "") -> float | None:
 
 def _number_text(text: str) -> str:
     """Folded text with words as numbers, and fractions in words ("two and a half", "3 quarters") as decimals."""
-    text = re.sub(r"(\d*)([\u00bc-\u00be\u2150-\u215e])",
-                  lambda match: repr(int(match[1] or 0) + unicodedata.numeric(match[2])), text)
+    text = re.sub(r"(?<!\d)(\d*)([\u00bc-\u00be\u2150-\u215e])",
+                  lambda match: repr(float(match[1] or 0) + unicodedata.numeric(match[2])), text)
     text = re.sub("[\u2012-\u2015]", "-", fold(text))
     text = alpha2digit(re.sub(r"\bseconds?\b", "s", text), "en", threshold=0)
     text = re.sub(r"\b(?:minus|negative)\s+(?=[\d.])", "-", text)
     text = re.sub(r"(\d)\s*(?:x|\u00d7|\*)\s*10\s*\^\s*([-+]?\d+)", r"\1e\2", text)
     for word, part in (("half", 0.5), (r"(?:quarter|4th)", 0.25), ("3rd", 1 / 3)):
-        text = re.sub(rf"(\d+) and (?:an?|1) {word}\b", lambda match, part=part: repr(int(match[1]) + part), text)
-        text = re.sub(rf"(?<![\w.])([1-9]) {word}s\b|(?<![\w.])(?:an? |1 )?{word}(?= an? | of an? |\W*$)",
+        text = re.sub(rf"(?<!\d)(\d+) and (?:an?|1) {word}\b",
+                      lambda match, part=part: repr(float(match[1]) + part), text)
+        text = re.sub(rf"(?<![\w.])(?:([1-9]) {word}s\b|(?:an? |1 )?{word}(?: an?(?= )|(?= of an? |\W*$)))",
                       lambda match, part=part: f"{int(match[1] or 1) * part!r} ", text)
     return re.sub(r"(\d(?:h|m|min))(?=\d)", r"\1 ", text)
 
@@ -268,7 +271,7 @@ def _decimal(text: str) -> float:
 
 def _unit(text: str, target: str = "") -> tuple[str, float, int] | None:
     """The unit that a text starts with: dimension (the target's where a letter has two), size and length in text."""
-    start = re.match(r"[\s-]*", text).end()
+    start = re.match(r"[\s-]*(?:of an? )?", text).end()
     units = [(dimension, size, match.end()) for form, dimension, size in UNITS if (match := form.match(text, start))]
     return next((unit for unit in units if unit[0] == target), units[0] if units else None)
 
@@ -291,10 +294,10 @@ def _fractions(text: str, top: float) -> str:
 
     def value(match: re.Match) -> str:
         whole, over, under = float(match[1] or 0), float(match[2]), float(match[3])
-        mark = not match[1] and (under == top or under in FULL_MARKS) and not _unit(
-            re.sub(r"^\s*(?:of\s+)?an?\s", "", text[match.end():]))
+        mark = not match[1] and (under == top or under in FULL_MARKS) and not _unit(text[match.end():])
         return match[2] if mark or not under else repr(whole + over / under)
-    return re.sub(r"(?<![\w./,])(?:(\d+)\s+)?(\d+(?:\.\d+)?)\s*[/\u2044]\s*(\d+(?:\.\d+)?)(?![\d/]|[.,]\d)", value, text)
+    part = r"(\d+(?:\.\d+)?)"
+    return re.sub(rf"(?<![\w./,])(?:(\d+)\s+)?{part}\s*[/\u2044]\s*{part}(?![\d/]|[.,]\d)", value, text)
 
 
 def _quantities(text: str, dimension: str) -> list[list]:

@@ -30,14 +30,19 @@ Serve a large model, on one machine or on several behind one address, and name t
               "majority, random, oracle, or any inspect model. May be repeated.")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for logs, records and the report.")
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder of local data sets, by name.")
-@click.option("--grader", help="Model that grades in addition to the deterministic scorer, e.g. openai/gpt-4o.")
+@click.option("--grader", multiple=True, help="Model that grades in addition to the deterministic scorer, e.g. "
+              "openai/gpt-4o. May be repeated; the report compares their verdicts.")
+@click.option("--judge-prompt", type=click.Path(exists=True, dir_okay=False), help="The graders' prompt for choices, "
+              "e.g. the organisers', with {question}, {correct} and {answer}. Default: our rules.")
+@click.option("--normaliser", type=click.Choice(["plain", "raw", "upstream", "whisper"]), default="plain",
+              show_default=True, help="How texts are written before their errors are counted.")
 @click.option("--reference", help="Model to compare the others with. Default: the cascade, if it was evaluated.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows of each data set.")
 @click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Questions per batch of a local model.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, asking only what is missing.")
 @click.option("--list", "listing", is_flag=True, help="List which data sets are available; downloads nothing.")
 def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | None, listing: bool, data: str | None,
-           grader: str | None, **options: Any) -> None:
+           grader: tuple[str, ...], **options: Any) -> None:
     """Evaluate speech language models on tasks in the Dynamic-SUPERB Phase-2 format."""
     if bool(tasks) == suite and not (listing and not tasks):
         raise click.UsageError("give either --tasks DIR or --suite")
@@ -48,7 +53,7 @@ def phase2(tasks: str | None, suite: bool, models: tuple[str, ...], out: str | N
     if not listing:  # fail on a missing key before the suite is generated
         from perser.phase2.runner import check
 
-        check([*models, *([grader] if grader else [])])
+        check([*models, *grader])
     if suite:
         from perser.phase2.suite import build
 
@@ -73,7 +78,7 @@ def _list(tasks: str | None, data: str | None, out: str | None) -> None:
 
 
 def _evaluate(tasks: str, models: tuple[str, ...], out: Path, data: str | None, reference: str | None,
-              limit: int | None, **options: Any) -> None:
+              limit: int | None, normaliser: str, **options: Any) -> None:
     """Run every model and print the report; `options` are those of `runner.run`."""
     from perser.phase2 import report, runner
     from perser.phase2.tasks import load
@@ -87,6 +92,6 @@ def _evaluate(tasks: str, models: tuple[str, ...], out: Path, data: str | None, 
         raise UserError(f"{tasks}: no data set can be run; see the lines above")
     for model in models:
         runner.run(loaded, model, out, source=source, **options)
-    click.echo(report.write(out, reference))
+    click.echo(report.write(out, reference, normaliser))
     if missing := sum(runner.manifest(out, model)["missing"] for model in models):
         raise UserError(f"{out}: {missing} answers are missing (the logs give the reasons); try again with --resume")

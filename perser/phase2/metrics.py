@@ -18,6 +18,7 @@ from perser import scores
 from perser.phase2.answers import LARGEST, fold, is_letter, key, read_number, tokens, within
 
 ANSWERED, NONE, UNPARSEABLE, FAILED = "answered", "none", "unparseable", "failed"  # outcomes
+JUDGED = (ANSWERED, NONE, UNPARSEABLE)  # a verdict that cannot be read is no answer to a number task, otherwise wrong
 Labels = Sequence[Sequence[str]]
 Parts = Callable[[Sequence[str], object], tuple[float, float]]
 
@@ -103,7 +104,11 @@ def _whisper_normalisers() -> tuple[Callable[[str], str], Callable[[str], str]]:
 @lru_cache(maxsize=4096)
 def _whisper(text: str) -> str:
     """Whisper's normaliser, the one for English if the text is in ASCII; it drops marks of other scripts."""
-    return _whisper_normalisers()[not text.isascii()](text).strip()
+    english, basic = _whisper_normalisers()
+    try:
+        return (english if text.isascii() else basic)(text).strip()
+    except ValueError:  # the one for English fails on some numbers
+        return basic(text).strip()
 
 
 NORMALISERS: dict[str, Callable[[str], str]] = {"plain": _plain, "raw": lambda text: " ".join(text.split()),
@@ -112,9 +117,9 @@ NORMALISERS: dict[str, Callable[[str], str]] = {"plain": _plain, "raw": lambda t
 
 def _edits(truth: str, answer: str, characters: bool = False) -> tuple[float, float]:
     """Edits and length of the reference, in words or in characters, spaces included."""
-    rule, count = (jiwer.process_characters, len) if characters else (jiwer.process_words, lambda text: len(text.split()))
-    out = rule(truth, answer)
-    return float(out.substitutions + out.deletions + out.insertions), float(count(truth.strip()))
+    out = (jiwer.process_characters if characters else jiwer.process_words)(truth, answer)
+    length = len(truth.strip() if characters else truth.split())
+    return float(out.substitutions + out.deletions + out.insertions), float(length)
 
 
 def _errors(form: Callable[[str], str], characters: bool = False) -> Parts:
@@ -192,6 +197,8 @@ def der(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
     """Diarisation errors and speech, in seconds: missed, false and confused time, overlaps included, no collar."""
     sides = turns(" ".join(labels)), turns(answer or "")
     edges = np.unique([time for side in sides for turn in side for time in turn[1:]])
+    if not len(edges):
+        return 0.0, 0.0
     middles, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
     truth, predicted = (np.array([np.any([(start < middles) & (middles < end) for name, start, end in side
                                           if name == speaker], axis=0) for speaker in sorted({t[0] for t in side})],
@@ -236,7 +243,8 @@ def _over_numbers(rule: Callable, correlation: bool) -> Callable[[Labels, Sequen
 
 def time_spans(text: str) -> np.ndarray:
     """Pairs of times in a text ("1.2-3.4 s, from 5 to 6"), (n, 2) in seconds; reversed and empty ones are dropped."""
-    pairs = re.findall(r"(\d+(?:\.\d+)?)\s*s?(?:ec(?:onds?)?)?\s*(?:-|\u2013|to|and|,)\s*(\d+(?:\.\d+)?)", text)
+    number = r"(\d+(?:\.\d+)?)"
+    pairs = re.findall(rf"(?<![\d.]){number}\s*s?(?:ec(?:onds?)?)?\s*(?:-|\u2013|to|and|,)\s*{number}", text)
     table = np.array(pairs, dtype=float).reshape(-1, 2)
     return table[(table[:, 1] > table[:, 0]) & (table[:, 1] < LARGEST)]
 
@@ -335,14 +343,14 @@ METRICS: dict[str, Metric] = {
     **_family("text", False, "parts", slot_value_CER=slot_value_cer, DER=der,
               slot_value_CER_upstream=lambda labels, answer: slot_value_cer([answer or ""], ", ".join(labels))),
     **_family("text", True, "whole", BLEU=bleu),
-    **_family("text", True, "parts", item_F1=item_f1, label_F1=label_f1, word_F1=word_f1, slot_type_F1=slot_type_f1, IoU=iou, event_F1=event_f1,
-              onset_F1=_onset_f1(0.05), beat_F1=_onset_f1(0.07)),
+    **_family("text", True, "parts", item_F1=item_f1, label_F1=label_f1, word_F1=word_f1, slot_type_F1=slot_type_f1,
+              IoU=iou, event_F1=event_f1, onset_F1=_onset_f1(0.05), beat_F1=_onset_f1(0.07)),
 }
 ALIASES = {"pearson": "LCC", "pearson correlation": "LCC", "pcc": "LCC", "spearman": "SRCC", "kendall": "KTAU",
            "word error rate": "WER", "character error rate": "CER", "phoneme error rate": "PER", "pos": "PER",
-           "phone error rate": "PER", "acc": "accuracy", "llm": "accuracy", "sacrebleu": "BLEU", "f1 weighted": "weighted-F1",
-           "mean squared error": "MSE", "mean absolute error": "MAE", "event based f1": "event-F1",
-           "note onset f measure": "onset-F1", "beat f measure": "beat-F1",
+           "phone error rate": "PER", "acc": "accuracy", "llm": "accuracy", "sacrebleu": "BLEU",
+           "f1 weighted": "weighted-F1", "mean squared error": "MSE", "mean absolute error": "MAE",
+           "event based f1": "event-F1", "note onset f measure": "onset-F1", "beat f measure": "beat-F1",
            "diarization error rate": "DER", "diarisation error rate": "DER"}
 
 

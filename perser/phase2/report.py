@@ -12,6 +12,7 @@ from tabulate import tabulate
 from perser import records
 from perser.analysis import figures
 from perser.phase2 import aggregate
+from perser.phase2.metrics import normalised
 
 
 def plain(value: object) -> object:
@@ -19,8 +20,10 @@ def plain(value: object) -> object:
     return re.sub(r"[^\w .,+:/()%#-]", "?", value)[:120] if isinstance(value, str) else value
 
 
-def write(out: str | Path, reference: str | None = None) -> str:
+def write(out: str | Path, reference: str | None = None, normaliser: str = "plain") -> str:
     """Write `tasks.csv`, `domains.csv` and `report.md` under `out`; returns the report.
+
+    `normaliser` is how texts are written before their errors are counted; metrics other than "plain" name theirs.
 
     Also joins all models into `records.parquet` and `manifest.json`, which is all that a committed folder needs.
     """
@@ -29,6 +32,7 @@ def write(out: str | Path, reference: str | None = None) -> str:
     if manifests:
         records.write(frame, out / "records.parquet")
         records.write_json(manifests, out / "manifest.json")
+    frame["metrics"] = [normalised(names, normaliser) for names in frame["metrics"]]
     table = aggregate.tasks(frame)
     table.map(plain).to_csv(out / "tasks.csv", index=False)
     synthetic = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
@@ -36,6 +40,9 @@ def write(out: str | Path, reference: str | None = None) -> str:
              "Folds of a group are averaged with equal weight. Domains are inferred unless the data set states them.",
              "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
              _markdown(pivot(table[table["main"].astype(bool)], "N/A"))]
+    if frame["scorer"].nunique() > 1:
+        lines += ["", "## Agreement of scorers", "Share of equal verdicts (for numbers, of equal readings), and "
+                  "Cohen's kappa where it is defined.", "", _markdown(aggregate.agreement(frame))]
     models = sorted(set(frame["model"]))
     reference = reference or next((name for name in models if name.startswith("cascade/")), None)
     if reference in models:

@@ -18,6 +18,7 @@ from inspect_ai import Task, eval_set, score, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, Model, get_model
+from inspect_ai.scorer import Scorer
 from inspect_ai.solver import generate
 
 from perser import provenance, records
@@ -25,7 +26,7 @@ from perser.errors import UserError
 from perser.phase2 import models
 from perser.phase2.answers import parse_options
 from perser.phase2.metrics import METRICS
-from perser.phase2.scorers import graded, strict
+from perser.phase2.scorers import graded, read_prompt, strict
 from perser.phase2.tasks import Phase2Task, load
 
 CONTROLS, LARGE = {"majority", "random", "oracle"}, {"cascade", "hf-audio"}
@@ -104,8 +105,9 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name).strip("_.")[-100:] or "model"
 
 
-def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dict[str, Any], grader: str | None = None,
-        resume: bool = False, batch_size: int | None = None) -> pd.DataFrame:
+def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dict[str, Any],
+        grader: str | Sequence[str] | None = None, judge_prompt: str | None = None, resume: bool = False,
+        batch_size: int | None = None) -> pd.DataFrame:
     """Evaluate one model on the tasks; returns the records and writes them to `out/<model>/`, with their manifest.
 
     Answers are also written to `predictions/<data set>.json` there, the organisers' format, which `replay` reads.
@@ -117,18 +119,22 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     logs = folder / "logs"
     if logs.exists() and any(logs.glob("*.eval")) and not resume:
         raise UserError(f"{folder}: already holds a run; continue it with --resume or give another --out")
-    if grader:
-        _model(grader, {})  # fail on a missing grader before the run rather than after it
+    graders = [grader] if isinstance(grader, str) else list(grader or ())
+    for name in graders:
+        _model(name, {})  # fail on a missing grader before the run rather than after it
+    prompt = read_prompt(judge_prompt) if judge_prompt else ""
     folder.mkdir(parents=True, exist_ok=True)
     args = (dict(source) if model in CONTROLS else {}) | ({"batch_size": batch_size} if batch_size else {})
     with _process_settings(folder):
         served = _model(f"{model}/labels" if model in CONTROLS else model, args)
-        done = _ask(tasks, served, logs, grader, Path(out).absolute() / "verdicts")
-    frame = pd.DataFrame([row for log in done for row in rows(log, model, grader)], columns=list(COLUMNS))
+        verdicts = str(Path(out).absolute() / "verdicts")
+        done = _ask(tasks, served, logs, [graded(name, verdicts, prompt=prompt) for name in graders])
+    frame = pd.DataFrame([row for log in done for row in rows(log, model)], columns=list(COLUMNS))
     missing = sum(len(t.rows) for t in tasks) - frame["sample"][frame["scorer"] == "strict"].count()
     records.write(frame, folder / "records.parquet")
     records.write_json({
-        "model": model, "grader": grader, "limit": source["limit"], "seconds": round(monotonic() - start, 1),
+        "model": model, "grader": ", ".join(graders) or None, "judge_prompt": prompt or None,
+        "limit": source["limit"], "seconds": round(monotonic() - start, 1),
         "missing": int(missing), "columns": COLUMNS, "commits": {t.instance: t.commit for t in tasks},
         "git": provenance.git(), "machine": provenance.machine()}, folder / "manifest.json")
     (folder / "predictions").mkdir(exist_ok=True)
@@ -137,7 +143,7 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     return frame
 
 
-def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | None, verdicts: Path) -> list[EvalLog]:
+def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, graders: Sequence[Scorer]) -> list[EvalLog]:
     """One log per task, with what was missing asked and graded. Answers are logged one by one, our own by the batch."""
     with contextlib.redirect_stdout(io.StringIO()):  # inspect announces completion there
         _, done = eval_set([as_task([t], t.instance, [strict()]) for t in tasks], log_dir=str(folder), model=model,
@@ -146,9 +152,8 @@ def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | 
                            log_buffer=model.api.batch_size if isinstance(model.api, models.Provider) else 1, **QUIET)
     logs = []
     for log in done:
-        if grader:
-            logs.append(score(read_eval_log(log.location), [strict(), graded(grader, str(verdicts))],
-                              action="overwrite", display="none"))
+        if graders:
+            logs.append(score(read_eval_log(log.location), [strict(), *graders], action="overwrite", display="none"))
             write_eval_log(logs[-1])
         else:
             with Path(log.location).open("rb") as file:  # inspect takes half as long again to read from a path
@@ -177,16 +182,16 @@ def _model(name: str, args: dict[str, Any]) -> Model:
     return model
 
 
-def rows(log: EvalLog, model: str, grader: str | None = None) -> Iterator[dict[str, Any]]:
+def rows(log: EvalLog, model: str) -> Iterator[dict[str, Any]]:
     """The records of one log; samples that ended in an error have none."""
     for sample in log.samples or []:
-        for scorer, result in (sample.scores or {}).items():
+        for result in (sample.scores or {}).values():
             verdict, about = result.metadata or {}, sample.metadata
             if "outcome" not in verdict or sample.error:
                 continue
             yield {"model": model, **log.eval.metadata["data sets"][about["instance"]],
                    **{name: about[name] for name in ("instance", "sample", "cluster")},
-                   "metrics": "|".join(about["metrics"]), "scorer": "strict" if scorer == "strict" else str(grader),
+                   "metrics": "|".join(about["metrics"]), "scorer": verdict.get("scorer", "strict"),
                    "labels": json.dumps(about["labels"]), "answer_read": json.dumps(verdict["answer_read"]),
                    "outcome": verdict["outcome"],
                    "correct": float("nan") if verdict["correct"] is None else float(verdict["correct"])}
