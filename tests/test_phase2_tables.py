@@ -104,7 +104,8 @@ def test_rows_without_a_verdict_are_left_out_and_counted():
 
 
 def test_two_scorers_agree_by_share_and_kappa():
-    """Verdicts of a: 1 1 0 0, of b: 1 0 0 0; equal 3/4, by chance 1/2 1/4 + 1/2 3/4 = 1/2, so kappa (3/4 - 1/2) / (1/2).
+    """Verdicts of a: 1 1 0 0, of b: 1 0 0 0; equal 3/4, by chance 1/2 1/4 + 1/2 3/4 = 1/2: kappa (3/4 - 1/2) / (1/2).
+
     The strict scorer reads a, a, b and nothing: 1 1 0 0, as a does."""
     frame = pd.concat([rows("m", "S", "accuracy", list("aaaa"), [["a"], ["a"], ["b"], None]), *(
         rows("m", "S", "accuracy", list("aaaa"), [None] * 4, scorer=name,

@@ -41,8 +41,10 @@ def write(out: str | Path, reference: str | None = None, normaliser: str = "plai
              "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
              _markdown(pivot(table[table["main"].astype(bool)], "N/A"))]
     if frame["scorer"].nunique() > 1:
+        table = aggregate.agreement(frame)
+        table["kappa"] = ["undefined" if pd.isna(kappa) else f"{kappa:.3f}" for kappa in table["kappa"]]
         lines += ["", "## Agreement of scorers", "Share of equal verdicts (for numbers, of equal readings), and "
-                  "Cohen's kappa where it is defined.", "", _markdown(aggregate.agreement(frame))]
+                  "Cohen's kappa of choices, which is undefined where all verdicts are equal.", "", _markdown(table)]
     models = sorted(set(frame["model"]))
     reference = reference or next((name for name in models if name.startswith("cascade/")), None)
     if reference in models:
