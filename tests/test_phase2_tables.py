@@ -100,7 +100,42 @@ def test_rows_without_a_verdict_are_left_out_and_counted():
     frame["correct"] = [1.0, 0.0, 0.0, 0.0]
     table = aggregate.tasks(frame, resamples=0)
     assert table["metric"].tolist() == ["accuracy"]
-    assert (table["value"].item(), table["ungraded"].item()) == (0.5, 0.5)
+    assert (table["value"].item(), table["ungraded"].item()) == (1 / 3, 0.25)
+
+
+def test_two_scorers_agree_by_share_and_kappa():
+    """Verdicts of a: 1 1 0 0, of b: 1 0 0 0; equal 3/4, by chance 1/2 1/4 + 1/2 3/4 = 1/2: kappa (3/4 - 1/2) / (1/2).
+
+    The strict scorer reads a, a, b and nothing: 1 1 0 0, as a does."""
+    frame = pd.concat([rows("m", "S", "accuracy", list("aaaa"), [["a"], ["a"], ["b"], None]), *(
+        rows("m", "S", "accuracy", list("aaaa"), [None] * 4, scorer=name,
+             outcome=["answered", "answered", "answered", "unparseable"]).assign(correct=values)
+        for name, values in (("a", [1.0, 1, 0, 0]), ("b", [1.0, 0, 0, 0])))])
+    table = aggregate.agreement(frame).set_index(["scorer", "other"])
+    assert table["rows"].tolist() == [4] * 3
+    assert table["agreement"].to_dict() == {("strict", "a"): 1, ("strict", "b"): 0.75, ("a", "b"): 0.75}
+    assert table["kappa"].to_dict() == {("strict", "a"): 1, ("strict", "b"): 0.5, ("a", "b"): 0.5}
+    same = aggregate.agreement(frame[frame["sample"] == "0"])
+    assert same["agreement"].tolist() == [1, 1, 1] and same["kappa"].isna().all()
+    numbers = pd.concat([rows("m", "N", "MAE", ["1", "2"], [1.0, None]),
+                         rows("m", "N", "MAE", ["1", "2"], [1.0, 2.0], scorer="a")])
+    assert aggregate.agreement(numbers)["agreement"].tolist() == [0.5]
+
+
+def test_the_report_names_the_normaliser_and_leaves_the_records_alone(tmp_path):
+    (tmp_path / "m").mkdir()
+    rows("m", "S", "WER|BLEU", ["It's Dr. Who"], ["it is doctor who"], kind="sequence_generation").to_parquet(
+        tmp_path / "m" / "records.parquet")
+    (tmp_path / "m" / "manifest.json").write_text("{}")
+    values = {}
+    for name in ("plain", "raw", "upstream", "whisper", "plain"):
+        report.write(tmp_path, normaliser=name)
+        table = pd.read_csv(tmp_path / "tasks.csv").set_index("metric")["value"]
+        values[table.index[0]] = table.iloc[0]
+        assert table.index[1] == "BLEU"
+    assert values == {"WER": pytest.approx(1), "WER-raw": pytest.approx(4 / 3), "WER-upstream": pytest.approx(1),
+                      "WER-whisper": 0}
+    assert pd.read_parquet(tmp_path / "records.parquet")["metrics"].tolist() == ["WER|BLEU"]
 
 
 def test_skill_puts_every_metric_between_majority_and_perfect():

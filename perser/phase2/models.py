@@ -28,8 +28,8 @@ from perser import audio, personal, records
 from perser.errors import UserError
 from perser.features import packaged
 from perser.features.upstreams import whisper_states
+from perser.phase2.answers import key, parse_options, read_number
 from perser.phase2.listeners import examples
-from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load, prediction_keys
 from perser.seeds import rng
 
@@ -470,7 +470,7 @@ def _entries(path: Path) -> dict[str, dict]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix in (".jsonl", ".csv"):
-            lines = (map(json.loads, filter(str.strip, text.splitlines())) if path.suffix == ".jsonl"
+            lines = (map(json.loads, filter(str.strip, text.split("\n"))) if path.suffix == ".jsonl"
                      else csv.DictReader(io.StringIO(text)))
             entries = _once(("/".join(str(row[name]) for name in ("instance", "file") if row.get(name)), dict(row))
                             for row in lines)

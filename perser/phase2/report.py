@@ -14,6 +14,7 @@ from tabulate import tabulate
 from perser import records
 from perser.analysis import figures
 from perser.phase2 import aggregate
+from perser.phase2.metrics import normalised
 from perser.phase2.tasks import catalogue, dimension
 
 INFERRED = " (inferred)"
@@ -24,11 +25,13 @@ def plain(value: object) -> object:
     return re.sub(r"[^\w .,+:/()%#-]", "?", value)[:120] if isinstance(value, str) else value
 
 
-def write(out: str | Path, reference: str | None = None, folders: Sequence[str | Path] = ()) -> str:
+def write(out: str | Path, reference: str | None = None, folders: Sequence[str | Path] = (),
+          normaliser: str = "plain") -> str:
     """Write `tasks.csv`, `rows.csv`, `domains.csv`, `differences.csv` and `report.md` under `out`; returns the report.
 
     folders: whose records are joined, by default those of `out`. All models are also joined into `records.parquet` and
     `manifest.json`, which is all that a committed folder needs.
+    normaliser: how texts are written before their errors are counted; metrics other than "plain" name theirs.
     """
     out, folders = Path(out), list(folders) or [out]
     frame, manifests = aggregate.read(*folders), aggregate.manifests(*folders)
@@ -37,7 +40,8 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
     if manifests:
         records.write_json(manifests, out / "manifest.json")
     frame = frame.assign(domain=frame["domain"] + np.where(frame["instance"].isin(list(catalogue())), INFERRED, ""),
-                         dimension=frame["instance"].map(dimension))
+                         dimension=frame["instance"].map(dimension),
+                         metrics=[normalised(names, normaliser) for names in frame["metrics"]])
     table = aggregate.tasks(frame)
     counts = aggregate.counts(frame, manifests)
     tables = {"tasks": table, "rows": counts}
@@ -45,12 +49,12 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
     lines = ["# Phase-2 evaluation", "", f"Synthetic: {synthetic}." if synthetic else "", "", "## Per task",
              f"Folds of a group are averaged with equal weight. Domains with{INFERRED} are not the organisers'.",
              "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
-             _markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests)]
+             _markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests), *_agreement(frame)]
     reference = reference or next((name for name in sorted(set(frame["model"])) if name.startswith("cascade/")), None)
     if reference in set(frame["model"]):
         lines += _compared(frame, reference, tables)
     for name, content in tables.items():
-        content.map(plain).to_csv(out / f"{name}.csv", index=False)
+        records.inert(content.map(plain)).to_csv(out / f"{name}.csv", index=False)
     text = "\n".join(lines) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
@@ -103,6 +107,16 @@ def _rows(counts: pd.DataFrame, manifests: dict[str, dict]) -> list[str]:
     errors = [f"- {plain(run['model'])}: {count} x {plain(error)}" for run in manifests.values()
               for error, count in run.get("errors", {}).items()]
     return [*lines, *(["", "Commonest errors:", "", *errors] if errors else [])]
+
+
+def _agreement(frame: pd.DataFrame) -> list[str]:
+    """How far the scorers agree, where there is more than one."""
+    if frame["scorer"].nunique() < 2:
+        return []
+    table = aggregate.agreement(frame)
+    table["kappa"] = ["undefined" if pd.isna(kappa) else f"{kappa:.3f}" for kappa in table["kappa"]]
+    return ["", "## Agreement of scorers", "Share of equal verdicts (for numbers, of equal readings), and Cohen's "
+            "kappa of choices, which is undefined where all verdicts are equal.", "", _markdown(table)]
 
 
 def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
