@@ -282,6 +282,18 @@ def differences(frame: pd.DataFrame, reference: str, resamples: int = RESAMPLES,
     return pd.DataFrame(table, columns=["model", "instance", "metric", "higher", "rows", "difference", "low", "high"])
 
 
+def tally(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Per model, on how many data sets it is better or worse than the reference, or neither: the interval holds 0.
+
+    gaps: as of `differences`.
+    """
+    sign = np.where(gaps["higher"], 1, -1)
+    ends = np.sort(gaps[["low", "high"]].mul(sign, axis=0), axis=1)
+    marks = gaps[["model"]].assign(better=ends[:, 0] > 0, worse=ends[:, 1] < 0)
+    marks["neither"] = ~(marks["better"] | marks["worse"])
+    return marks.groupby("model").sum().reset_index()
+
+
 def skill(table: pd.DataFrame, floor: str = "majority") -> pd.DataFrame:
     """Main metrics scaled from the floor model (0) to a perfect score (1): groups by models.
 

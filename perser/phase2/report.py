@@ -14,10 +14,11 @@ from tabulate import tabulate
 from perser import records
 from perser.analysis import figures
 from perser.phase2 import aggregate
-from perser.phase2.metrics import normalised
+from perser.phase2.metrics import METRICS, normalised
 from perser.phase2.tasks import catalogue, dimension
 
 INFERRED = " (inferred)"
+CONTROLS = ("majority", "random", "oracle")  # they know the labels
 
 
 def plain(value: object) -> object:
@@ -48,8 +49,8 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
     synthetic = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
     lines = ["# Phase-2 evaluation", "", f"Synthetic: {synthetic}." if synthetic else "", "", "## Per task",
              f"Folds of a group are averaged with equal weight. Domains with{INFERRED} are not the organisers'.",
-             "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
-             _markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests), *_agreement(frame)]
+             "", markdown(pivot(table, "value")), "", "## Share without an answer", "",
+             markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests), *_agreement(frame)]
     reference = reference or next((name for name in sorted(set(frame["model"])) if name.startswith("cascade/")), None)
     if reference in set(frame["model"]):
         lines += _compared(frame, reference, tables)
@@ -67,13 +68,13 @@ def _compared(frame: pd.DataFrame, reference: str, tables: dict[str, pd.DataFram
     lines = ["", f"## Relative improvement over {plain(reference)}", "Mean (as published), median and win rate over "
              "groups, with 95 % intervals from resampled audio files. Groups are left out where the reference scores 0 "
              "or the model answers nothing. Only questions with a verdict for both models count.", "",
-             _markdown(tables["domains"])]
+             markdown(tables["domains"])]
     if frame["dimension"].any():
         tables["dimensions"] = aggregate.domains(frame, reference, by="dimension")
-        lines += ["", "## The same by the first phase's official dimensions", "", _markdown(tables["dimensions"])]
+        lines += ["", "## The same by the first phase's official dimensions", "", markdown(tables["dimensions"])]
     return [*lines, "", f"## Difference from {plain(reference)} per data set",
             "Main metric, on the questions that both have answers to, with 95 % paired intervals.", "",
-            _markdown(_side_by_side(tables["differences"]))]
+            markdown(_gaps(tables["differences"]))]
 
 
 def scores(out: str | Path, seen: Sequence[str] = ()) -> list[Path]:
@@ -103,7 +104,7 @@ def _rows(counts: pd.DataFrame, manifests: dict[str, dict]) -> list[str]:
     shown = counts[counts[kinds].sum(axis=1) > 0]
     lines = ["", "## Rows without a usable answer", "none: nothing could be read as an answer; missing: asked "
              "without success; skipped: bad data; ungraded, unparseable: by the grader; truncated: ended by the limit "
-             "of tokens; cut: only the beginning was heard.", "", _markdown(shown) if len(shown) else "None."]
+             "of tokens; cut: only the beginning was heard.", "", markdown(shown) if len(shown) else "None."]
     errors = [f"- {plain(run['model'])}: {count} x {plain(error)}" for run in manifests.values()
               for error, count in run.get("errors", {}).items()]
     return [*lines, *(["", "Commonest errors:", "", *errors] if errors else [])]
@@ -116,10 +117,10 @@ def _agreement(frame: pd.DataFrame) -> list[str]:
     table = aggregate.agreement(frame)
     table["kappa"] = ["undefined" if pd.isna(kappa) else f"{kappa:.3f}" for kappa in table["kappa"]]
     return ["", "## Agreement of scorers", "Share of equal verdicts (for numbers, of equal readings), and Cohen's "
-            "kappa of choices, which is undefined where all verdicts are equal.", "", _markdown(table)]
+            "kappa of choices, which is undefined where all verdicts are equal.", "", markdown(table)]
 
 
-def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+def _gaps(table: pd.DataFrame) -> pd.DataFrame:
     """Data sets by models: difference and interval as text."""
     cells = [f"{row.difference:+.3f}" + (f" ({row.low:+.3f} to {row.high:+.3f})" if np.isfinite(row.low) else "")
              if np.isfinite(row.difference) else None for row in table.itertuples()]
@@ -136,11 +137,27 @@ def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.reset_index().rename_axis(columns=None)
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, digits: int = 3) -> str:
     """A table with a dash where there is no number."""
     shown = table.map(plain).astype(object)
-    return tabulate(shown.where(shown.notna(), None), headers="keys", tablefmt="github", floatfmt=".3f",
+    return tabulate(shown.where(shown.notna(), None), headers="keys", tablefmt="github", floatfmt=f".{digits}f",
                     missingval="-", showindex=False)
+
+
+def side_by_side(table: pd.DataFrame, column: str = "value") -> str:
+    """Groups by models as Markdown. Bold: the best of those that do not know the labels, if it beats the majority."""
+    table = table[table["N/A"] < 1]
+    wide = pivot(table, column).drop(columns=["folds", "scorer", "kind"])
+    names = [name for name in wide if name in set(table["model"])]
+    higher = wide["metric"].map({name: metric.higher for name, metric in METRICS.items()})
+    scores = wide[names].astype(float)
+    signed = scores.mul(np.where(higher, 1, -1), axis=0)
+    own = signed.drop(columns=[name for name in CONTROLS if name in names])
+    best = own.eq(own.max(axis=1), axis=0) & own.gt(signed.get("majority", -np.inf), axis=0)
+    cells = scores.map(lambda value: "-" if pd.isna(value) else f"{value:.3f}")
+    wide[names] = cells.mask(best.reindex(columns=names, fill_value=False) & (column == "value"), "**" + cells + "**")
+    return tabulate(wide.rename(columns=lambda name: short(name).replace(": ", "<br>")), headers="keys",
+                    tablefmt="pipe", showindex=False, disable_numparse=True)
 
 
 @figures.styled
