@@ -12,6 +12,8 @@ import pytest
 from perser.errors import UserError
 from perser.phase2 import aggregate, report, tasks
 
+KNOWN = sorted(tasks.catalogue())[0]
+
 
 def rows(model, instance, metric, labels, answers, *, domain="speech", clusters=None, outcome=None, scorer="strict",
          group=None, kind="classification"):
@@ -154,6 +156,28 @@ def test_skill_puts_every_metric_between_majority_and_perfect():
         aggregate.skill(aggregate.tasks(silent, resamples=0))
 
 
+def test_the_tally_counts_intervals_without_zero_in_the_direction_of_the_metric():
+    rows = [("m", True, 0.1, 0.3), ("m", False, 0.1, 0.3), ("m", True, -0.1, 0.3), ("m", True, np.nan, np.nan),
+            ("n", False, -2.0, -1.0)]
+    gaps = pd.DataFrame(rows, columns=["model", "higher", "low", "high"])
+    assert aggregate.tally(gaps).to_dict("records") == [
+        {"model": "m", "better": 1, "worse": 1, "neither": 2}, {"model": "n", "better": 1, "worse": 0, "neither": 0}]
+
+
+def test_bold_is_the_best_model_that_knows_no_label_if_it_beats_the_majority():
+    a, b = ["a"], ["b"]
+    answers = {"majority": [a, b, b, b], "oracle": [a] * 4, "perser/x/one": [a, a, b, b], "perser/x/two": [a, b, b, b]}
+    frame = pd.concat([rows(model, "S", "accuracy", list("aaaa"), answer) for model, answer in answers.items()]
+                      + [rows("asr/three", "S", "accuracy", list("aaaa"), [None] * 4)]
+                      + [rows("majority", "E", "MAE", ["1"], [2.0], kind="regression"),
+                         rows("perser/x/one", "E", "MAE", ["1"], [3.0], kind="regression")])
+    lines = report.side_by_side(aggregate.tasks(frame, resamples=0)).split("\n")
+    head, choice, number = ([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:]))
+    assert head[4:] == ["majority", "oracle", "perser<br>one", "perser<br>two"]  # three declined everything
+    assert choice[4:] == ["0.250", "1.000", "**0.500**", "0.250"]
+    assert number[4:] == ["1.000", "-", "2.000", "-"]  # an error above the majority's
+
+
 def test_tables_and_figures_import_neither_models_nor_inspect():
     code = ("import sys; from perser.phase2 import aggregate, report; "
             "print({'torch', 'transformers', 'inspect_ai'} & {name.split('.')[0] for name in sys.modules})")
@@ -188,3 +212,12 @@ def test_first_phase_data_sets_have_the_official_dimension():
     assert len(official) == 55 and {tasks.dimension(name) for name in official} == {
         "content", "speaker", "semantics", "degradation", "paralinguistics", "audio"}
     assert tasks.dimension("HowFarAreYou_3DSpeaker") == "paralinguistics" and tasks.dimension("SuperbER_X") == ""
+
+
+def test_a_domain_of_the_catalogue_is_marked_as_inferred(tmp_path):
+    frame = pd.concat([rows("m", name, "accuracy", list("ab"), [["a"], ["b"]]) for name in (KNOWN, "Mine")])
+    (tmp_path / "m").mkdir()
+    frame.to_parquet(tmp_path / "m" / "records.parquet")
+    report.write(tmp_path)
+    table = pd.read_csv(tmp_path / "tasks.csv").set_index("instance")
+    assert table["domain"].to_dict() == {KNOWN: "speech (inferred)", "Mine": "speech"}
