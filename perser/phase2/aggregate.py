@@ -4,14 +4,16 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.metrics import cohen_kappa_score
 
 from perser.errors import UserError
-from perser.phase2.metrics import ANSWERED, FAILED, METRICS, NONE, UNPARSEABLE
+from perser.phase2.metrics import ANSWERED, FAILED, JUDGED, METRICS, NONE, UNPARSEABLE, exact
 
 RESAMPLES, LEVEL, PERFECT = 200, 0.95, {"BLEU": 100.0}  # PERFECT: where it is neither 0 nor 1
 LATER = ("truncated", "cut")  # columns that records of earlier versions lack
@@ -73,7 +75,7 @@ def counts(frame: pd.DataFrame, stated: dict[str, dict]) -> pd.DataFrame:
     return table.fillna(0).astype(int).reset_index()
 
 
-def common(frame: pd.DataFrame, models: Sequence[str], outcomes: Sequence[str] = (ANSWERED, NONE)) -> pd.DataFrame:
+def common(frame: pd.DataFrame, models: Sequence[str], outcomes: Sequence[str] = JUDGED) -> pd.DataFrame:
     """The models' rows of questions for which each of them has one of the outcomes: only these can be compared."""
     judged = frame[frame["outcome"].isin(outcomes) & frame["model"].isin(models)]
     return judged[judged.groupby(["instance", "sample", "scorer"])["model"].transform("nunique") == len(models)]
@@ -131,8 +133,9 @@ def read_cell(frame: pd.DataFrame, metric: str) -> Cell | None:
         parts = np.stack([np.nan_to_num(frame["correct"].to_numpy(float)), np.ones(len(frame))], 1)
     elif METRICS[metric].parts:
         parts = np.array([METRICS[metric].parts(*row) for row in zip(labels, answers, strict=True)], float)
-    return Cell(metric, frame["cluster"].to_numpy(str), (frame["outcome"] == NONE).to_numpy(),
-                ~frame["outcome"].isin([ANSWERED, NONE]).to_numpy(), parts, labels, answers)
+    silent = [NONE, UNPARSEABLE] if METRICS[metric].mode == "number" else [NONE]
+    return Cell(metric, frame["cluster"].to_numpy(str), frame["outcome"].isin(silent).to_numpy(),
+                ~frame["outcome"].isin(JUDGED).to_numpy(), parts, labels, answers)
 
 
 def cluster_interval(count: int, statistic: Callable, resamples: int, seed: int) -> np.ndarray:
@@ -279,6 +282,18 @@ def differences(frame: pd.DataFrame, reference: str, resamples: int = RESAMPLES,
     return pd.DataFrame(table, columns=["model", "instance", "metric", "higher", "rows", "difference", "low", "high"])
 
 
+def tally(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Per model, on how many data sets it is better or worse than the reference, or neither: the interval holds 0.
+
+    gaps: as of `differences`.
+    """
+    sign = np.where(gaps["higher"], 1, -1)
+    ends = np.sort(gaps[["low", "high"]].mul(sign, axis=0), axis=1)
+    marks = gaps[["model"]].assign(better=ends[:, 0] > 0, worse=ends[:, 1] < 0)
+    marks["neither"] = ~(marks["better"] | marks["worse"])
+    return marks.groupby("model").sum().reset_index()
+
+
 def skill(table: pd.DataFrame, floor: str = "majority") -> pd.DataFrame:
     """Main metrics scaled from the floor model (0) to a perfect score (1): groups by models.
 
@@ -293,3 +308,32 @@ def skill(table: pd.DataFrame, floor: str = "majority") -> pd.DataFrame:
     perfect = [PERFECT.get(about.loc[group, "metric"], float(about.loc[group, "higher"])) for _, group in wide.index]
     room = np.array(perfect) - wide[floor]
     return wide.sub(wide[floor], axis=0).div(room.where(room != 0), axis=0).dropna(subset=[floor]) + 0.0
+
+
+def _verdicts(rows: pd.DataFrame, mode: str) -> pd.Series:
+    """By sample: whether a choice is right, or the number that was read; without the rows that got no verdict."""
+    rows = rows[rows["outcome"].isin(JUDGED)].set_index("sample")
+    if mode == "number":
+        return rows["answer_read"]
+    read = [exact(json.loads(labels), json.loads(answer))[0]
+            for labels, answer in zip(rows["labels"], rows["answer_read"], strict=True)]
+    return rows["correct"].fillna(pd.Series(read, rows.index, float)).astype(bool)
+
+
+def agreement(frame: pd.DataFrame) -> pd.DataFrame:
+    """How far two scorers agree on the rows that both judged: share of equal verdicts, and Cohen's kappa of choices.
+
+    Kappa is None where both say the same of all rows. Texts are not judged.
+    """
+    table = []
+    for (model, instance), rows in frame.groupby(["model", "instance"], sort=True):
+        mode = METRICS[rows["metrics"].iloc[0].split("|")[0]].mode
+        parts = {} if mode == "text" else {name: _verdicts(part, mode) for name, part in rows.groupby("scorer")}
+        for first, second in combinations(sorted(parts, key=lambda name: (name != "strict", name)), 2):
+            both = pd.concat([parts[first], parts[second]], axis=1, join="inner").to_numpy()
+            if len(both):
+                defined = mode == "choice" and len(set(both.ravel())) > 1
+                table.append({"model": model, "data set": instance, "scorer": first, "other": second,
+                              "rows": len(both), "agreement": float((both[:, 0] == both[:, 1]).mean()),
+                              "kappa": float(cohen_kappa_score(*both.astype(bool).T)) if defined else None})
+    return pd.DataFrame(table, columns=["model", "data set", "scorer", "other", "rows", "agreement", "kappa"])

@@ -25,6 +25,10 @@ Serve a large model, on one machine or on several behind one address, and name t
 """
 
 
+NORMALISER = click.option("--normaliser", type=click.Choice(["plain", "raw", "upstream", "whisper"]), default="plain",
+                          show_default=True, help="How texts are written before their errors are counted.")
+
+
 @click.group(invoke_without_command=True, epilog=EXAMPLE)
 @click.option("--tasks", type=click.Path(exists=True, file_okay=False), help="Folder in the upstream layout.")
 @click.option("--suite", is_flag=True, help="Use the embedded suite (generated under --out once) instead of --tasks.")
@@ -38,7 +42,11 @@ Serve a large model, on one machine or on several behind one address, and name t
               "max_tokens, temperature, system_message. May be repeated.")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for logs, records and the report.")
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder of local data sets, by name.")
-@click.option("--grader", help="Model that grades in addition to the deterministic scorer, e.g. openai/gpt-4o.")
+@click.option("--grader", multiple=True, help="Model that grades in addition to the deterministic scorer, e.g. "
+              "openai/gpt-4o. May be repeated; the report compares their verdicts.")
+@click.option("--judge-prompt", type=click.Path(exists=True, dir_okay=False), help="The graders' prompt for choices, "
+              "e.g. the organisers', with {question}, {correct} and {answer}. Default: our rules.")
+@NORMALISER
 @click.option("--reference", help="Model to compare the others with. Default: the cascade, if it was evaluated.")
 @click.option("--text/--no-text", "texts", default=True, show_default=True, help="Show models the column `text`, as "
               "the first phase does and the second does not.")
@@ -50,7 +58,7 @@ Serve a large model, on one machine or on several behind one address, and name t
 @click.option("--list", "listing", is_flag=True, help="List which data sets are available; downloads nothing.")
 @click.pass_context
 def phase2(context: click.Context, tasks: str | None, suite: bool, models: tuple[str, ...], out: str | None,
-           listing: bool, data: str | None, grader: str | None, table: Path | None, given: tuple[str, ...],
+           listing: bool, data: str | None, grader: tuple[str, ...], table: Path | None, given: tuple[str, ...],
            settings: tuple[str, ...], **options: Any) -> None:
     """Evaluate speech language models on tasks in the Dynamic-SUPERB Phase-2 format."""
     if context.invoked_subcommand:
@@ -65,7 +73,7 @@ def phase2(context: click.Context, tasks: str | None, suite: bool, models: tuple
     if not listing:  # fail on a missing key before the suite is generated
         from perser.phase2.runner import check
 
-        check([*chosen, *([grader] if grader else [])], {name: model["args"] for name, model in chosen.items()})
+        check([*chosen, *grader], {name: model["args"] for name, model in chosen.items()})
     if suite:
         from perser.phase2.suite import build
 
@@ -124,7 +132,7 @@ def _list(tasks: str | None, data: str | None, out: str | None) -> None:
 
 
 def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: str | None, reference: str | None,
-              limit: int | None, texts: bool, **options: Any) -> None:
+              limit: int | None, texts: bool, normaliser: str, **options: Any) -> None:
     """Run every model and print the report; `options` are those of `runner.run`."""
     from perser.phase2 import report, runner
     from perser.phase2.tasks import load
@@ -140,7 +148,7 @@ def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: st
         click.echo(runner.estimate(loaded, name, out, model["generate"], model["price"]), err=True)
         runner.run(loaded, name, out, source=source, args=model["args"], generate=model["generate"],
                    progress=sys.stderr, **options)
-    click.echo(report.write(out, reference))
+    click.echo(report.write(out, reference, normaliser=normaliser))
     if missing := sum(runner.manifest(out, model)["missing"] for model in models):
         errors = Counter()
         for model in models:
@@ -154,15 +162,16 @@ def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: st
 @click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Default: the folder, if it is one.")
 @click.option("--reference", help="Model to compare the others with. Default: the cascade, if it was evaluated.")
+@NORMALISER
 @click.option("--scores", is_flag=True, help="Also write the organisers' score file of each model, for a submission.")
 @click.option("--seen", multiple=True, help="A task or data set that the models were trained on, for --scores.")
-def rebuild(folders: tuple[Path, ...], out: Path | None, reference: str | None, scores: bool, seen: tuple[str, ...]
-            ) -> None:
+def rebuild(folders: tuple[Path, ...], out: Path | None, reference: str | None, normaliser: str, scores: bool,
+            seen: tuple[str, ...]) -> None:
     """Make the report of one or more output folders again, joined; asks no model."""
     from perser.phase2 import report
 
     if not out and len(folders) > 1:
         raise click.UsageError("several folders are joined: give --out DIR")
-    click.echo(report.write(out or folders[0], reference, folders))
+    click.echo(report.write(out or folders[0], reference, folders, normaliser))
     for path in report.scores(out or folders[0], seen) if scores else []:
         click.echo(path)

@@ -28,12 +28,13 @@ from perser import audio, personal, records
 from perser.errors import UserError
 from perser.features import packaged
 from perser.features.upstreams import whisper_states
+from perser.phase2.answers import key, parse_options, read_number
 from perser.phase2.listeners import examples
-from perser.phase2.metrics import key, parse_options, read_number
 from perser.phase2.tasks import Phase2Task, load, prediction_keys
 from perser.seeds import rng
 
 RATE, LONGEST, SILENCE, NEW_TOKENS, NOT_APPLICABLE = 16_000, 30.0, 0.5, 256, "N/A"
+ROOM = 10.0  # seconds of silence after a clip, without which Whisper repeats words; its authors' 30 s cost twice that
 HEARD_AT_ONCE, TOKENS = 8, 8192  # clips of a recogniser's batch; tokens of a text model's, with padding and answers
 HEARS = {"audioflamingo3": 600.0, "musicflamingo": 1200.0, "voxtral": 1800.0, "qwen3_omni_moe": 2400.0}  # seconds
 REFUSED = {"gemma3n": "its class needs the package timm for pictures, which is not installed here",
@@ -275,7 +276,7 @@ class Recogniser:
             self.processor = AutoProcessor.from_pretrained(folder, revision=revision, trust_remote_code=False)
             self.model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, revision=revision, dtype=kind, **SAFE)
         self.model = self.model.to(self.device).eval()
-        weights = hashlib.blake2b(digest_size=8)
+        weights = hashlib.blake2b(str(ROOM).encode(), digest_size=8)
         for tensor in self.model.state_dict().values():
             weights.update(tensor.float().cpu().numpy().tobytes())
         self.identity = weights.hexdigest()
@@ -299,7 +300,7 @@ class Recogniser:
         return [json.loads(file.read_text(encoding="utf-8"))["text"] for file in files]
 
     def _transcribe(self, waves: list[np.ndarray]) -> list[str]:
-        """Transcripts of clips of equal length; Whisper hears the clip rather than 30 s, which costs a tenth."""
+        """Transcripts of clips of equal length; Whisper hears the clip and ROOM rather than 30 s."""
         from transformers.modeling_outputs import BaseModelOutput
 
         length = len(waves[0]) / RATE
@@ -309,10 +310,12 @@ class Recogniser:
             inputs = self.processor(waves, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
             inputs = inputs.to(self.device, dtype=self.model.dtype)
         else:
-            mel = self.processor.feature_extractor(waves, sampling_rate=RATE, padding=False, truncation=False,
-                                                   return_tensors="pt")["input_features"]
+            room = round(min(ROOM, max(LONGEST - length, 0)) * RATE)
+            mel = self.processor.feature_extractor([np.pad(wave, (0, room)) for wave in waves], sampling_rate=RATE,
+                                                   padding=False, truncation=False, return_tensors="pt")
+            mel = mel["input_features"].to(self.device, dtype=self.model.dtype)
             with torch.inference_mode():
-                states = whisper_states(self.model.model.encoder, mel.to(self.device, dtype=self.model.dtype))[-1]
+                states = whisper_states(self.model.model.encoder, mel)[-1]
             inputs = {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
         with torch.inference_mode(), packaged.quiet():  # Whisper's generation warns of settings that it passes itself
             tokens = self.model.generate(**inputs, do_sample=False, **limit)
@@ -470,7 +473,7 @@ def _entries(path: Path) -> dict[str, dict]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix in (".jsonl", ".csv"):
-            lines = (map(json.loads, filter(str.strip, text.splitlines())) if path.suffix == ".jsonl"
+            lines = (map(json.loads, filter(str.strip, text.split("\n"))) if path.suffix == ".jsonl"
                      else csv.DictReader(io.StringIO(text)))
             entries = _once(("/".join(str(row[name]) for name in ("instance", "file") if row.get(name)), dict(row))
                             for row in lines)

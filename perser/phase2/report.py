@@ -14,9 +14,11 @@ from tabulate import tabulate
 from perser import records
 from perser.analysis import figures
 from perser.phase2 import aggregate
+from perser.phase2.metrics import METRICS, normalised
 from perser.phase2.tasks import catalogue, dimension
 
 INFERRED = " (inferred)"
+CONTROLS = ("majority", "random", "oracle")  # they know the labels
 
 
 def plain(value: object) -> object:
@@ -24,11 +26,13 @@ def plain(value: object) -> object:
     return re.sub(r"[^\w .,+:/()%#-]", "?", value)[:120] if isinstance(value, str) else value
 
 
-def write(out: str | Path, reference: str | None = None, folders: Sequence[str | Path] = ()) -> str:
+def write(out: str | Path, reference: str | None = None, folders: Sequence[str | Path] = (),
+          normaliser: str = "plain") -> str:
     """Write `tasks.csv`, `rows.csv`, `domains.csv`, `differences.csv` and `report.md` under `out`; returns the report.
 
     folders: whose records are joined, by default those of `out`. All models are also joined into `records.parquet` and
     `manifest.json`, which is all that a committed folder needs.
+    normaliser: how texts are written before their errors are counted; metrics other than "plain" name theirs.
     """
     out, folders = Path(out), list(folders) or [out]
     frame, manifests = aggregate.read(*folders), aggregate.manifests(*folders)
@@ -37,20 +41,21 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
     if manifests:
         records.write_json(manifests, out / "manifest.json")
     frame = frame.assign(domain=frame["domain"] + np.where(frame["instance"].isin(list(catalogue())), INFERRED, ""),
-                         dimension=frame["instance"].map(dimension))
+                         dimension=frame["instance"].map(dimension),
+                         metrics=[normalised(names, normaliser) for names in frame["metrics"]])
     table = aggregate.tasks(frame)
     counts = aggregate.counts(frame, manifests)
     tables = {"tasks": table, "rows": counts}
     synthetic = ", ".join(sorted(set(map(plain, table["synthetic"])) - {""}))
     lines = ["# Phase-2 evaluation", "", f"Synthetic: {synthetic}." if synthetic else "", "", "## Per task",
              f"Folds of a group are averaged with equal weight. Domains with{INFERRED} are not the organisers'.",
-             "", _markdown(pivot(table, "value")), "", "## Share without an answer", "",
-             _markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests)]
+             "", markdown(pivot(table, "value")), "", "## Share without an answer", "",
+             markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests), *_agreement(frame)]
     reference = reference or next((name for name in sorted(set(frame["model"])) if name.startswith("cascade/")), None)
     if reference in set(frame["model"]):
         lines += _compared(frame, reference, tables)
     for name, content in tables.items():
-        content.map(plain).to_csv(out / f"{name}.csv", index=False)
+        records.inert(content.map(plain)).to_csv(out / f"{name}.csv", index=False)
     text = "\n".join(lines) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
@@ -63,13 +68,13 @@ def _compared(frame: pd.DataFrame, reference: str, tables: dict[str, pd.DataFram
     lines = ["", f"## Relative improvement over {plain(reference)}", "Mean (as published), median and win rate over "
              "groups, with 95 % intervals from resampled audio files. Groups are left out where the reference scores 0 "
              "or the model answers nothing. Only questions with a verdict for both models count.", "",
-             _markdown(tables["domains"])]
+             markdown(tables["domains"])]
     if frame["dimension"].any():
         tables["dimensions"] = aggregate.domains(frame, reference, by="dimension")
-        lines += ["", "## The same by the first phase's official dimensions", "", _markdown(tables["dimensions"])]
+        lines += ["", "## The same by the first phase's official dimensions", "", markdown(tables["dimensions"])]
     return [*lines, "", f"## Difference from {plain(reference)} per data set",
             "Main metric, on the questions that both have answers to, with 95 % paired intervals.", "",
-            _markdown(_side_by_side(tables["differences"]))]
+            markdown(_gaps(tables["differences"]))]
 
 
 def scores(out: str | Path, seen: Sequence[str] = ()) -> list[Path]:
@@ -99,13 +104,23 @@ def _rows(counts: pd.DataFrame, manifests: dict[str, dict]) -> list[str]:
     shown = counts[counts[kinds].sum(axis=1) > 0]
     lines = ["", "## Rows without a usable answer", "none: nothing could be read as an answer; missing: asked "
              "without success; skipped: bad data; ungraded, unparseable: by the grader; truncated: ended by the limit "
-             "of tokens; cut: only the beginning was heard.", "", _markdown(shown) if len(shown) else "None."]
+             "of tokens; cut: only the beginning was heard.", "", markdown(shown) if len(shown) else "None."]
     errors = [f"- {plain(run['model'])}: {count} x {plain(error)}" for run in manifests.values()
               for error, count in run.get("errors", {}).items()]
     return [*lines, *(["", "Commonest errors:", "", *errors] if errors else [])]
 
 
-def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+def _agreement(frame: pd.DataFrame) -> list[str]:
+    """How far the scorers agree, where there is more than one."""
+    if frame["scorer"].nunique() < 2:
+        return []
+    table = aggregate.agreement(frame)
+    table["kappa"] = ["undefined" if pd.isna(kappa) else f"{kappa:.3f}" for kappa in table["kappa"]]
+    return ["", "## Agreement of scorers", "Share of equal verdicts (for numbers, of equal readings), and Cohen's "
+            "kappa of choices, which is undefined where all verdicts are equal.", "", markdown(table)]
+
+
+def _gaps(table: pd.DataFrame) -> pd.DataFrame:
     """Data sets by models: difference and interval as text."""
     cells = [f"{row.difference:+.3f}" + (f" ({row.low:+.3f} to {row.high:+.3f})" if np.isfinite(row.low) else "")
              if np.isfinite(row.difference) else None for row in table.itertuples()]
@@ -122,11 +137,27 @@ def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.reset_index().rename_axis(columns=None)
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, digits: int = 3) -> str:
     """A table with a dash where there is no number."""
     shown = table.map(plain).astype(object)
-    return tabulate(shown.where(shown.notna(), None), headers="keys", tablefmt="github", floatfmt=".3f",
+    return tabulate(shown.where(shown.notna(), None), headers="keys", tablefmt="github", floatfmt=f".{digits}f",
                     missingval="-", showindex=False)
+
+
+def side_by_side(table: pd.DataFrame, column: str = "value") -> str:
+    """Groups by models as Markdown. Bold: the best of those that do not know the labels, if it beats the majority."""
+    table = table[table["N/A"] < 1]
+    wide = pivot(table, column).drop(columns=["folds", "scorer", "kind"])
+    names = [name for name in wide if name in set(table["model"])]
+    higher = wide["metric"].map({name: metric.higher for name, metric in METRICS.items()})
+    scores = wide[names].astype(float)
+    signed = scores.mul(np.where(higher, 1, -1), axis=0)
+    own = signed.drop(columns=[name for name in CONTROLS if name in names])
+    best = own.eq(own.max(axis=1), axis=0) & own.gt(signed.get("majority", -np.inf), axis=0)
+    cells = scores.map(lambda value: "-" if pd.isna(value) else f"{value:.3f}")
+    wide[names] = cells.mask(best.reindex(columns=names, fill_value=False) & (column == "value"), "**" + cells + "**")
+    return tabulate(wide.rename(columns=lambda name: short(name).replace(": ", "<br>")), headers="keys",
+                    tablefmt="pipe", showindex=False, disable_numparse=True)
 
 
 @figures.styled

@@ -20,12 +20,14 @@ from inspect_ai import Task, eval_set, score, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, Model, get_model
+from inspect_ai.scorer import Scorer
 
 from perser import provenance, records
 from perser.errors import UserError
 from perser.phase2 import models
-from perser.phase2.metrics import METRICS, parse_options
-from perser.phase2.scorers import graded, strict
+from perser.phase2.answers import parse_options
+from perser.phase2.metrics import METRICS
+from perser.phase2.scorers import graded, read_prompt, strict
 from perser.phase2.tasks import Phase2Task, load, prediction_keys
 from perser.phase2.watch import AT_ONCE, RETRIES, TIMEOUT, Watch, asked, duration, reason
 
@@ -112,10 +114,10 @@ def slug(name: str) -> str:
     return text if text == name else f"{text}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
-def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dict[str, Any], grader: str | None = None,
-        resume: bool = False, batch_size: int | None = None, args: dict[str, Any] | None = None,
-        generate: dict[str, Any] | None = None, timeout: float = TIMEOUT, progress: TextIO | None = None
-        ) -> pd.DataFrame:
+def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dict[str, Any],
+        grader: str | Sequence[str] | None = None, judge_prompt: str | None = None, resume: bool = False,
+        batch_size: int | None = None, args: dict[str, Any] | None = None, generate: dict[str, Any] | None = None,
+        timeout: float = TIMEOUT, progress: TextIO | None = None) -> pd.DataFrame:
     """Evaluate one model on the tasks; returns the records and writes them to `out/<model>/`, with their manifest.
 
     Answers are also written to `predictions/<data set>.json` there, the organisers' format, which `replay` reads.
@@ -131,21 +133,24 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     if unknown := set(generate or {}) - set(GenerateConfig.model_fields):
         raise UserError(f"model {model}: no generation setting {', '.join(sorted(unknown))}; those of "
                         "inspect's GenerateConfig are known")
-    if grader:
-        _model(grader, {})  # fail on a missing grader before the run rather than after it
+    graders = [grader] if isinstance(grader, str) else list(grader or ())
+    for name in graders:
+        _model(name, {})  # fail on a missing grader before the run rather than after it
+    prompt, verdicts = read_prompt(judge_prompt) if judge_prompt else "", str(folder.parent / "verdicts")
     folder.mkdir(parents=True, exist_ok=True)
     given = (dict(source) if model in CONTROLS else {}) | ({"batch_size": batch_size} if batch_size else {})
     with _process_settings(folder):
         served = _model(f"{model}/labels" if model in CONTROLS else model, given | (args or {}), timeout)
         limit = None if isinstance(served.api, models.Provider) else timeout
         with Watch(model, sum(len(t.rows) for t in tasks), limit, progress).watching():
-            done = _ask(tasks, served, logs, grader, Path(out).absolute() / "verdicts", generate)
-    frame = pd.DataFrame([row for log in done for row in rows(log, model, grader)], columns=list(COLUMNS))
+            done = _ask(tasks, served, logs, [graded(name, verdicts, prompt=prompt) for name in graders], generate)
+    frame = pd.DataFrame([row for log in done for row in rows(log, model)], columns=list(COLUMNS))
     records.write(frame, folder / "records.parquet")
     records.write_json(_facts(tasks, frame, done) | {
-        "model": model, "grader": grader, "limit": source["limit"], "seconds": round(monotonic() - start, 1),
-        "args": {name: value for name, value in (args or {}).items() if not re.search("key|token|secret", name, re.I)},
-        "generate": generate or {}}, folder / "manifest.json")
+        "model": model, "grader": ", ".join(graders) or None, "judge_prompt": prompt or None,
+        "limit": source["limit"], "seconds": round(monotonic() - start, 1), "generate": generate or {},
+        "args": {name: value for name, value in (args or {}).items() if not re.search("key|token|secret", name, re.I)}
+    }, folder / "manifest.json")
     (folder / "predictions").mkdir(exist_ok=True)
     for instance, entries in predictions(done, getattr(served.api, "entries", {})).items():
         (folder / "predictions" / f"{instance}.json").write_text(json.dumps(entries, indent=1) + "\n")
@@ -186,7 +191,7 @@ def _facts(tasks: Sequence[Phase2Task], frame: pd.DataFrame, logs: Sequence[Eval
             "git": provenance.git(), "machine": provenance.machine()}
 
 
-def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | None, verdicts: Path,
+def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, graders: Sequence[Scorer],
          settings: dict[str, Any] | None) -> list[EvalLog]:
     """One log per task, with what was missing asked and graded. Answers are logged one by one, our own by the batch."""
     ours = isinstance(model.api, models.Provider)
@@ -201,9 +206,8 @@ def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, grader: str | 
         path = log.location.removeprefix("file://")  # with which the logs of an earlier run begin
         with Path(path).open("rb") as file:  # inspect takes half as long again to read from a path
             logs.append(read_eval_log(file))
-        if grader or not _current(logs[-1]):
-            scorers = [strict(), graded(grader, str(verdicts))] if grader else [strict()]
-            logs[-1] = score(logs[-1], scorers, action="overwrite", display="none")
+        if graders or not _current(logs[-1]):
+            logs[-1] = score(logs[-1], [strict(), *graders], action="overwrite", display="none")
             write_eval_log(logs[-1], path)
     return logs
 
@@ -239,16 +243,16 @@ def _model(name: str, args: dict[str, Any], timeout: float = TIMEOUT) -> Model:
     return model
 
 
-def rows(log: EvalLog, model: str, grader: str | None = None) -> Iterator[dict[str, Any]]:
+def rows(log: EvalLog, model: str) -> Iterator[dict[str, Any]]:
     """The records of one log; samples that ended in an error have none."""
     for sample in log.samples or []:
-        for scorer, result in (sample.scores or {}).items():
+        for result in (sample.scores or {}).values():
             verdict, about = result.metadata or {}, sample.metadata
             if "outcome" not in verdict or sample.error:
                 continue
             yield {"model": model, **log.eval.metadata["data sets"][about["instance"]],
                    **{name: about[name] for name in ("instance", "sample", "cluster")},
-                   "metrics": "|".join(about["metrics"]), "scorer": "strict" if scorer == "strict" else str(grader),
+                   "metrics": "|".join(about["metrics"]), "scorer": verdict.get("scorer", "strict"),
                    "labels": json.dumps(about["labels"]), "answer_read": json.dumps(verdict["answer_read"]),
                    "outcome": verdict["outcome"],
                    "correct": float("nan") if verdict["correct"] is None else float(verdict["correct"]),

@@ -298,7 +298,7 @@ def _records(table: Path) -> Iterator[tuple[str, object]]:
             for number, record in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
                 yield f"row {number}", record
         elif table.suffix == ".jsonl":
-            for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+            for number, line in enumerate(table.read_text(encoding="utf-8").split("\n"), 1):
                 if not line.strip():
                     continue
                 try:
