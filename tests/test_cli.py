@@ -118,7 +118,7 @@ def wavs(root, session):
 
 
 @pytest.mark.parametrize("command", ["synth", "fetch", "show", "models", "run", "search", "report", "adapt", "predict",
-                                     "explain", "claims", "bench", "phase2"])
+                                     "explain", "claims", "site", "bench", "phase2"])
 def test_every_command_has_help_with_an_example(perser, command):
     code, out, _ = perser(command, "--help")
     assert code == 0 and "Example" in out and f"perser {command}" in out
