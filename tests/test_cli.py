@@ -125,8 +125,9 @@ def wavs(root, session):
     return [p for p in sorted(root.glob(f"Session{session}/sentences/wav/*/*.wav")) if not p.name.startswith("._")]
 
 
-@pytest.mark.parametrize("command", ["synth", "fetch", "show", "models", "run", "personalise", "search", "report", "adapt", "predict",
-                                     "explain", "app", "verify", "claims", "bench", "phase2"])
+@pytest.mark.parametrize("command", ["synth", "fetch", "show", "models", "run", "personalise", "search", "report",
+                                     "adapt", "predict", "explain", "app", "verify", "claims", "site", "bench",
+                                     "phase2"])
 def test_every_command_has_help_with_an_example(perser, command):
     code, out, _ = perser(command, "--help")
     assert code == 0 and "Example" in out and f"perser {command}" in out
