@@ -32,9 +32,14 @@ STORE = 100 << 20  # bytes of Ray's shared memory on a node
 NODES = f"""
 import sys
 from ray.cluster_utils import Cluster
-nodes = Cluster()
-for settings in ({{"include_dashboard": False}}, {{}}):
-    nodes.add_node(num_cpus=1, object_store_memory={STORE}, **settings)
+for attempt in range(3):  # Ray gives a node 30 s to start, which a busy machine may not keep
+    nodes = Cluster()
+    try:
+        for settings in ({{"include_dashboard": False}}, {{}}):
+            nodes.add_node(num_cpus=1, object_store_memory={STORE}, **settings)
+        break
+    except Exception:
+        nodes.shutdown()
 print(nodes.address, *(node.all_processes["raylet"][0].process.pid for node in nodes.list_all_nodes()), flush=True)
 sys.stdin.read()
 nodes.shutdown()
