@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -17,6 +18,7 @@ from perser.processes import SIGNALS
 
 BACKENDS = ("loky", "ray", "dask")
 NEEDS = {"ray": 'pip install "perser[cluster]"', "dask": 'pip install "dask[distributed]"'}
+LOSSES = {"ray.exceptions": "RayError", "dask.distributed": "KilledWorker"}
 ATTEMPTS = 3  # to do work of which nothing gets done, because its workers are lost
 
 log = logging.getLogger(__name__)
@@ -108,8 +110,5 @@ def _dask(address: str | None) -> dict:
 
 
 def _losses() -> tuple[type[Exception], ...]:
-    """What tells that a worker ended, not that its work failed. Dask sends such work to another worker by itself."""
-    try:
-        return (import_module("ray.exceptions").RayError,)
-    except ImportError:
-        return ()
+    """What tells that a worker ended, not that its work failed."""
+    return tuple(getattr(sys.modules[name], error) for name, error in LOSSES.items() if name in sys.modules)

@@ -68,9 +68,8 @@ class Plan(Protocol):
         """The plan as it is sent to other machines, which share its folder: its features are a file that they map."""
         light = copy.copy(self)
         light.features = self.out.parent / "parts" / f"features-{self.fingerprint}.npy"
-        if not light.features.exists():
-            with records.whole(light.features) as half, half.open("wb") as file:
-                np.save(file, self.features, allow_pickle=False)
+        with records.whole(light.features) as half, half.open("wb") as file:  # anew: an old one may be damaged
+            np.save(file, self.features, allow_pickle=False)
         return light
 
     def digest(self, *what) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,21 @@ ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1
                "RAY_worker_niceness": "0"}  # else the workers starve beside whatever else this machine does
 PATIENCE = 300  # seconds until a process that hangs fails a test
 STORE = 100 << 20  # bytes of Ray's shared memory on a node
+NODES = f"""
+import sys
+from ray.cluster_utils import Cluster
+for attempt in range(3):  # Ray gives a node 30 s to start, which a busy machine may not keep
+    nodes = Cluster()
+    try:
+        for settings in ({{"include_dashboard": False}}, {{}}):
+            nodes.add_node(num_cpus=1, object_store_memory={STORE}, **settings)
+        break
+    except Exception:
+        nodes.shutdown()
+print(nodes.address, *(node.all_processes["raylet"][0].process.pid for node in nodes.list_all_nodes()), flush=True)
+sys.stdin.read()
+nodes.shutdown()
+"""
 DRIVER = """
 import sys
 from pathlib import Path
@@ -47,19 +63,20 @@ needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="the cluster extra i
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    """The cluster's address and the processes of its two nodes that start workers, one each."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        from ray.cluster_utils import Cluster
+    """The cluster's address, and the processes of its two nodes that start a worker each.
 
-        nodes = Cluster()  # its processes end with this one in any case
-        try:
-            for settings in ({"include_dashboard": False}, {}):
-                nodes.add_node(num_cpus=1, object_store_memory=STORE, **settings)
-            yield nodes.address, [node.all_processes["raylet"][0].process.pid for node in nodes.list_all_nodes()]
-        finally:
-            nodes.shutdown()
+    Another process starts them, as Ray takes the signals of the one that does; they end with it.
+    """
+    process = subprocess.Popen([sys.executable, "-c", NODES], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, env=os.environ | ENVIRONMENT)
+    try:
+        address, *raylets = process.stdout.readline().split()
+        yield address, list(map(int, raylets))
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30)
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +105,7 @@ def when(condition, process):
     """Wait until the condition holds, while the process runs; returns its value."""
     deadline = time.monotonic() + PATIENCE
     while not (value := condition()):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=5)[0]
+        assert process.poll() is None and time.monotonic() < deadline, "it ended, or does nothing"
         time.sleep(0.02)
     return value
 
@@ -129,7 +146,8 @@ def test_workers_on_two_nodes_and_kills_change_no_record_and_no_feature(ray_clus
         when(lambda: len(parts(out)) > again, process)
     finally:
         process.kill()
-    assert "a worker was lost, and its work is done again" in process.communicate()[0]
+        text, _ = process.communicate()
+    assert "a worker was lost, and its work is done again" in text
     kept = {path: path.stat().st_mtime_ns for path in parts(out)}
     assert len(kept) < 36 and not (out / "DONE").exists()
     assert "zz.wav" in finish(driver(address, out, clips)).splitlines()[-1]
