@@ -277,6 +277,7 @@ def test_a_missing_response_is_reported_not_dropped(tmp_path):
     result = CliRunner().invoke(phase2, ["--tasks", str(root), "--model", f"replay/{file}",
                                          "--out", str(tmp_path / "o")])
     assert isinstance(result.exception, UserError) and "1 answers are missing" in str(result.exception)
+    assert "of 1 the reason is: " in str(result.exception) and "no entry for" in str(result.exception)
     manifest = runner.manifest(tmp_path / "o", f"replay/{file}")
     assert manifest["missing"] == 1
     predictions(file, ["a", "b"], ["a", "b"])

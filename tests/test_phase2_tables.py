@@ -103,6 +103,10 @@ def test_rows_without_a_verdict_are_left_out_and_counted():
     table = aggregate.tasks(frame, resamples=0)
     assert table["metric"].tolist() == ["accuracy"]
     assert (table["value"].item(), table["ungraded"].item()) == (1 / 3, 0.25)
+    both = pd.concat([frame, rows("m", "S", "accuracy|F1", list("aaaa"), [["a"]] * 4)])
+    counts = aggregate.counts(both.assign(truncated=False, cut=False), {})
+    assert counts[["answered", "ungraded", "unparseable", "verdicts"]].to_numpy().tolist() == [[4, 1, 1, 4]]
+    assert "| 1 (25%) " in "\n".join(report._rows(counts, {}))
 
 
 def test_two_scorers_agree_by_share_and_kappa():

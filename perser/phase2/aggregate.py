@@ -57,7 +57,7 @@ def manifests(*folders: str | Path) -> dict[str, dict]:
 def counts(frame: pd.DataFrame, stated: dict[str, dict]) -> pd.DataFrame:
     """Rows per model and data set by what became of them, from the strict scorer's records and the manifests.
 
-    skipped: bad data, never asked; missing: asked without success; ungraded, unparseable: by any grader.
+    skipped: bad data, never asked; missing: asked without success; ungraded, unparseable: of `verdicts`, all graders'.
     """
     strict = frame[frame["scorer"] == "strict"]
     table = strict.groupby(["model", "instance"], sort=True).agg(
@@ -66,6 +66,7 @@ def counts(frame: pd.DataFrame, stated: dict[str, dict]) -> pd.DataFrame:
     outcomes = frame.groupby(["model", "instance"])["outcome"]
     table["ungraded"] = outcomes.apply(lambda x: (x == FAILED).sum())
     table["unparseable"] = outcomes.apply(lambda x: (x == UNPARSEABLE).sum())
+    table["verdicts"] = frame[frame["scorer"] != "strict"].groupby(["model", "instance"]).size()
     for name, key in (("missing", "without_answer"), ("skipped", "skipped")):
         numbers = {(run["model"], instance): count for run in stated.values()
                    for instance, count in run.get(key, {}).items() if count}

@@ -102,9 +102,11 @@ def _rows(counts: pd.DataFrame, manifests: dict[str, dict]) -> list[str]:
     """What became of the rows: a line per model and data set with other than answers, and the commonest errors."""
     kinds = ["none", "missing", "skipped", "ungraded", "unparseable", "truncated", "cut"]
     shown = counts[counts[kinds].sum(axis=1) > 0]
+    shown = shown.assign(unparseable=[f"{count} ({count / verdicts:.0%})" if count else "0" for count, verdicts in
+                                      zip(shown["unparseable"], shown["verdicts"], strict=True)])
     lines = ["", "## Rows without a usable answer", "none: nothing could be read as an answer; missing: asked "
-             "without success; skipped: bad data; ungraded, unparseable: by the grader; truncated: ended by the limit "
-             "of tokens; cut: only the beginning was heard.", "", markdown(shown) if len(shown) else "None."]
+             "without success; skipped: bad data; ungraded, unparseable: of the graders' verdicts; truncated: ended by "
+             "the limit of tokens; cut: only the beginning was heard.", "", markdown(shown) if len(shown) else "None."]
     errors = [f"- {plain(run['model'])}: {count} x {plain(error)}" for run in manifests.values()
               for error, count in run.get("errors", {}).items()]
     return [*lines, *(["", "Commonest errors:", "", *errors] if errors else [])]
