@@ -328,8 +328,9 @@ def sounds() -> Iterator[tuple[str, Kind]]:
                                    lambda _: None)
         yield f"{name}: header only", kind(data, lambda data, draw, at=at: data[:at - draw.randrange(3)], f".{name}",
                                            lambda _: None)
-    yield "flac: flipped", kind(packed, lambda data, draw: flipped(data, draw, packed.index(b"\xff\xf8")), ".flac",
-                                lambda _: heard(whole))
+    frames = packed.index(b"\xff\xf8")  # what stands before them has no checksum
+    yield "flac: flipped", kind(packed, lambda data, draw: flipped(data, draw, frames), ".flac", lambda _: heard(whole))
+    yield "ogg: flipped", kind(ogg, lambda data, draw: flipped(data, draw, 0), ".ogg", lambda _: None)
 
 
 def ends(place: Path) -> Iterator[tuple[str, Kind]]:
