@@ -1,5 +1,6 @@
 """Figures: style, palette, saving and the primitives that the experiments draw with."""
 
+import textwrap
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -12,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy.optimize import isotonic_regression
 
 from perser.analysis import comparison, wording
@@ -48,13 +51,22 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def save(figure: Figure, stem: Path | str) -> list[Path]:
-    """Write STEM.pdf and STEM.png (200 dpi); the same figure always gives the same bytes."""
+    """Write STEM.pdf and STEM.png (400 dpi, 256 colours); the same figure always gives the same bytes.
+
+    Both files describe themselves with the figure's label: `footnote` sets it to the origin of what is shown.
+    """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = stem.with_name(f"{stem.name}.pdf"), stem.with_name(f"{stem.name}.png")
     with plt.style.context(STYLE, after_reset=True):
-        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-        figure.savefig(png, metadata={"Software": None})
+        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None,
+                                      "Subject": figure.get_label() or None})
+        figure.savefig(png)
+    with Image.open(png) as picture:
+        about = PngInfo()
+        about.add_text("Description", figure.get_label())
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png, optimize=True, pnginfo=about,
+                                                                           dpi=picture.info["dpi"])
     return [pdf, png]
 
 
@@ -72,8 +84,13 @@ def ink(colour: str) -> str:
 
 def footnote(figure: Figure, text: str, source: Run | str) -> None:
     """What the marks mean, below the panels; source: a run, whose origin follows, or the synthetic stamp alone."""
-    text, stamp = (text, source) if isinstance(source, str) else (text + wording.origin(source), wording.stamp(source))
-    figure.supxlabel(text, fontsize=5.5, color="#404040", x=0.01, ha="left")
+    stamp = source
+    if isinstance(source, Run):
+        text, stamp = text + wording.origin(source), wording.stamp(source)
+        figure.set_label(wording.provenance(source.manifest))
+    width = int(21 * figure.get_figwidth())  # characters of a line
+    text = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""])
+    figure.supxlabel(text, fontsize=6, color="#404040", x=0.01, ha="left")
     if stamp:
         figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from perser.analysis import comparison, wording
 from perser.records import Run
-from perser.scores import CONSTANT, HEADLINE, SCORES
+from perser.scores import CONSTANT, HEADLINE, SCORES, per_seed
 
 TICK = "✓"
 KEYS = ("Clips", "Method", "K")  # of a row
@@ -86,7 +86,11 @@ def printed_scores(run: Run, rows: pd.DataFrame, first: tuple[str, ...] = ()) ->
     numbers = wide.set_axis([f"{part}_{name}" for part, name in wide.columns], axis=1).reset_index()
     bold = tuple(column for column in cells if column.startswith(tuple(comparison.PARTS.values())))
     rivals = lines["shots"].gt(0) & lines["group"].isin([wording.SIMPLE, wording.META])
-    return build(cells, numbers, bold, lines[[*first, "setting", "shots"]], rivals)
+    table = build(cells, numbers, bold, lines[[*first, "setting", "shots"]], rivals)
+    for name in names:  # a method that loses is not the best one
+        columns = [f"{words}, {SCORES[name].words}" for words in comparison.PARTS.values()]
+        table.bold.loc[cells[columns[0]].str.startswith("-"), columns] = False
+    return table
 
 
 def _training(run: Run, methods: pd.Series) -> dict[str, pd.Series]:
@@ -103,14 +107,26 @@ def score_caption(run: Run, *sentences: str, over: str = "") -> str:
     """The caption of a score table; over: what each gain is over, if not SSL-E on the same run."""
     alone = run.exchanged is None
     worst = SCORES["log_loss" if "log_loss" in run.records else "accuracy"].words
-    bound = [f"{run.title(method)}: the best of several adaptations to all other ratings of the listener." for method in
-             wording.methods(run, wording.BOUND)]
+    bound = [f"{run.title(method)}: the best of several adaptations to all other ratings of the listener; "
+             f"{_bounded(run, method)}." for method in wording.methods(run, wording.BOUND)]
     return wording.caption(
         run, f"Gain: over {over or wording.over(run)}, positive is better, {wording.pairing(run)}.",
         "Personal part: -, since the run has no results with somebody else's shots." if alone else
         "Personal part: own shots minus somebody else's (another test listener's), paired in the same way.",
         f"Worse: listeners whose {worst} is worse than that.", CONSTANT_NOTE, *bound, *sentences, wording.BEST,
         *([TRAINING, comparison.risen(run)] if len(comparison.training(run)) else []))
+
+
+def _bounded(run: Run, method: str) -> str:
+    """In which scores and settings adaptation to all ratings is an upper bound: better than every other method there.
+
+    A part of a run may show fewer methods: all of these count.
+    """
+    means = per_seed(comparison.largest(run).records).groupby(["setting", "method"], sort=False).mean(numeric_only=True)
+    names = [f"{SCORES[name].words} ({setting})" for name in HEADLINE if name in means
+             for setting, part in means[name].groupby("setting", sort=False)
+             if (SCORES[name].factor * part).idxmax() == (setting, method)]
+    return f"an upper bound in {', '.join(names)}" if names else "below another method in every score, so no upper bound"
 
 
 def levels_table(run: Run) -> Captioned:
@@ -179,10 +195,12 @@ def p_text(p: float) -> str:
 
 
 def markdown(table: Table, caption: str) -> str:
-    """GitHub Markdown: the caption, then the table."""
+    """GitHub Markdown: what the caption shows, the table, and a fold with the rest of the caption if there is more."""
+    shown, *more = caption.split(wording.FOLD)
+    fold = ["", "<details><summary>Definitions and origin</summary>", "", wording.FOLD.join(more), "", "</details>"]
     cells = table.cells.map(lambda cell: cell.replace("|", "\\|"))
     cells = cells.where(~table.bold, cells.map(lambda cell: _first_word(cell, "**{}**")))
-    return f"{caption}\n\n{cells.to_markdown(index=False, disable_numparse=True)}\n"
+    return "\n".join([shown, "", cells.to_markdown(index=False, disable_numparse=True), *fold * bool(more), ""])
 
 
 def narrow(table: Table, width: int) -> str:
@@ -198,7 +216,8 @@ def narrow(table: Table, width: int) -> str:
 
 
 def latex(table: Table, caption: str) -> str:
-    """A booktabs table, every cell and the caption escaped."""
+    """A booktabs table, every cell and the caption escaped, after comments with what the caption folds away."""
+    shown, *more = caption.split(wording.FOLD)
     style = table.cells.style.hide(axis="index").format(_latex_cell)
     style.format_index(lambda name: name.translate(LATEX), axis=1)
     for column in table.cells:
@@ -206,11 +225,11 @@ def latex(table: Table, caption: str) -> str:
                      subset=(table.bold[column], [column]))
     numeric = (table.cells[column].str.match(r"[-+<]?\d|-$|all$|$").all() for column in table.cells)
     columns = "".join("r" if number else "l" for number in numeric)
-    lines = style.to_latex(hrules=True, caption=caption.translate(LATEX), column_format=columns).splitlines()
+    lines = style.to_latex(hrules=True, caption=shown.translate(LATEX), column_format=columns).splitlines()
     first = lines.index(r"\midrule") + 1
     for row in reversed(table.breaks):
         lines.insert(first + row, r"\midrule")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*(f"% {part}" for part in more), *lines]) + "\n"
 
 
 def _latex_cell(cell: str) -> str:
