@@ -1,6 +1,8 @@
 """Tables: printed cells and full-precision numbers, the generic tables of scores and of differences, and writing."""
 
+import html
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from perser.scores import CONSTANT, HEADLINE, SCORES, per_seed
 
 TICK = "✓"
 KEYS = ("Clips", "Method", "K")  # of a row
+COMPACT = (*KEYS, "Accuracy", "Gain, accuracy", "Gain, log loss", "Personal part, log loss", "Worse")
 TESTED = ("Positive is better. Differences are {}. p: from the same variance as the interval, Holm-corrected over the "
           "rows of a score. Sd of seeds: standard deviation between seeds of the mean difference.")
 CONSTANT_NOTE = (f"{CONSTANT}: the same for all clips, the best for each listener's own ticks: the class ticked most, "
@@ -129,6 +132,14 @@ def _bounded(run: Run, method: str) -> str:
     return f"an upper bound in {', '.join(names)}" if names else "below another method in every score, so no upper bound"
 
 
+def compact_table(run: Run, methods: Iterable[str] = ()) -> Table:
+    """`score_table` at the largest number of shots, of some methods (by default all): only the columns COMPACT."""
+    run = comparison.largest(run)
+    table = score_table(comparison.of(run, methods) if methods else run)
+    columns = [name for name in COMPACT if name in table.cells]
+    return table._replace(cells=table.cells[columns], bold=table.bold[columns])
+
+
 def levels_table(run: Run) -> Captioned:
     """Every score of every method, also with somebody else's shots, per listener and pooled."""
     numbers = comparison.levels(run)
@@ -201,6 +212,26 @@ def markdown(table: Table, caption: str) -> str:
     cells = table.cells.map(lambda cell: cell.replace("|", "\\|"))
     cells = cells.where(~table.bold, cells.map(lambda cell: _first_word(cell, "**{}**")))
     return "\n".join([shown, "", cells.to_markdown(index=False, disable_numparse=True), *fold * bool(more), ""])
+
+
+def plain(frame: pd.DataFrame, digits: int = 1) -> str:
+    """Any frame as Markdown without its index: floats with so many digits, nothing for nan, other text escaped.
+
+    >>> print(plain(pd.DataFrame({"a|b": ["<i>", None], "c": [0.25, np.nan]})))
+    | a\\|b      |    c |
+    |:----------|-----:|
+    | &lt;i&gt; |  0.2 |
+    |           |      |
+    """
+    def text(cell) -> str:
+        if pd.isna(cell):
+            return ""
+        return f"{cell:z.{digits}f}" if isinstance(cell, float) else html.escape(str(cell), False).replace("|", "\\|")
+
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
+    cells = frame.map(text).rename(columns=text)
+    return cells.to_markdown(index=False, disable_numparse=True,
+                             colalign=["right" if number else "left" for number in numeric])
 
 
 def narrow(table: Table, width: int) -> str:

@@ -139,6 +139,12 @@ def resampled(run: Run) -> str:
     return "95 % interval over listeners" + _seeds(run.records, " and seeds")
 
 
+def opening(answer: str, *runs: Run) -> str:
+    """The head of a page as Markdown: its answer in bold, then what was run, and what of it is synthetic."""
+    sources = [f"{source(run)}; synthetic: {run.manifest.synthetic or 'nothing'}" for run in runs]
+    return "\n".join([f"**{answer}**", "", *(f"- {line}" for line in sources)])
+
+
 def origin(run: Run) -> str:
     """Corpus, upstream and number of listeners, for the foot of a figure."""
     names = labels(run.records)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
 from perser.analysis.statistics import compare_methods, select
-from perser.analysis.tables import Captioned
+from perser.analysis.tables import Captioned, interval_text
 from perser.records import Run
 from perser.scores import HEADLINE, SCORES, SETTINGS, per_seed
 
@@ -89,6 +89,40 @@ def forest(run: Run) -> Figure:
         heading=rows["group"], strong=rows["method"].isin(wording.ours(run))))
 
 
+def answer(run: Run) -> str:
+    """Whether it works, in three sentences: the best method with and without meta-learning, and how many are personal."""
+    run = comparison.largest(run)
+    scores = per_seed(run.records)
+    name = next(name for name in HEADLINE if name in scores)
+    rows = comparison.rows(run, names=[name])
+    rows = rows[rows["group"].isin([wording.SIMPLE, wording.META]) & (rows["shots"] > 0)]
+    best = {group: part.groupby("method")["gain"].mean().idxmax() for group, part in rows.groupby("group")}
+    if best.keys() != {wording.SIMPLE, wording.META}:
+        return "This run does not compare meta-learning with anything simpler."
+    simple, meta = best[wording.SIMPLE], best[wording.META]
+    pairs = [(meta, simple, setting, int(shots)) for setting, shots in
+             rows.groupby("setting", sort=False)["shots"].max().items()]
+    tested = statistics.compare_methods(scores, pairs, [name])
+    sure = {side: list(tested.loc[mask, "setting"]) for side, mask in
+            (("ahead", tested["low"] > 0), ("behind", tested["high"] < 0))}
+    verdict = " and ".join(f"{side} on {' and '.join(clips)} clips" for side, clips in sure.items() if clips)
+    personal = rows.groupby("method")["personal_low"].min() > 0
+    unit = "hundredths of a nat" if name == "log_loss" else "points"
+    return (f"With {max(pair[3] for pair in pairs)} labelled clips of a listener, the best method without meta-learning "
+            f"is {run.title(simple)} (gain in {SCORES[name].words}, {unit}: {_by_setting(rows, simple)}), the best with "
+            f"it is {run.title(meta)} ({_by_setting(rows, meta)}). Meta-learning is {verdict or 'not shown to differ'}: "
+            + ", ".join(f"{interval_text(row.mean, row.low, row.high, '+')} on {row.setting} clips"
+                        for row in tested.itertuples())
+            + f". The personal part is above zero in both settings for {personal.sum()} of {len(personal)} adapting "
+            "methods.")
+
+
+def _by_setting(rows: pd.DataFrame, method: str) -> str:
+    """A method's gains in print."""
+    part = rows[rows["method"] == method]
+    return ", ".join(f"{row.gain:+.1f} on {row.setting} clips" for row in part.itertuples())
+
+
 @drawing.styled
 def headline(run: Run) -> Figure:
     """Gain over SSL-E in the first score and its personal part, a line per method, the seen clips beside the unseen.
@@ -102,8 +136,9 @@ def headline(run: Run) -> Figure:
     shown = {*FIRST, *(row["method"] for row in best.values())} & set(rows["method"])
     rows = rows[rows["method"].isin(shown)] if shown & set(FIRST) else rows
     order = list(rows.groupby("method")["gain"].mean().sort_values(ascending=False).index)
-    figure = Figure(figsize=(3.4, 1.25 + 0.2 * len(order)))
-    panels = figure.subplots(1, rows["setting"].nunique(), sharey=True, sharex=True, squeeze=False)[0]
+    figure = Figure(figsize=(3.4, 1.5 + 0.2 * len(order)))
+    top, below = figure.subfigures(2, 1, height_ratios=(0.55, 0.95 + 0.2 * len(order)))
+    panels = below.subplots(1, rows["setting"].nunique(), sharey=True, sharex=True, squeeze=False)[0]
     for axes, (setting, part) in zip(panels, rows.groupby("setting", sort=False)):
         _ranked(axes, part.set_index("method").loc[order], best.get(setting))
         axes.set(title=f"{setting.capitalize()} clips, K = {part['shots'].max()}",
@@ -114,7 +149,8 @@ def headline(run: Run) -> Figure:
     for tick, method in zip(panels[0].get_yticklabels(), order):
         colour = drawing.GROUP_COLOURS[wording.group(run, method)]
         tick.set(color=drawing.ink(colour), fontweight="bold" if method in strong else "normal")
-    figure.legend(*_headline_legend(run, strong), frameon=False, fontsize=6.5, loc="outside upper left", handlelength=1.6)
+    top.legend(*_headline_legend(run, strong), frameon=False, fontsize=6.5, loc="upper left", handlelength=1.6,
+               borderpad=0, borderaxespad=0.1)
     drawing.footnote(figure, f"Right is better. Bars: {wording.resampled(run)}. Orange: without meta-learning, blue: "
                      "with.\n", run)
     return figure
@@ -136,7 +172,7 @@ def _ranked(axes: Axes, rows: pd.DataFrame, best: pd.Series | None) -> None:
 def _headline_legend(run: Run, best: set[str]) -> tuple[list[Line2D], list[str]]:
     """Handles and words of the marks of `headline`."""
     words = [(GAIN, f"gain over {wording.over(run)}, the model for everybody")]
-    words += [(PERSONAL, "the part of it that somebody else's clips do not give")] * (run.exchanged is not None)
+    words += [(PERSONAL, "personal part: own shots minus somebody else's")] * (run.exchanged is not None)
     words += [(RIVAL, f"best without meta-learning: {', '.join(sorted(map(run.title, best)))}")] * bool(best)
     marks = [Line2D([], [], **{"color": drawing.GREY} | {key: value for key, value in look.items() if key != "elinewidth"})
              for look, _ in words]
