@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The corpus and its listeners
+# # How much do listeners differ?
 #
 # Personal emotion recognition needs to know *who* gave each rating. This page counts clips, listeners and ratings, and
 # shows how much the listeners differ. A personal model can gain nothing else.
@@ -12,20 +12,30 @@ corpus = "synthetic"
 root = "../data/synthetic"
 
 # %%
+import json
 from pathlib import Path
 
 import pandas as pd
 import perser
-from IPython.display import Audio, Image, display
+from IPython.display import Audio, Image, Markdown, display
 
 loaded = perser.load_corpus(corpus, root)
 description = perser.describe(loaded)
 classes = list(loaded.classes)
 stamp = perser.wording.synthetic_stamp(loaded.synthetic)
-print(f"{loaded.name}: {stamp or 'real speech, real listeners'}")
-for name in ("clips", "speakers", "listeners", "ratings", "ratings_without_class"):
-    print(f"{name:>22} {description[name]:6d}")
-print(f"{'minutes of speech':>22} {description['seconds']['sum'] / 60:6.1f}")
+likeness = pd.DataFrame(json.loads(Path("../results/calibration/likeness.json").read_text())["rows"])
+likeness["personal"] *= 100
+people = likeness[(likeness["corpus"] == "emodb") & likeness["listeners"].str.startswith("people")]
+answer = (f"Two listeners of this corpus agree with a kappa of {description['kappa']['mean']:.2f} on average, and 20 of a "
+          f"real listener's ratings (EmoDB) predict the others by {people['personal'].min():.0f} to "
+          f"{people['personal'].max():.0f} hundredths of a nat better than somebody else's 20.")
+display(Markdown(f"**{answer}**\n\n- corpus {loaded.name}: {stamp or 'real speech, real listeners'}"))
+
+# %%
+counts = {name.replace("_", " "): description[name] for name in
+          ("clips", "speakers", "listeners", "ratings", "ratings_without_class")}
+counts["minutes of speech"] = round(description["seconds"]["sum"] / 60)
+display(Markdown(perser.tables.plain(pd.DataFrame([counts]))))
 
 # %% [markdown]
 # ## Who rates what
@@ -36,9 +46,9 @@ print(f"{'minutes of speech':>22} {description['seconds']['sum'] / 60:6.1f}")
 # %%
 ratings = loaded.ratings.merge(loaded.clips[["session"]], left_on="clip", right_index=True)
 per_session = pd.crosstab(ratings["listener"], ratings["session"])
-print("ratings per listener and session" + (", first 12 listeners" if len(per_session) > 12 else ""))
-print(per_session.head(12).to_string())
-print("listeners per clip:", *sorted(ratings.groupby("clip")["listener"].nunique().unique()))
+print("Ratings per listener and session" + (", first 12 listeners" if len(per_session) > 12 else ""))
+display(Markdown(perser.tables.plain(per_session.head(12).reset_index())))
+print("Listeners per clip:", *sorted(ratings.groupby("clip")["listener"].nunique().unique()))
 
 # %% [markdown]
 # ## How often each listener ticks each class
@@ -48,12 +58,13 @@ print("listeners per clip:", *sorted(ratings.groupby("clip")["listener"].nunique
 
 # %%
 shares = ratings.groupby("listener")[classes].mean()
-print("percent of a listener's ratings, over listeners")
-print((100 * shares.describe().loc[["mean", "std", "min", "max"]]).round(0).astype(int).to_string())
+print("Percent of a listener's ratings, over listeners")
+over = shares.agg(["mean", "std", "min", "max"]).set_axis(["mean", "standard deviation", "least", "most"])
+display(Markdown(perser.tables.plain((100 * over).rename_axis("over listeners").reset_index(), 0)))
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = perser.figures.save(perser.experiments.listeners.habits(shares, stamp), "../out/notebooks/figures/habits")
-display(Image(png, width=560))
+display(Image(png, width=560, alt="How often each listener ticks each class"))
 
 # %% [markdown]
 # ## Compared with real listeners
@@ -68,7 +79,8 @@ names = {"neutral": "share of neutral", "ticks": "ticks per rating", "ticks_per_
 sources = {"here": description, "real": description.get("real_listeners", {})}
 rows = {(title, origin): numbers[key] for key, title in names.items() for origin, numbers in sources.items()
         if numbers.get(key)}
-print(pd.DataFrame(rows).T[["mean", "sd", "min", "max"]].astype(float).round(2).to_string(na_rep="-"))
+table = pd.DataFrame(rows).T[["mean", "sd", "min", "max"]].astype(float)
+display(Markdown(perser.tables.plain(table.rename_axis(["what", "listeners"]).reset_index(), 2)))
 
 # %% [markdown]
 # ## Calibrated to real listeners
@@ -82,12 +94,8 @@ print(pd.DataFrame(rows).T[["mean", "sd", "min", "max"]].astype(float).round(2).
 # agreed less and repeated themselves more. *Here*: the corpus of this page.
 
 # %%
-import json
-
-likeness = pd.DataFrame(json.loads(Path("../results/calibration/likeness.json").read_text())["rows"])
-likeness["personal"] *= 100
+display(Markdown(perser.tables.plain(likeness, 2)))
 likeness = likeness.set_index(["listeners", "corpus"])
-print(likeness.round({"personal": 1, "agreement": 2, "retest": 2}).to_string())
 people, before, now = (likeness.loc[name, ["personal", "agreement", "retest"]]
                        for name in ("people, development", "simulated before", "simulated"))
 for title, simulated in (("before", before), ("now", now)):

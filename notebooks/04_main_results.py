@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The main result
+# # Does adaptation help, and is it personal?
 #
 # SSL-E, two simple methods, MAML, Meta-PerSER and Meta-PerSER-P on held-out listeners with K = 5, 10 and 20 shots, on
 # clips whose ratings by other listeners were in the training set (seen) and on clips of new sessions (unseen).
@@ -18,8 +18,7 @@ import perser
 from IPython.display import Image, Markdown, display
 
 run = perser.records.load(results)
-print(perser.wording.source(run))
-print("synthetic:", run.manifest.synthetic or "nothing")
+display(Markdown(perser.wording.opening(perser.experiments.methods.answer(run), run)))
 
 # %% [markdown]
 # ## The verdicts
@@ -48,7 +47,7 @@ display(Markdown(perser.tables.markdown(perser.tables.score_table(run), perser.t
 for setting in perser.scores.SETTINGS:
     figure = perser.experiments.shots.lines(run, setting)
     pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/shots-{setting}")
-    display(Image(png, width=560))
+    display(Image(png, width=560, alt="Gain and personal part by number of shots"))
 
 # %% [markdown]
 # ## All methods at the largest K
@@ -57,24 +56,25 @@ for setting in perser.scores.SETTINGS:
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = perser.figures.save(perser.experiments.methods.forest(run), "../out/notebooks/figures/main")
-display(Image(png, width=560))
+display(Image(png, width=560, alt="Gain and personal part of every method in three scores"))
 
 # %% [markdown]
 # ## Who gains
 #
-# One column per listener. How many lie below zero?
+# One column per listener in the figures. The table counts the listeners who lose against SSL-E.
 
 # %%
 rows = perser.comparison.rows(perser.comparison.largest(run))
-for row in rows[rows["shots"] > 0].itertuples():
-    print(f"{perser.scores.SCORES[row.score].title:9} {row.setting:7} {run.title(row.method):12}",
-          f"{round(row.worse * row.listeners)} of {row.listeners} listeners lose")
+rows = rows[(rows["shots"] > 0) & rows["gain"].notna()]
+lose = rows.assign(Method=rows["method"].map(run.title), lose=(rows["worse"] * rows["listeners"]).round().astype(int),
+                   cell=rows["score"].map({name: score.title for name, score in perser.scores.SCORES.items()}) + ", " + rows["setting"])
+display(Markdown(perser.tables.plain(lose.pivot_table("lose", "Method", "cell", sort=False).astype(int).reset_index())))
 
 # %% tags=["nbval-ignore-output"]
 for method in perser.wording.ours(run):
     figure = perser.experiments.main.gains(run, method)
     pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/gains-{method}")
-    display(Image(png, width=560))
+    display(Image(png, width=560, alt="Each listener's gain and personal part"))
 
 # %% [markdown]
 # ## Paired tests

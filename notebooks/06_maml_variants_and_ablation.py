@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The MAML family, and what each part of Meta-PerSER adds
+# # What does each part of Meta-PerSER add?
 #
 # Meta-PerSER is MAML with three parts: combined-set meta-training (**CSMT**), derivative annealing (**DA**) and a
 # learned rate per layer and step (**LSLR**). Three questions:
@@ -17,13 +17,18 @@ results = "../results/emodb/whisper-tiny.en"
 # %%
 from pathlib import Path
 
+import pandas as pd
 import perser
 from IPython.display import Image, Markdown, display
 
 folders = {name: f"{results}/{name}" for name in ("methods", "main", "ablation", "recipe")}
 runs = {name: perser.records.load(folder) for name, folder in folders.items()}
-print(perser.wording.source(runs["methods"]))
-print("synthetic:", runs["methods"].manifest.synthetic or "nothing")
+effects = perser.experiments.ablation.effects(perser.comparison.largest(runs["ablation"]))
+effects = effects[(effects["of"] == "gain") & (effects["score"] == "log_loss") & (effects["setting"] == "unseen")]
+texts = [f"{row.part} {perser.tables.interval_text(row.mean, row.low, row.high, '+')}" for row in effects.itertuples()
+         if row.part in perser.experiments.ablation.PARTS]
+answer = f"On unseen clips the parts change log loss, in hundredths of a nat and better if positive, by: {', '.join(texts)}."
+display(Markdown(perser.wording.opening(answer, runs["methods"], runs["ablation"])))
 
 # %% [markdown]
 # ## The family
@@ -42,7 +47,7 @@ display(Markdown(perser.tables.markdown(perser.tables.score_table(part), perser.
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = perser.figures.save(perser.experiments.methods.forest(run), "../out/notebooks/figures/methods")
-display(Image(png, width=560))
+display(Image(png, width=560, alt="Gain and personal part of every method in three scores"))
 
 # %% [markdown]
 # ## Against the best method without meta-learning
@@ -120,7 +125,7 @@ for (name, part), means in effects.groupby(["score", "part"], sort=False)["mean"
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = perser.figures.save(perser.experiments.ablation.effects_figure(run), "../out/notebooks/figures/effects")
-display(Image(png, width=560))
+display(Image(png, width=560, alt="What each part of the recipe adds to each score"))
 
 # %% [markdown]
 # ## How often meta-training is discarded
@@ -132,9 +137,10 @@ display(Image(png, width=560))
 # listeners say.
 
 # %%
-print(perser.wording.source(run))
-for row in perser.experiments.ablation.kept_start(run).itertuples():
-    print(f"  {run.title(row.method):32} {100 * row.same:5.1f} % of {row.records} records")
+kept = perser.experiments.ablation.kept_start(run)
+display(Markdown(perser.tables.plain(pd.DataFrame({
+    "method": kept["method"].map(run.title), "records as at the start, %": 100 * kept["same"],
+    "records": kept["records"]}))))
 for name, run in runs.items():
     print(f"{name}:", perser.comparison.risen(run) or "no dev loss above twice its start is known")
 
@@ -167,13 +173,13 @@ for comparable in perser.experiments.readings.comparable(loaded):
 
 # %%
 run = runs["recipe"]
-print(perser.wording.source(run))
 reference = run.manifest.config["references"][1]
 variants = [reference, *perser.experiments.recipe.one_change(run, reference)]
-for row in perser.experiments.ablation.kept_start(run).itertuples():
-    if row.method in variants:
-        print(f"  {run.title(row.method):28} is its initialisation in {100 * row.same:.1f} %",
-              f"of {row.records} records")
+kept = perser.experiments.ablation.kept_start(run)
+kept = kept[kept["method"].isin(variants)]
+display(Markdown(perser.tables.plain(pd.DataFrame({
+    "method": kept["method"].map(run.title), "records as at the start, %": 100 * kept["same"],
+    "records": kept["records"]}))))
 for table, caption in perser.report.tables_of(perser.comparison.largest(run)).values():
     display(Markdown(perser.tables.markdown(table, caption)))
 
@@ -188,8 +194,8 @@ pairs = [("recipe-with-f1", "meta-perser"), ("meta-perser-x", "x-without-f1"), (
 scores = perser.scores.per_seed(run.records)
 pairs = [(method, other, setting, perser.statistics.most_shots(scores, setting)) for method, other in pairs
          for setting in perser.scores.SETTINGS]
-rows = perser.statistics.compare_methods(scores, pairs)
-print(perser.tables.comparison_table(run, rows).cells.to_string(index=False))
+table = perser.tables.comparison_table(run, perser.statistics.compare_methods(scores, pairs))
+display(Markdown(perser.tables.markdown(table, perser.tables.comparison_caption(run))))
 
 # %% [markdown]
 # ## Claims

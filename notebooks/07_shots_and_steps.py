@@ -1,5 +1,5 @@
 # %% [markdown]
-# # How many ratings, how many steps
+# # How many ratings, how many steps?
 #
 # Two choices of a user. How many clips must a new listener rate before adaptation pays, and does it hurt to take more
 # inner steps than in training?
@@ -15,9 +15,12 @@ import perser
 from IPython.display import Image, Markdown, display
 
 shots, steps = (perser.records.load(f"{results}/{name}") for name in ("shots", "steps"))
-for run in (shots, steps):
-    print(f"{run.manifest.experiment}: {perser.wording.source(run)}")
-    print("synthetic:", run.manifest.synthetic or "nothing")
+table, caption = perser.experiments.shots.pays_table(shots, perser.comparison.rows(shots))
+pays = table.numbers[(table.numbers["score"] == "log_loss") & (table.numbers["part"] == "gain")]
+texts = [f"{shots.title(method)} from {' and '.join(f'{number:.0f}' for number in part['pays_from'])}"
+         for method, part in pays.dropna(subset="pays_from").groupby("method", sort=False)]
+answer = f"In log loss adaptation pays from so many ratings on (seen and unseen clips): {'; '.join(texts)}."
+display(Markdown(perser.wording.opening(answer, shots, steps)))
 
 # %% [markdown]
 # ## Shots
@@ -29,7 +32,7 @@ for run in (shots, steps):
 for setting in perser.scores.SETTINGS:
     figure = perser.experiments.shots.lines(shots, setting)
     pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/all-shots-{setting}")
-    display(Image(png, width=560))
+    display(Image(png, width=560, alt="Gain and personal part by number of shots"))
 
 # %% [markdown]
 # ## From how many ratings adaptation pays
@@ -37,7 +40,7 @@ for setting in perser.scores.SETTINGS:
 # Gain and personal part of each method at every K, and the smallest K from which on the interval stays above zero.
 
 # %%
-display(Markdown(perser.tables.markdown(*perser.experiments.shots.pays_table(shots, perser.comparison.rows(shots)))))
+display(Markdown(perser.tables.markdown(table, caption)))
 
 # %% [markdown]
 # ## Against methods without meta-learning
@@ -61,7 +64,7 @@ display(Markdown(perser.tables.markdown(perser.tables.comparison_table(shots, ro
 for setting in perser.scores.SETTINGS:
     figure = perser.experiments.steps.lines(steps, setting)
     pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/steps-{setting}")
-    display(Image(png, width=560))
+    display(Image(png, width=560, alt="Gain and personal part by number of inner steps"))
 
 # %%
 table, caption = perser.experiments.steps.table(steps), perser.experiments.steps.caption(steps)
@@ -77,4 +80,5 @@ display(Markdown(perser.tables.markdown(table, caption)))
 # %%
 rows = perser.experiments.steps.against_trained(steps)
 best = rows.loc[rows.groupby(["score", "method", "setting"], sort=False)["mean"].idxmax()]
-print(perser.experiments.steps.trained_table(steps, best).cells.to_string(index=False))
+table = perser.experiments.steps.trained_table(steps, best)
+display(Markdown(perser.tables.markdown(table, perser.tables.comparison_caption(steps))))

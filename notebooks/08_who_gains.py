@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Who gains
+# # Which listeners gain, and why?
 #
 # A mean gain does not show who has it. A personal model should help listeners whom the general model serves badly:
 # those who hear unlike the others, and do so consistently. This page shows how much listeners agree, who gains, and
@@ -15,13 +15,22 @@ corpus = "synthetic"
 root = "../data/synthetic"
 
 # %%
+import pandas as pd
 import perser
 from IPython.display import Image, Markdown, display
 
 runs = [perser.records.load(f"{folder}/methods") for folder in (first, second)]
-for run in runs:
-    print(perser.wording.source(run))
-    print("synthetic:", run.manifest.synthetic or "nothing")
+real = runs[0]
+[*_, method] = [method for method in perser.wording.ours(real) if method == "meta-perser"] or perser.wording.ours(real)
+gains = perser.experiments.listeners.gains_and_traits(real, method)
+own = gains[(gains["setting"] == "unseen") & (gains["part"] == "gain")]["value"]
+rows = perser.experiments.listeners.correlations(gains)
+rows = rows[(rows["setting"] == "unseen") & (rows["given"] == "")]
+texts = [f"{perser.comparison.PARTS[row.part].lower()} with {row.trait} {perser.experiments.listeners.rho_text(row)}"
+         for row in rows.itertuples() if row.low > 0 or row.high < 0]
+answer = (f"{real.title(method)} helps {int((own > 0).sum())} of {len(own)} real listeners on unseen clips; correlations "
+          f"with their traits whose interval excludes zero: {', '.join(texts) or 'none'}.")
+display(Markdown(perser.wording.opening(answer, *runs)))
 
 # %% [markdown]
 # ## How much listeners agree
@@ -39,7 +48,7 @@ print(f"kappa of two listeners: mean {values.mean():.2f}, from {values.min():.2f
 # %% tags=["nbval-ignore-output"]
 figure = perser.experiments.listeners.agreement(kappas, stamp)
 pdf, png = perser.figures.save(figure, "../out/notebooks/figures/agreement")
-display(Image(png, width=560))
+display(Image(png, width=560, alt="Agreement of any two listeners"))
 
 # %% [markdown]
 # ## Two traits of a listener
@@ -49,7 +58,8 @@ display(Image(png, width=560))
 # be far from the others and perfectly consistent. This is the listener whom K ratings can describe.
 
 # %%
-print(perser.agreement.listener_traits(loaded.ratings, loaded.classes).head(12).round(2).to_string(index=False))
+traits = perser.agreement.listener_traits(loaded.ratings, loaded.classes)
+display(Markdown(perser.tables.plain(traits.head(12), 2)))
 
 # %% [markdown]
 # ## Gain and personal part against the traits
@@ -80,7 +90,7 @@ for run in runs:
     for method in perser.wording.ours(run):
         figure = perser.experiments.listeners.who(run, method)
         pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/who-{method}-{run.manifest.corpus}")
-        display(Image(png, width=560))
+        display(Image(png, width=560, alt="Each listener's gain against two traits"))
 
 # %% [markdown]
 # ## Who loses
@@ -89,14 +99,16 @@ for run in runs:
 # where the run has it, else in macro F1. Where there are many of them, a personal model should be optional.
 
 # %%
+table = []
 for run in runs:
     for method in perser.wording.ours(run):
         gains = perser.experiments.listeners.gains_and_traits(run, method)
         for (setting, part), gain in gains.groupby(["setting", "part"], sort=False)["value"]:
-            print(f"{run.manifest.corpus:10} {setting:7} {run.title(method):22}",
-                  f"{perser.comparison.PARTS[part].lower()}: {int((gain < 0).sum())} of {len(gain)} below zero,",
-                  f"median {gain.median():+.1f},",
-                  f"lowest {gain.min():+.1f}, highest {gain.max():+.1f}")
+            table.append({"corpus": run.manifest.corpus, "clips": setting, "method": run.title(method),
+                          "of": perser.comparison.PARTS[part].lower(), "listeners": len(gain),
+                          "below zero": int((gain < 0).sum()), "median": gain.median(), "lowest": gain.min(),
+                          "highest": gain.max()})
+display(Markdown(perser.tables.plain(pd.DataFrame(table))))
 
 # %% [markdown]
 # ## What the inner loop has learned
@@ -110,19 +122,20 @@ for run in runs:
 # ratings get longer steps.
 
 # %%
+table = []
 for run in runs:
+    powers = perser.experiments.steps.rates_by_shots(run.learnt).set_index("method")
     for method, rates in perser.experiments.steps.learned_rates(run.learnt).items():
-        print(f"{run.manifest.corpus:10} {run.title(method):15} first step:",
-              ", ".join(f"{tensor} {rate:.3f}" for tensor, rate in rates.iloc[:, 0].items()))
-    for row in perser.experiments.steps.rates_by_shots(run.learnt).itertuples():
-        print(f"{run.manifest.corpus:10} {run.title(row.method):15}",
-              f"power of K: {row.mean:.2f}, standard deviation {row.std:.2f} over models")
+        grows = [f"{row.mean:.2f} (sd {row.std:.2f})" for row in powers[powers.index == method].itertuples()]
+        table.append({"corpus": run.manifest.corpus, "method": run.title(method), "power of K": "".join(grows) or "none",
+                      **{f"first step, {tensor}": f"{rate:+.3f}" for tensor, rate in rates.iloc[:, 0].items()}})
+display(Markdown(perser.tables.plain(pd.DataFrame(table))))
 
 # %% tags=["nbval-ignore-output"]
 for run in runs:
     figure = perser.experiments.steps.rates(run)
     pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/rates-{run.manifest.corpus}")
-    display(Image(png, width=560))
+    display(Image(png, width=560, alt="Learned inner learning rates by tensor and step"))
 
 # %% [markdown]
 # Notebook 12 compares upstreams and shows which of their layers are read.

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # What it costs, and how fast it is
+# # What does it cost, and how fast is it?
 #
 # Meta-learning is known to be slow: it takes gradients of gradients, episode by episode. With frozen features and a
 # two-layer head, all episodes of an outer step reduce to a few matrix products, and the meta-gradient stays exact
@@ -23,11 +23,21 @@ import perser
 from IPython.display import Image, Markdown, display
 from perser.cli import checkout_benchmarks
 
+results = {path: json.loads(path.read_text()) for path in sorted(Path(benchmarks).glob("*.json"))}
+shapes = [row for result in results.values() if result["benchmark"] == "meta" for row in result["rows"]]
+faster = [row["engine_times_faster"] for row in shapes if "engine_times_faster" in row]
+cost = next(result["rows"] for result in results.values() if result["benchmark"] == "cost")
+[ours] = [row for row in cost if row["method"] == "meta-perser"]
+answer = (f"A meta-training step is {min(faster):.0f} to {max(faster):.0f} times faster than with learn2learn, and "
+          f"Meta-PerSER takes {ours['learn_seconds']:.0f} seconds to train and {ours['personalise_ms']:.0f} milliseconds "
+          "to adapt to a listener on the processor named below.")
+display(Markdown(f"**{answer}**"))
+
 # %% [markdown]
 # ## Minutes of each experiment
 #
 # From the manifests. Experiments with the same settings share computed parts, and a stopped run resumes, so the minutes
-# are those of the last start, for the units that were missing then. *Commits*: the code that computed the parts.
+# are those of the last start, for the units that were missing then.
 
 # %%
 rows = []
@@ -37,9 +47,8 @@ for path in sorted(path.parent for place in (first, second) for path in Path(pla
     rows.append({
         "corpus": manifest.corpus, "data": perser.wording.stamp(run) or "real", "experiment": manifest.experiment,
         "methods": run.records["method"].nunique(), "units": f"{manifest.units_computed} of {manifest.units}",
-        "minutes": manifest.minutes, "processes": manifest.jobs, "processor": manifest.machine["cpu"],
-        "commits": " ".join(dict.fromkeys((origin.commit or "-")[:7] for origin in manifest.origins))})
-display(Markdown(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1f")))
+        "minutes": manifest.minutes, "processes": manifest.jobs, "processor": manifest.machine["cpu"]})
+display(Markdown(perser.tables.plain(pd.DataFrame(rows))))
 
 # %% [markdown]
 # ## The benchmarks
@@ -49,15 +58,16 @@ display(Markdown(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1f")))
 # benchmark: above the number of threads, other work was running.
 
 # %%
-results = {path: json.loads(path.read_text()) for path in sorted(Path(benchmarks).glob("*.json"))}
 for path, result in results.items():
     where = result["conditions"]
-    print(f"{path.name}: {result['about']}")
-    print(f"{where['device']}, {where['cpu']}, {where['threads']} threads, load {where['load_before']},",
-          f"torch {where['packages']['torch']}, commit {(where['commit'] or '-')[:7]}")
+    display(Markdown(f"**{path.stem.replace('-', ' ')}**: {result['about']}. Measured on {where['device']}, "
+                     f"{where['cpu']}, {where['threads']} threads, load {where['load_before']}, torch "
+                     f"{where['packages']['torch']}."))
     if result["benchmark"] != "cost":
-        print(pd.DataFrame(result["rows"]).T.to_string(header=False, float_format="{:.4g}".format))
-    print()
+        rows = pd.DataFrame([{name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else value
+                              for name, value in row.items()} for row in result["rows"]])
+        table = rows.T.rename_axis("").reset_index() if len(rows.T) > 6 else rows
+        display(Markdown(perser.tables.plain(table.rename(columns=str))))
 
 # %% [markdown]
 # ## What each method costs
@@ -77,10 +87,10 @@ headings = {"method": "Method", "learnt_numbers": "Trained numbers", "listener_n
 for path, result in results.items():
     if result["benchmark"] == "cost":
         sizes = {name: value for name, value in result["settings"].items() if name not in ("rounds", "size")}
-        print(f"{path.name}, random ratings:", ", ".join(f"{name} {value}" for name, value in sizes.items()))
+        print("Random ratings:", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sizes.items()))
         rows = pd.DataFrame(result["rows"])[list(headings)]
         rows = rows.assign(method=rows["method"].map(titles)).rename(columns=headings)
-        display(Markdown(rows.to_markdown(index=False, floatfmt=("", "d", "d", ".1f", ".0f", ".1f"))))
+        display(Markdown(perser.tables.plain(rows)))
 
 # %% [markdown]
 # ## One outer step against other implementations
@@ -115,7 +125,7 @@ for path, result in results.items():
         where = result["conditions"]
         conditions = f"{where['device']}: {where['cpu']}, {where['threads']} threads"
         pdf, png = perser.figures.save(perser.figures.speed(rows, conditions), f"../out/notebooks/figures/{path.stem}")
-        display(Image(png, width=560))
+        display(Image(png, width=560, alt="Milliseconds of one outer step by implementation"))
 
 # %%
 if not any(path.name.startswith("cuda-") for path in results):

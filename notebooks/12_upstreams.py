@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The same methods on other upstreams
+# # Does another upstream change the result?
 #
 # A personal model cannot learn what its upstream does not represent. This page runs methods of the main experiment, with
 # its settings, on several upstreams. It asks how much the upstream changes the result, which of its layers are
@@ -14,14 +14,20 @@ results = "../results/emodb"
 # %%
 from pathlib import Path
 
+import pandas as pd
 import perser
 from IPython.display import Image, Markdown, display
 
 runs = perser.experiments.upstreams.in_order(list(map(perser.records.load, Path(results).glob("*/upstreams"))))
+texts = []
 for run in runs:
-    print(perser.wording.upstream(run))
-    print("  ", perser.wording.source(run))
-    print("   synthetic:", run.manifest.synthetic or "nothing")
+    rows = perser.comparison.rows(perser.comparison.largest(run), names=["log_loss"])
+    rows = rows[(rows["setting"] == "unseen") & (rows["shots"] > 0)]
+    best = rows.loc[rows["gain"].idxmax()]
+    gain = perser.tables.interval_text(best["gain"], best["gain_low"], best["gain_high"], "+")
+    texts.append(f"{run.title(best['method'])} {gain} on {perser.wording.upstream(run)}")
+answer = f"The largest gain over SSL-E in log loss (hundredths of a nat, unseen clips) is that of {', '.join(texts)}."
+display(Markdown(perser.wording.opening(answer, *runs)))
 
 # %% [markdown]
 # ## The table
@@ -39,8 +45,8 @@ display(Markdown(perser.tables.markdown(*perser.experiments.upstreams.table(runs
 for run in runs:
     scores = perser.scores.per_seed(run.records)
     rows = perser.statistics.compare_with(scores, perser.wording.ours(run), "fine-tuning")
-    print(perser.wording.upstream(run))
-    print(perser.tables.comparison_table(run, rows).cells.to_string(index=False))
+    table, caption = perser.tables.comparison_table(run, rows), perser.tables.comparison_caption(run)
+    display(Markdown(perser.tables.markdown(table, caption)))
 
 # %% [markdown]
 # ## The figure
@@ -49,7 +55,7 @@ for run in runs:
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = perser.figures.save(perser.experiments.upstreams.figure(runs), "../out/notebooks/figures/upstreams")
-display(Image(png, width=560))
+display(Image(png, width=560, alt="Gain and personal part on every upstream"))
 
 # %% [markdown]
 # ## Where a gain in macro F1 comes from
@@ -59,15 +65,17 @@ display(Image(png, width=560))
 # right or wrong, a gain in macro F1 says little about the person.
 
 # %%
+table = []
 for run in runs:
-    print(perser.wording.upstream(run))
     classes = perser.records.classes(run.records)
     for method in perser.wording.methods(run):
         rows = run.records[run.records["method"] == method]
         rows = rows[rows["shots"] == rows["shots"].max()]
         predicted = {name: (rows[f"tp_{name}"] + rows[f"fp_{name}"]).sum() / rows["queries"].sum() for name in classes}
         rare = [name for name, share in predicted.items() if share < 0.01]
-        print(f"   {run.title(method):12} leaves out {len(rare)} of {len(classes)}:", ", ".join(rare) or "none")
+        table.append({"upstream": perser.wording.upstream(run), "method": run.title(method),
+                      "classes left out": f"{len(rare)} of {len(classes)}", "which": ", ".join(rare) or "none"})
+display(Markdown(perser.tables.plain(pd.DataFrame(table))))
 
 # %% [markdown]
 # ## Which layers are read
@@ -80,14 +88,16 @@ for run in runs:
 for run in runs:
     layers = perser.experiments.upstreams.number_of_layers(run.learnt)
     print(f"{perser.wording.upstream(run)}: {perser.wording.count(layers, 'layer')}")
-    for method, weights in perser.experiments.upstreams.layer_weights(run.learnt).items() if layers > 1 else ():
-        texts = (f"{mean:.3f} +- {deviation:.3f}" for mean, deviation in weights.to_numpy())
-        print(f"   {run.title(method):12}", *texts, sep="  ")
+    if layers > 1:
+        table = [{"method": run.title(method), **{f"layer {layer}": f"{mean:.3f} ± {deviation:.3f}"
+                                                  for layer, (mean, deviation) in enumerate(weights.to_numpy())}}
+                 for method, weights in perser.experiments.upstreams.layer_weights(run.learnt).items()]
+        display(Markdown(perser.tables.plain(pd.DataFrame(table))))
 
 # %% tags=["nbval-ignore-output"]
 if figure := perser.experiments.upstreams.layers(runs):
     pdf, png = perser.figures.save(figure, "../out/notebooks/figures/layers")
-    display(Image(png, width=560))
+    display(Image(png, width=560, alt="Weight of each layer by method"))
 
 # %% [markdown]
 # ## Should the layer weights adapt too?
@@ -103,7 +113,8 @@ for path in sorted(Path(results).glob("*/layers")):
     table, caption = perser.tables.comparison_table(run, rows), perser.tables.comparison_caption(run)
     display(Markdown(perser.tables.markdown(table, caption)))
     rates = perser.experiments.steps.learned_rates(run.learnt)["meta-perser-layers"]
-    print(rates.round(3).to_string())
+    rates = rates.rename_axis("tensor").reset_index().rename(columns=str)
+    display(Markdown(perser.tables.plain(rates, 3)))
 
 # %% [markdown]
 # ## With other models

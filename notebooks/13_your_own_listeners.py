@@ -30,14 +30,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import perser
-from IPython.display import Image, display
+from IPython.display import Image, Markdown, display
 
 told = json.loads(Path(record).read_text())
 table = pd.DataFrame(told["listeners"])
 better, all_of = (table["verdict"] == perser.verdicts.BETTER).sum(), told["team"]
-print(f"With {told['shots']} ratings, a personal model is better for {better} of {len(table)} listeners, and the "
-      f"team's accuracy on new clips goes from {all_of['general']['mean']:.1f} % to {all_of['personal']['mean']:.1f} %.")
-print("EmoDB: synthetic: nothing; commit", told["commit"][:10])
+display(Markdown(
+    f"**With {told['shots']} ratings, a personal model is better for {better} of {len(table)} listeners, and the team's "
+    f"accuracy on new clips goes from {all_of['general']['mean']:.1f} % to {all_of['personal']['mean']:.1f} %.**\n\n"
+    f"- corpus {told['corpus']}, upstream {told['upstream']}; synthetic: {told['synthetic'] or 'nothing'}"))
 
 # %% [markdown]
 # ## What was understood
@@ -61,7 +62,7 @@ print("\n".join(perser.verdicts.lines(table, told["shots"])))
 # %% tags=["nbval-ignore-output"]
 figure = perser.figures.helped(table, told["shots"], told["synthetic"])
 pdf, png = perser.figures.save(figure, "../out/notebooks/figures/helped")
-display(Image(png, width=480))
+display(Image(png, width=480, alt="Each listener's gain with its interval"))
 
 # %% [markdown]
 # ## How many ratings does it take?
@@ -70,7 +71,8 @@ display(Image(png, width=480))
 
 # %%
 curve = pd.DataFrame(told["curve"]).pivot(index="shots", columns="shots_of", values="hit")
-print((100 * curve[["general", "own", "other"]]).round(1).to_string(na_rep=""))
+curve = 100 * curve[["general", "own", "other"]].set_axis(["general model", "own ratings", "somebody else's"], axis=1)
+display(Markdown(perser.tables.plain(curve.rename_axis("ratings").reset_index())))
 
 # %% [markdown]
 # ## The same with your own data
@@ -88,7 +90,8 @@ for name in ("Ann", "Ben", "Cem", "Dua", "Eve", "Fay", "swaps", "random"):
     heard = np.where(slips, draw.integers(3, size=90), 2 - truth if name == "swaps" else truth)
     rows += [(clip, name, classes[kind]) for clip, kind in zip(clips, heard)]
 ratings = pd.DataFrame(rows, columns=["clip", "listener", "label"])
-print(f"synthetic listeners\n{ratings.sample(4, random_state=0).to_string(index=False)}")
+print("synthetic listeners")
+display(Markdown(perser.tables.plain(ratings.sample(4, random_state=0))))
 
 # %% [markdown]
 # `verdicts` tests as the command does, and writes the same folder, with `report.html` to open in a browser. A path in
@@ -99,8 +102,9 @@ model = perser.Personaliser(settings=("base.hidden=8", "base.lr=0.02", "shots=[5
 with tempfile.TemporaryDirectory() as folder:
     judged = model.verdicts(ratings, features, Path(folder, "team"), clips)
     print("written:", ", ".join(sorted(path.name for path in Path(folder, "team").iterdir())))
-print((judged.set_index("listener")[["general", "personal"]] * 100).round().astype(int).assign(
-    verdict=judged["verdict"].str.partition(":")[0].to_numpy()).to_string())
+shown = judged[["listener"]].assign(general=100 * judged["general"], personal=100 * judged["personal"],
+                                    verdict=judged["verdict"].str.partition(":")[0])
+display(Markdown(perser.tables.plain(shown, 0)))
 
 # %% [markdown]
 # ## A new listener

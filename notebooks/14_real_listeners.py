@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Real listeners, and whether it is personal at all
+# # Real listeners: is it personal at all?
 #
 # 36 **real people** rated EmoDB's emotional speech for valence and arousal (four quadrants). Its features are those of
 # a real pre-trained speech encoder, Whisper tiny.en. This page asks of every method: does it help *this* listener, or
@@ -20,8 +20,7 @@ import perser
 from IPython.display import Image, Markdown, display
 
 run = perser.records.load(Path(results))
-print(perser.wording.source(run))
-print("synthetic:", run.manifest.synthetic or "nothing")
+display(Markdown(perser.wording.opening(perser.experiments.methods.answer(run), run)))
 
 # %% [markdown]
 # ## The answer
@@ -36,7 +35,8 @@ judged["answer"] = judged["verdict"].map(perser.claims.VERDICTS)
 answers = judged.groupby(["method", "setting", "kind"], sort=False)["answer"].agg(" / ".join).unstack(["setting", "kind"])
 columns = [(setting, kind) for setting in perser.scores.SETTINGS for kind in ("gain", "personal", "harmless")]
 answers = answers.reindex(columns=columns, index=dict.fromkeys(judged["method"]))
-display(Markdown(answers.set_axis([f"{kind}, {setting}" for setting, kind in columns], axis=1).to_markdown()))
+answers = answers.set_axis([f"{kind}, {setting}" for setting, kind in columns], axis=1).reset_index()
+display(Markdown(perser.tables.plain(answers)))
 
 # %%
 verdicts = {}
@@ -85,7 +85,7 @@ display(Markdown(perser.tables.markdown(table, perser.tables.score_caption(run))
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = perser.figures.save(perser.experiments.methods.forest(run), "../out/notebooks/figures/personal")
-display(Image(png, width=560))
+display(Image(png, width=560, alt="Gain and personal part of every method in three scores"))
 
 # %% [markdown]
 # ## The score decides what is seen

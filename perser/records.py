@@ -162,8 +162,12 @@ class Run(NamedTuple):
         return self._replace(records=self.records[keep(self.records)], exchanged=exchanged)
 
     def title(self, method: str) -> str:
-        """A method's name in print; its own name where the manifest does not know it."""
-        return self.manifest.methods[method].title if method in self.manifest.methods else method
+        """A method's name in print; its own name where the manifest does not know it.
+
+        Whether a method is an upper bound is for the records to say: some titles claim it.
+        """
+        known = self.manifest.methods
+        return known[method].title.removesuffix(" (upper bound)") if method in known else method
 
     def group(self, method: str) -> str:
         """A method's group, one of GROUPS."""

@@ -4,17 +4,20 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
+from scipy import signal
 from torch import Tensor
 
-from perser import checkpoints, features, records
+from perser import audio, checkpoints, features, records
 from perser import model as heads
 from perser.adapt import personal_heads
 from perser.analysis import wording
 from perser.analysis.statistics import most_shots
 from perser.corpora import load as load_corpus
+from perser.corpora.base import Corpus
 from perser.data import Task
 from perser.episodes import Episodes, batch_of
 from perser.errors import UserError
@@ -35,7 +38,7 @@ class Walk(NamedTuple):
     rates: the inner learning rates, a row per inner step, a column per tensor. draws: for every draw of the shots,
     accuracy and log loss of the query by the general model, and after the listener's own and somebody else's shots.
     Of the one draw that is walked, shots: clip and ticks; steps: rows of `by_step`; answers: clip, ticks and every
-    class's probability before and after, a row per query.
+    class's probability before and after, a row per query. sound: `sound` of the query whose answer moved most.
     """
 
     about: dict
@@ -44,6 +47,7 @@ class Walk(NamedTuple):
     steps: pd.DataFrame
     answers: pd.DataFrame
     draws: pd.DataFrame
+    sound: pd.DataFrame
 
 
 def read(run: Path) -> Walk:
@@ -68,7 +72,8 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     run, finished = Path(run), records.load(run)
     about = median_gain(finished, method)
     names, seed = (method, wording.baseline(finished)), about["seed"]
-    plan = _plan(run, finished.manifest, names, Path(root), upstream)
+    corpus = load_corpus(finished.manifest.corpus, Path(root), **finished.manifest.corpus_options)
+    plan = _plan(run, finished.manifest, names, corpus, upstream)
     code = plan.data.listeners.index(about["listener"])
     unit = (about["fold"], next(place for place, group in enumerate(plan.groups) if code in group), seed)
     task, models = plan.task(unit), run / "checkpoints" / unit_name(unit)
@@ -91,6 +96,8 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     tables = {"rates": pd.DataFrame(rates.numpy(), columns=list(TENSORS)), "draws": scored,
               "shots": answers(task, one.support[0]), "steps": by_step(task, steps, one),
               "answers": answers(task, one.query[0], before=general.head, after=steps[-1])}
+    clip = by_movement(tables["answers"], about["classes"])["clip"].iloc[0]
+    tables["sound"] = sound(corpus.clips.loc[clip, "path"])
     for name, table in tables.items():
         with records.whole(run / "walk" / f"{name}.csv") as half:
             table.to_csv(half, index=False, float_format="%.6g")
@@ -127,9 +134,8 @@ def median_place(values: pd.Series):
     return values.sort_values(kind="stable").index[(len(values) - 1) // 2]
 
 
-def _plan(run: Path, manifest: records.Manifest, names: tuple[str, ...], root: Path, upstream: str | None) -> Plan:
+def _plan(run: Path, manifest: records.Manifest, names: tuple[str, ...], corpus: Corpus, upstream: str | None) -> Plan:
     """The plan of a finished run's methods of these names. UserError: settings of another version, other data."""
-    corpus = load_corpus(manifest.corpus, root, **manifest.corpus_options)
     model = upstreams.load(upstream or manifest.upstream)
     matrix = features.extract(corpus, model, run.parent / "features", manifest.waveform_moments)
     try:
@@ -139,7 +145,7 @@ def _plan(run: Path, manifest: records.Manifest, names: tuple[str, ...], root: P
         raise UserError(f"{run}: settings of another version ({error.errors()[0]['msg']}); run it again") from None
     plan = Plan(experiment, corpus, model, matrix, manifest.waveform_moments, run)
     if plan.fingerprint != manifest.data_digest:
-        raise UserError(f"{root}: not the clips, ratings or features that {run} was computed from; give that corpus")
+        raise UserError(f"--root: not the clips, ratings or features that {run} was computed from; give that corpus")
     return plan
 
 
@@ -188,6 +194,25 @@ def answers(task: Task, ratings, **by: Head) -> pd.DataFrame:
                            columns=[f"{name} {label}" for label in data.classes]) for name, head in by.items()]
     return pd.concat([pd.DataFrame({"clip": [data.clips[clip] for clip in data.clip[ratings]], "ticks": ticks}),
                       *shares], axis=1)
+
+
+def by_movement(rows: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Rows of `answers` (before and after) with `moved`, the share of probability that moved; the largest first."""
+    moved = sum((rows[f"after {name}"] - rows[f"before {name}"]).abs() for name in classes) / 2
+    return rows.assign(moved=moved).sort_values("moved", ascending=False, kind="stable")
+
+
+def sound(path: Path) -> pd.DataFrame:
+    """A clip's spectrogram up to 4 kHz in whole decibels below its maximum, at least -60.
+
+    A row per frequency (column hertz, 31.25 apart), a column per 20 ms, named by its seconds.
+    """
+    hertz, seconds, power = signal.spectrogram(np.asarray(audio.read(path)), audio.RATE, "hann", 512,
+                                               512 - audio.RATE // 50, detrend=False)
+    decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-6))
+    table = pd.DataFrame(decibels.round().astype(int), columns=[f"{time:.2f}" for time in seconds])
+    table.insert(0, "hertz", hertz)
+    return table[(table["hertz"] > 0) & (table["hertz"] <= 4000)]
 
 
 def by_draw(task: Task, episodes: dict[str, Episodes], general: Head, model: GradientModel,

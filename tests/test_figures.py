@@ -4,14 +4,15 @@ import itertools
 
 import matplotlib as mpl
 import pytest
-from made_records import exchanged, made_run
+from made_records import exchanged, made_run, made_study
 from matplotlib.colors import to_rgb
+from PIL import Image
 from test_tables import made_records, personal_run
 
 from perser.analysis import comparison, figures
 from perser.analysis.experiments import main, methods, shots
 
-DRAWN = (lambda run: shots.lines(run, "unseen"), main.gains, methods.forest)
+DRAWN = (lambda run: shots.lines(run, "unseen"), main.gains, methods.forest, methods.headline)
 
 
 def texts(figure):
@@ -106,6 +107,39 @@ def test_open_marks_are_gains_and_filled_ones_personal_parts():
         place = lines.index("Meta-PerSER")  # of seen clips, which come first
         row = rows.loc[("seen", "meta-perser", score)]
         assert (marks[place, True], marks[place, False]) == pytest.approx((row["gain"], row["personal"]))
+
+
+def test_the_headline_shows_gain_personal_part_and_the_best_simple_rival():
+    """Levels of 1, 3 and 6 hits and 4 for the shots: gains of 5, 7 and 10 in log loss; personal parts of 3 everywhere."""
+    figure = methods.headline(personal_run(**{"prior-shift": 3}))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Seen clips, K = 20", "Unseen clips, K = 20"]
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert names == ["Meta-PerSER", "Prior shift", "Fine-tuning"]
+    assert [tick.get_fontweight() for tick in figure.axes[0].get_yticklabels()] == ["normal", "bold", "normal"]
+    for axes in figure.axes:
+        assert [bar[0].get_xdata()[0] for bar in axes.containers] == pytest.approx([10, 7, 5])
+        personal = [line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() == "D"]
+        assert personal == pytest.approx([3] * 3)
+        assert [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == "--"] == pytest.approx([7])
+
+
+def test_files_say_where_their_numbers_come_from(tmp_path):
+    run = made_run(made_records())
+    pdf, png = figures.save(methods.headline(run), tmp_path / "one")
+    with Image.open(png) as picture:
+        assert "c0ffee" in picture.text["Description"] and picture.width == 1360
+    assert b"c0ffee" in pdf.read_bytes()
+    assert not [text for text in texts(methods.headline(run)) if "c0ffee" in text]
+
+
+def test_the_answer_names_the_best_with_and_without_meta_learning():
+    run = personal_run(**{"prior-shift": 3})
+    text = methods.answer(run)
+    assert "without meta-learning is Prior shift" in text and "+7.0 on seen clips, +7.0 on unseen clips" in text
+    assert "it is Meta-PerSER (+10.0 on seen" in text and "Meta-learning is ahead on seen and unseen clips: +3.0" in text
+    assert "for 3 of 3 adapting methods" in text
+    assert "Meta-learning is behind on seen and unseen clips" in methods.answer(personal_run(**{"prior-shift": 9}))
+    assert "nothing simpler" not in text and "anything simpler" in methods.answer(made_run(made_study({"ssl-e": 0, "maml": 1})))
 
 
 def test_each_listener_is_a_mark_of_its_gain_and_personal_part():

@@ -184,9 +184,45 @@ def test_neither_controls_nor_the_bound_are_bold():
     table = tables.score_table(run)
     assert set(table.cells.loc[table.bold["Gain, accuracy"], "Method"]) == {"Meta-PerSER"}
     names = table.cells.loc[table.cells["Clips"] == "seen", "Method"].tolist()
-    assert names[2:5] == ["Prior shift", "Fine-tuning", "Meta-PerSER"] and names[-1] == "All data (upper bound)"
+    assert names[2:5] == ["Prior shift", "Fine-tuning", "Meta-PerSER"] and names[-1] == "All data"
     assert table.cells["K"].iloc[-1] == "all" and SIMPLE == "No meta-learning"
-    assert "All data (upper bound): the best of several adaptations" in tables.score_caption(run)
+    caption = tables.score_caption(run)
+    assert "All data: the best of several adaptations" in caption
+    assert "an upper bound in log loss (seen), log loss (unseen), accuracy (seen), accuracy (unseen), macro F1" in caption
+
+
+def test_all_ratings_are_a_bound_only_where_no_method_is_better():
+    assert "so no upper bound" in tables.score_caption(personal_run(**{"all-data": 1}))
+    run = personal_run(**{"all-data": 8})  # Meta-PerSER: 6 and 4 for its shots
+    more = run.records["method"].eq("all-data") & run.records["setting"].eq("unseen")
+    run = run._replace(records=run.records.assign(log_loss=run.records["log_loss"] - 100.0 * more))
+    assert "an upper bound in log loss (unseen)." in tables.score_caption(run)
+
+
+def test_a_method_that_loses_is_never_bold():
+    """Fine-tuning has the largest personal part and a loss against the general model: nothing of it is bold."""
+    run = personal_run(**{"prior-shift": -9})  # with its 4 for 20 shots: 5 below SSL-E
+    lost = run.exchanged["method"].eq("prior-shift")
+    run = run._replace(exchanged=run.exchanged.assign(log_loss=run.exchanged["log_loss"] + 20.0 * lost))
+    table = tables.score_table(run)
+    bold = table.cells.loc[table.bold["Personal part, log loss"], "Method"]
+    assert "Prior shift" not in set(bold)
+    assert not table.bold.loc[table.cells["Method"] == "Prior shift"].to_numpy().any()
+    assert set(table.cells.loc[table.bold["Gain, log loss"], "Method"]) == {"Meta-PerSER"}
+    everyone = made_run(made_study({"ssl-e": 40, "fine-tuning": 1, "meta-perser": 6}, noise=0))
+    assert not tables.score_table(everyone).bold.to_numpy().any()
+
+
+def test_a_caption_shows_two_lines_and_folds_the_rest():
+    run = personal_run()
+    shown, definitions, origin = tables.score_caption(run).split(wording.FOLD)
+    assert len(shown) < 260 and "Gain: over SSL-E" in shown and "c0ffee" not in shown + definitions
+    assert origin.startswith("Run: settings c0ffee")
+    page, paper = (write(tables.score_table(run), tables.score_caption(run)) for write in (tables.markdown, tables.latex))
+    before, fold = page.split("<details>")
+    assert before.startswith(shown) and "|" in before and "c0ffee" in fold and fold.rstrip().endswith("</details>")
+    assert [line for line in paper.splitlines() if "c0ffee" in line] == [f"% {origin}"]
+    assert "<details>" not in tables.markdown(tables.score_table(run), "one line")
 
 
 def test_bold_marks_the_mean_alone_in_markdown_and_latex():
@@ -200,7 +236,8 @@ def test_latex_is_booktabs_and_escaped():
     text = tables.latex(tables.score_table(run), tables.score_caption(run))
     assert r"50\%\_\{of\}\&\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}" in text
     assert r"toy\_corpus" in text and r"95 \%" in text and r"\toprule" in text and r"\bottomrule" in text
-    assert not re.search(r"(?<!\\)[%#$_](?![-$])", text.replace("$-$", ""))
+    body = re.sub("^% .*$", "", text.replace("$-$", ""), flags=re.MULTILINE)
+    assert not re.search(r"(?<!\\)[%#$_](?![-$])", body)
 
 
 def test_markdown_keeps_a_pipe_in_its_cell():

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from sklearn.metrics import log_loss
 
@@ -141,9 +142,10 @@ def test_bars_are_the_answers_and_stars_the_ticks(task, episodes, adapting):
 def test_the_picture_of_the_rates_holds_their_numbers():
     table = pd.DataFrame({"P": [0.25, -0.004], "a": [-1.5, 3.0]})
     axes = figures.rates(table, "").axes[0]
-    assert [text.get_text() for text in axes.texts] == ["0.25", "-1.50", "0.00", "3.00"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["P", "a"]
-    assert axes.collections[0].get_clim() == (-3, 3)
+    assert [text.get_text() for text in axes.texts] == ["0.25", "0.00", "-1.50", "3.00"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["P: first map", "a: its bias"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+    assert axes.collections[0].get_clim() == (-3, 3) and len(axes.figure.axes) == 2, "a colour bar"
 
 
 def run_of(gains) -> records.Run:
@@ -169,11 +171,31 @@ def test_the_walk_is_the_one_of_median_gain_whatever_the_order():
         walkthrough.median_gain(run_of(gains), "maml")
 
 
+def test_the_clip_of_a_walk_is_the_one_whose_answer_moved_most():
+    rows = pd.DataFrame({"clip": ["a", "b", "c"], "before x": [0.5, 0.2, 0.9], "before y": [0.5, 0.8, 0.1],
+                         "after x": [0.6, 0.9, 0.9], "after y": [0.4, 0.1, 0.1]})
+    moved = walkthrough.by_movement(rows, ["x", "y"])
+    assert moved["clip"].tolist() == ["b", "a", "c"] and moved["moved"].tolist() == pytest.approx([0.7, 0.1, 0])
+
+
+def test_a_spectrogram_shows_the_tone_where_and_when_it_sounds(tmp_path):
+    """Half a second of silence, then half a second of 1 kHz."""
+    time = np.arange(16000) / 16000
+    soundfile.write(tmp_path / "tone.wav", np.where(time < 0.5, 0, 0.5 * np.sin(2 * np.pi * 1000 * time)), 16000)
+    table = walkthrough.sound(tmp_path / "tone.wav").set_index("hertz")
+    seconds = table.columns.astype(float)
+    assert table.index[-1] == 4000 and np.diff(seconds) == pytest.approx([0.02] * (len(seconds) - 1), abs=0.011)
+    assert table.stack().idxmax()[0] == 1000 and table.to_numpy().max() == 0 and table.to_numpy().min() == -60
+    assert (table.loc[:, seconds < 0.48] == -60).all(axis=None) and (table.loc[1000, seconds > 0.52] > -3).all()
+    axes = figures.sound(table.reset_index(), "tone", "").axes[0]
+    assert axes.get_images()[0].get_array().shape == table.shape and axes.get_ylim() == (0, 4)
+
+
 @pytest.mark.parametrize("damage", ["absent", "half", "garbled"])
 def test_a_walk_that_is_not_whole_is_one_line_with_the_command(tmp_path, damage):
     if damage != "absent":
         (tmp_path / "walk").mkdir()
-        for name in ("rates", "shots", "steps", "answers") + (("draws",) if damage == "garbled" else ()):
+        for name in ("rates", "shots", "steps", "answers") + (("draws", "sound") if damage == "garbled" else ()):
             (tmp_path / "walk" / f"{name}.csv").write_text("a\n1\n")
         (tmp_path / "walk" / "about.json").write_text("{")
     with pytest.raises(UserError, match="no whole record of a walk.*perser walk .* --root DIR") as error:

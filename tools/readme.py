@@ -1,19 +1,36 @@
 """Fill the marked blocks of README.md and ARTIFACT.md: tables of committed runs, verdicts on methods and claims."""
 
+import json
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from perser import records
-from perser.analysis import claims, comparison, expected, tables
+from perser.analysis import claims, comparison, expected, tables, verdicts
+from perser.analysis.experiments import methods as compared
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def table_block(run_dir: str, *methods: str) -> str:
-    """A run's score table of some methods, by default all, at the largest number of shots as Markdown."""
+    """A run's compact table of some methods, by default all, at the largest number of shots as Markdown."""
     run = comparison.largest(records.load(ROOT / run_dir))
     run = comparison.of(run, methods) if methods else run
-    return tables.markdown(tables.score_table(run), tables.score_caption(run))
+    return tables.markdown(tables.compact_table(run), tables.score_caption(run))
+
+
+def answer_block(run_dir: str) -> str:
+    """What a run says, in three sentences."""
+    return f"{compared.answer(records.load(ROOT / run_dir))}\n"
+
+
+def team_block(path: str) -> str:
+    """An excerpt of what `perser personalise` printed: heading, first two and last listener, summary."""
+    told = json.loads((ROOT / path).read_text())
+    heading, *listeners, _, a, b, c, d = verdicts.lines(pd.DataFrame(told["listeners"]), told["shots"])
+    shown = [heading, *listeners[:2], "...", listeners[-1], a, b, c, d]
+    return "\n".join(["```", *shown, "```", ""])
 
 
 def claims_block(run_dir: str, *methods: str) -> str:
@@ -33,7 +50,9 @@ def expected_block(path: str) -> str:
 
 def fill(text: str) -> str:
     """A text with all blocks between markers rewritten."""
-    for name, write in (("table", table_block), ("claims", claims_block), ("expected", expected_block)):
+    blocks = {"table": table_block, "answer": answer_block, "team": team_block, "claims": claims_block,
+              "expected": expected_block}
+    for name, write in blocks.items():
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
                       lambda match, write=write: match[1] + write(*match[2].split()) + match[3],
                       text, flags=re.DOTALL)

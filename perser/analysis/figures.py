@@ -1,5 +1,7 @@
 """Figures: style, palette, saving and the primitives that the experiments draw with."""
 
+import io
+import textwrap
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -12,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy.optimize import isotonic_regression
 
 from perser.analysis import comparison, wording
@@ -32,6 +36,8 @@ SPARE = (("#cc79a7", "D"), ("#56b4e9", "v"), ("#d55e00", "P"), ("#8a8a8a", "X"),
 GROUP_COLOURS = dict(zip(GROUPS, ("#e69f00", "#004c7f", GREY, "#8a8a8a")))
 MARKS = {"gain": {"marker": "s", "markerfacecolor": "white"}, "personal": {"marker": "o"}}
 UNITS = {"log_loss": "Log loss (0.01 nat)", "accuracy": "Accuracy (points)", "f1": "Macro F1 (points)"}
+TENSOR_NAMES = {"mix": "mix: layers", "P": "P: first map", "b": "b: its bias", "A": "A: second map", "a": "a: its bias"}
+RATES = "Blue: towards the shots. Red, a negative rate: away from them. White: shared by all listeners."
 DASHED = (0, (4, 2))
 MINUS = "\N{MINUS SIGN}"
 
@@ -48,14 +54,22 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def save(figure: Figure, stem: Path | str) -> list[Path]:
-    """Write STEM.pdf and STEM.png (200 dpi); the same figure always gives the same bytes."""
+    """Write STEM.pdf and STEM.png (400 dpi, 256 colours); the same figure always gives the same bytes.
+
+    Both files describe themselves with the figure's label: `footnote` sets it to the origin of what is shown.
+    """
     stem = Path(stem)
     pdf, png = stem.with_name(f"{stem.name}.pdf"), stem.with_name(f"{stem.name}.png")
     with plt.style.context(STYLE, after_reset=True):
         with whole(pdf) as half:
-            figure.savefig(half, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-        with whole(png) as half:
-            figure.savefig(half, format="png", metadata={"Software": None})
+            figure.savefig(half, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None,
+                                                         "Subject": figure.get_label() or None})
+        picture, about = io.BytesIO(), PngInfo()
+        figure.savefig(picture, format="png")
+        about.add_text("Description", figure.get_label())
+        with Image.open(picture) as drawn, whole(png) as half:
+            drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+                half, format="png", optimize=True, pnginfo=about, dpi=drawn.info["dpi"])
     return [pdf, png]
 
 
@@ -73,8 +87,13 @@ def ink(colour: str) -> str:
 
 def footnote(figure: Figure, text: str, source: Run | str) -> None:
     """What the marks mean, below the panels; source: a run, whose origin follows, or the synthetic stamp alone."""
-    text, stamp = (text, source) if isinstance(source, str) else (text + wording.origin(source), wording.stamp(source))
-    figure.supxlabel(text, fontsize=5.5, color="#404040", x=0.01, ha="left", parse_math=r"$\rho$" in text)
+    stamp = source
+    if isinstance(source, Run):
+        text, stamp = text + wording.origin(source), wording.stamp(source)
+        figure.set_label(wording.provenance(source.manifest))
+    width = int(21 * figure.get_figwidth())  # characters of a line
+    text = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""])
+    figure.supxlabel(text, fontsize=6, color="#404040", x=0.01, ha="left", parse_math=r"$\rho$" in text)
     if stamp:
         figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
 
@@ -139,8 +158,10 @@ def lines(run: Run, rows: pd.DataFrame, x: str, xlabel: str, trained: dict[str, 
         for axes, part in zip(line, parts):
             axes.axhline(0, color=GREY, linestyle=DASHED, linewidth=1)
             inside = rows[rows["score"] == score].dropna(subset=part)
+            names = list(dict.fromkeys(inside["method"]))
             ends = {method: _line(axes, inside[inside["method"] == method], numbers, x, part, looks[method],
-                                  (trained or {}).get(method)) for method in dict.fromkeys(inside["method"])}
+                                  (trained or {}).get(method), place - (len(names) - 1) / 2)
+                    for place, method in enumerate(names)}
         line[0].set_ylabel(UNITS[score])
         method_labels(axes, run, ends, 0.1)
     for axes, part in zip(panels[0], parts):
@@ -155,10 +176,13 @@ def lines(run: Run, rows: pd.DataFrame, x: str, xlabel: str, trained: dict[str, 
 
 
 def _line(axes: Axes, rows: pd.DataFrame, numbers: list, x: str, part: str, look: tuple[str, str],
-          ring: int | None) -> float:
-    """Draw means with bars, with a band where there are many; returns the height of the last mean."""
+          ring: int | None, place: float) -> float:
+    """Draw means with bars, beside those of other methods by their place, or with a band where there are many numbers.
+
+    Returns the height of the last mean.
+    """
     colour, marker = look
-    places = rows[x].map(numbers.index)
+    places = rows[x].map(numbers.index) + (0.09 * place if len(numbers) <= 6 else 0)
     mean, low, high = (rows[part + end] for end in ("", "_low", "_high"))
     filled = {} if part == "personal" else {"markerfacecolor": "white"}
     if len(numbers) > 6:
@@ -287,11 +311,26 @@ def by_step(rows: pd.DataFrame, stamp: str) -> Figure:
 
 
 @styled
+def sound(table: pd.DataFrame, title: str, stamp: str) -> Figure:
+    """A clip's spectrogram: `perser.walkthrough.sound`."""
+    figure = Figure(figsize=(6.9, 2.0))
+    axes, decibels = figure.subplots(), table.set_index("hertz")
+    shown = axes.imshow(decibels, origin="lower", aspect="auto", cmap="cividis", interpolation="bilinear", extent=(
+        0, float(decibels.columns[-1]), 0, decibels.index[-1] / 1000))
+    axes.grid(False)
+    axes.set(title=title, xlabel="Seconds", ylabel="Frequency (kHz)")
+    figure.colorbar(shown, label="Decibels", fraction=0.03, pad=0.01).outline.set_visible(False)
+    footnote(figure, "Energy of the sound by time and frequency, below its maximum", stamp)
+    return figure
+
+
+@styled
 def answers(rows: pd.DataFrame, classes: list[str], stamp: str) -> Figure:
     """Every class's probability before and after adaptation, a panel per clip: rows of `perser.walkthrough.answers`."""
-    down = -(-len(rows) // 3)
-    figure = Figure(figsize=(6.9, 0.5 + (0.45 + 0.17 * len(classes)) * down))
-    panels = figure.subplots(down, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    across = min(3, len(rows))
+    down = -(-len(rows) // across)
+    figure = Figure(figsize=(6.9 if across > 1 else 3.4, 0.5 + (0.45 + 0.17 * len(classes)) * down))
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     places = np.arange(len(classes))
     for axes in panels[len(rows):]:
         axes.set_axis_off()
@@ -309,17 +348,29 @@ def answers(rows: pd.DataFrame, classes: list[str], stamp: str) -> Figure:
     return figure
 
 
+def rate_maps(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Learned inner learning rates with one colour bar: a panel per title, tensors by inner step (columns, from 1)."""
+    heights = [len(table) for table in tables.values()]
+    figure = Figure(figsize=(3.4, 0.65 + sum(0.5 + 0.17 * height for height in heights)))
+    panels = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
+    top = max(float(np.abs(table.to_numpy()).max()) for table in tables.values())
+    for axes, (title, table) in zip(panels, tables.items()):
+        seaborn.heatmap(table, cmap="RdBu", vmin=-top, vmax=top, cbar=False, annot=(table.round(2) + 0.0).to_numpy(),
+                        fmt=".2f", annot_kws={"fontsize": 5.5 if table.shape[1] > 6 else 6.5}, yticklabels=True, ax=axes)
+        axes.grid(False)
+        axes.set(xlabel="Inner step", ylabel="", title=title)
+        axes.set_yticklabels([TENSOR_NAMES.get(name, name) for name in table.index], rotation=0)
+        axes.tick_params(length=0, labelrotation=0)
+    bar = figure.colorbar(panels[0].collections[0], ax=list(panels), fraction=0.05, pad=0.02, label="Learning rate")
+    bar.outline.set_visible(False)
+    return figure
+
+
 @styled
 def rates(table: pd.DataFrame, stamp: str) -> Figure:
-    """Learnt inner learning rates: a row per inner step, a column per tensor."""
-    figure = Figure(figsize=(3.4, 0.8 + 0.26 * len(table)))
-    axes = figure.subplots()
-    largest = float(np.abs(table.to_numpy()).max())
-    seaborn.heatmap(table.set_axis(range(1, len(table) + 1)), cmap="RdBu", vmin=-largest, vmax=largest,
-                    annot=(table.round(2) + 0.0).to_numpy(), fmt=".2f", annot_kws={"fontsize": 6}, ax=axes)
-    axes.set(xlabel="Tensor", ylabel="Inner step")
-    axes.tick_params(length=0, labelrotation=0)
-    footnote(figure, "Inner learning rates. Blue: descent, red: ascent", stamp)
+    """Learned inner learning rates of one model: a row per inner step, a column per tensor."""
+    figure = rate_maps({"": table.set_axis(range(1, len(table) + 1)).T})
+    footnote(figure, RATES, stamp)
     return figure
 
 

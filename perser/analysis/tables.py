@@ -1,6 +1,7 @@
 """Tables: printed cells and full-precision numbers, the generic tables of scores and of differences, and writing."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +10,11 @@ import pandas as pd
 
 from perser.analysis import comparison, wording
 from perser.records import Run, inert, write_text
-from perser.scores import CONSTANT, HEADLINE, SCORES
+from perser.scores import CONSTANT, HEADLINE, SCORES, per_seed
 
 TICK = "✓"
 KEYS = ("Clips", "Method", "K")  # of a row
+COMPACT = (*KEYS, "Accuracy", "Gain, accuracy", "Gain, log loss", "Personal part, log loss", "Worse")
 TESTED = ("Positive is better. Differences are {}. p: from the same variance as the interval, Holm-corrected over the "
           "rows of a score. Sd of seeds: standard deviation between seeds of the mean difference.")
 CONSTANT_NOTE = (f"{CONSTANT}: the same for all clips, the best for each listener's own ticks: the class ticked most, "
@@ -86,7 +88,11 @@ def printed_scores(run: Run, rows: pd.DataFrame, first: tuple[str, ...] = ()) ->
     numbers = wide.set_axis([f"{part}_{name}" for part, name in wide.columns], axis=1).reset_index()
     bold = tuple(column for column in cells if column.startswith(tuple(comparison.PARTS.values())))
     rivals = lines["shots"].gt(0) & lines["group"].isin([wording.SIMPLE, wording.META])
-    return build(cells, numbers, bold, lines[[*first, "setting", "shots"]], rivals)
+    table = build(cells, numbers, bold, lines[[*first, "setting", "shots"]], rivals)
+    for name in names:  # a method that loses is not the best one
+        columns = [f"{words}, {SCORES[name].words}" for words in comparison.PARTS.values()]
+        table.bold.loc[cells[columns[0]].str.startswith("-"), columns] = False
+    return table
 
 
 def _training(run: Run, methods: pd.Series) -> dict[str, pd.Series]:
@@ -103,14 +109,34 @@ def score_caption(run: Run, *sentences: str, over: str = "") -> str:
     """The caption of a score table; over: what each gain is over, if not SSL-E on the same run."""
     alone = run.exchanged is None
     worst = SCORES["log_loss" if "log_loss" in run.records else "accuracy"].words
-    bound = [f"{run.title(method)}: the best of several adaptations to all other ratings of the listener." for method in
-             wording.methods(run, wording.BOUND)]
+    bound = [f"{run.title(method)}: the best of several adaptations to all other ratings of the listener; "
+             f"{_bounded(run, method)}." for method in wording.methods(run, wording.BOUND)]
     return wording.caption(
         run, f"Gain: over {over or wording.over(run)}, positive is better, {wording.pairing(run)}.",
         "Personal part: -, since the run has no results with somebody else's shots." if alone else
         "Personal part: own shots minus somebody else's (another test listener's), paired in the same way.",
         f"Worse: listeners whose {worst} is worse than that.", CONSTANT_NOTE, *bound, *sentences, wording.BEST,
         *([TRAINING, comparison.risen(run)] if len(comparison.training(run)) else []))
+
+
+def _bounded(run: Run, method: str) -> str:
+    """In which scores and settings adaptation to all ratings is an upper bound: better than every other method there.
+
+    A part of a run may show fewer methods: all of these count.
+    """
+    means = per_seed(comparison.largest(run).records).groupby(["setting", "method"], sort=False).mean(numeric_only=True)
+    names = [f"{SCORES[name].words} ({setting})" for name in HEADLINE if name in means
+             for setting, part in means[name].groupby("setting", sort=False)
+             if (SCORES[name].factor * part).idxmax() == (setting, method)]
+    return f"an upper bound in {', '.join(names)}" if names else "below another method in every score, so no upper bound"
+
+
+def compact_table(run: Run, methods: Iterable[str] = ()) -> Table:
+    """`score_table` at the largest number of shots, of some methods (by default all): only the columns COMPACT."""
+    run = comparison.largest(run)
+    table = score_table(comparison.of(run, methods) if methods else run)
+    columns = [name for name in COMPACT if name in table.cells]
+    return table._replace(cells=table.cells[columns], bold=table.bold[columns])
 
 
 def levels_table(run: Run) -> Captioned:
@@ -179,22 +205,47 @@ def p_text(p: float) -> str:
 
 
 def markdown(table: Table, caption: str) -> str:
-    """GitHub Markdown: the caption, then the table, every cell and the caption escaped."""
-    cells = table.cells.map(plain)
+    """GitHub Markdown: what the caption shows, the table, and a fold with the rest of the caption if there is more.
+
+    Every cell and the caption are escaped.
+    """
+    shown, *more = map(escaped, caption.split(wording.FOLD))
+    fold = ["", "<details><summary>Definitions and origin</summary>", "", wording.FOLD.join(more), "", "</details>"]
+    cells = table.cells.map(escaped)
     cells = cells.where(~table.bold, cells.map(lambda cell: _first_word(cell, "**{}**")))
-    cells.columns = [*map(plain, cells.columns)]
-    return f"{plain(caption)}\n\n{cells.to_markdown(index=False, disable_numparse=True)}\n"
+    cells.columns = [*map(escaped, cells.columns)]
+    return "\n".join([shown, "", cells.to_markdown(index=False, disable_numparse=True), *fold * bool(more), ""])
 
 
-def plain(text: str) -> str:
+def escaped(text: str) -> str:
     r"""Text that Markdown shows as it is: no HTML, links, code, emphasis, columns or lines of its own.
 
-    >>> plain("p <0.001 [+0.1, +0.2]"), plain("<b>*a*</b> | [x](y)")
+    >>> escaped("p <0.001 [+0.1, +0.2]"), escaped("<b>*a*</b> | [x](y)")
     ('p <0.001 [+0.1, +0.2]', '&lt;b>\\*a\\*&lt;/b> \\| [x]\\(y)')
     """
     text = re.sub(r"[\x00-\x1f\x85\u2028\u2029]+", " ", text)
     text = re.sub(r"([\\`*|]|(?<!\w)_|_(?!\w)|(?<=\])[(\[])", r"\\\1", text)
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
+
+
+def plain(frame: pd.DataFrame, digits: int = 1) -> str:
+    """Any frame as Markdown without its index: floats with so many digits, nothing for nan, other text escaped.
+
+    >>> print(plain(pd.DataFrame({"a|b": ["<i>", None], "c": [0.25, np.nan]})))
+    | a\\|b    |    c |
+    |:--------|-----:|
+    | &lt;i>  |  0.2 |
+    |         |      |
+    """
+    def text(cell) -> str:
+        if pd.isna(cell):
+            return ""
+        return f"{cell:z.{digits}f}" if isinstance(cell, float) else escaped(str(cell))
+
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
+    cells = frame.map(text).rename(columns=text)
+    return cells.to_markdown(index=False, disable_numparse=True,
+                             colalign=["right" if number else "left" for number in numeric])
 
 
 def narrow(table: Table, width: int) -> str:
@@ -210,7 +261,8 @@ def narrow(table: Table, width: int) -> str:
 
 
 def latex(table: Table, caption: str) -> str:
-    """A booktabs table, every cell and the caption escaped."""
+    """A booktabs table, every cell and the caption escaped, after comments with what the caption folds away."""
+    shown, *more = caption.split(wording.FOLD)
     style = table.cells.style.hide(axis="index").format(_latex_cell)
     style.format_index(lambda name: name.translate(LATEX), axis=1)
     for column in table.cells:
@@ -218,11 +270,11 @@ def latex(table: Table, caption: str) -> str:
                      subset=(table.bold[column], [column]))
     numeric = (table.cells[column].str.match(r"[-+<]?\d|-$|all$|$").all() for column in table.cells)
     columns = "".join("r" if number else "l" for number in numeric)
-    lines = style.to_latex(hrules=True, caption=_latex_words(caption), column_format=columns).split("\n")
+    lines = style.to_latex(hrules=True, caption=_latex_words(shown), column_format=columns).split("\n")
     first = lines.index(r"\midrule") + 1
     for row in reversed(table.breaks):
         lines.insert(first + row, r"\midrule")
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return "\n".join([*(f"% {_latex_words(part)}" for part in more), *lines]).rstrip("\n") + "\n"
 
 
 def _latex_cell(cell: str) -> str:

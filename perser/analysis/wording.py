@@ -10,10 +10,12 @@ from perser.scores import CONSTANT, SETTINGS
 
 LABELS = ("corpus", "upstream", "synthetic", "experiment")
 SIMPLE, META, BOUND, CONTROL = GROUPS
-UNITS = ("Log loss in hundredths of a nat, accuracy (share of clips whose most probable class the listener ticked) and "
-         "macro F1 (of the paper's threshold rule) in points")
+UNITS = ("Log loss is in hundredths of a nat; accuracy (share of clips whose most probable class the listener ticked) and "
+         "macro F1 (of the paper's threshold rule) are in points.")
 CLIPS = {"dev": "in choices on dev listeners", "seen": "on seen clips", "unseen": "on unseen clips"}
-BEST = "Bold: best printed mean for the same clips and K."
+BEST = ("Bold: best printed mean among rivals for the same clips and K, of a method that is not below the general model "
+        "in that score.")
+FOLD = "\n\n"  # parts what a caption shows from what is folded away
 
 
 def methods(run: Run, group: str | None = None, kind: str | None = None) -> list[str]:
@@ -137,6 +139,12 @@ def resampled(run: Run) -> str:
     return "95 % interval over listeners" + _seeds(run.records, " and seeds")
 
 
+def opening(answer: str, *runs: Run) -> str:
+    """The head of a page as Markdown: its answer in bold, then what was run, and what of it is synthetic."""
+    sources = [f"{source(run)}; synthetic: {run.manifest.synthetic or 'nothing'}" for run in runs]
+    return "\n".join([f"**{answer}**", "", *(f"- {line}" for line in sources)])
+
+
 def origin(run: Run) -> str:
     """Corpus, upstream and number of listeners, for the foot of a figure."""
     names = labels(run.records)
@@ -154,27 +162,25 @@ def source(run: Run) -> str:
 
 
 def caption(run: Run, *sentences: str, brackets: str = "") -> str:
-    """A table's caption: stamp, units, source, the table's own sentences, provenance.
+    """A table's caption of two lines, then after `FOLD` definitions and, again after it, provenance.
 
-    brackets: what stands in brackets, by default the interval.
+    sentences: the table's own, the first of which is shown. brackets: what stands in them, by default the interval.
     """
     records, synthetic = run.records, stamp(run)
     seeds, few = _seeds(records, " and seeds"), records["listener"].nunique() < 10
-    parts = [
+    shown = [
         f"{synthetic.capitalize()}." if synthetic else "",
-        f"{UNITS}, mean over listeners{seeds}; in brackets {brackets or 'the ' + resampled(run)}: "
-        f"{source(run)}.",
+        f"{origin(run)}: mean over listeners{seeds}, in brackets {brackets or 'the ' + resampled(run)}.",
+        *sentences[:1]]
+    folded = [
+        UNITS, f"Run: {source(run)}.",
         "So few listeners are compared as if their values were normally distributed." if few else "",
         "" if seeds else "One seed: the interval does not cover variation between seeds.",
         "The listener is held out in both settings. Seen: other listeners' ratings of the clips were in the training "
         "set. Unseen: no rating from the clips' session was.",
-        *sentences,
-        noise_ceiling(run.manifest),
-        f"Not the full release: {'; '.join(run.manifest.notes)}." if run.manifest.notes else "",
-        *left_out(run),
-        provenance(run.manifest),
-    ]
-    return " ".join(part for part in parts if part)
+        *sentences[1:], noise_ceiling(run.manifest),
+        f"Not the full release: {'; '.join(run.manifest.notes)}." if run.manifest.notes else "", *left_out(run)]
+    return FOLD.join(" ".join(filter(None, parts)) for parts in (shown, folded, [provenance(run.manifest)]))
 
 
 def noise_ceiling(manifest: Manifest) -> str:

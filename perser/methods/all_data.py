@@ -1,4 +1,4 @@
-"""All data: the best of several adaptations to every other rating of the listener. An upper bound, never a rival."""
+"""All data: the best of several adaptations to every other rating of the listener. A bound, never a rival."""
 
 from collections.abc import Iterable, Iterator
 from itertools import product

@@ -4,19 +4,26 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from perser.analysis import comparison, statistics, wording
 from perser.analysis import figures as drawing
 from perser.analysis import tables as printing
 from perser.analysis.statistics import compare_methods, select
-from perser.analysis.tables import Captioned
+from perser.analysis.tables import Captioned, interval_text
 from perser.records import Run
 from perser.scores import HEADLINE, SCORES, SETTINGS, per_seed
 
 BEST_RIVAL = ("the method without meta-learning with the best mean in this score on these clips at this K, picked on "
               "the listeners it is compared on, which favours it.")
 AGAINST_BEST = f"Against: {BEST_RIVAL}"
+FIRST = ("prior-shift", "listener-embedding", "fine-tuning", "maml", "meta-perser", "meta-perser-p")  # of `headline`
+# Marks of `headline`.
+GAIN = {"marker": "o", "markersize": 4.5, "elinewidth": 1.4, "linewidth": 1.4}
+PERSONAL = {"marker": "D", "markersize": 3.2, "markerfacecolor": "white", "markeredgewidth": 0.9, "linestyle": "none"}
+RIVAL = {"color": drawing.GROUP_COLOURS[wording.SIMPLE], "linestyle": drawing.DASHED, "linewidth": 1}
 
 
 def applies(run: Run) -> bool:
@@ -31,9 +38,10 @@ def tables(run: Run) -> dict[str, Captioned]:
 
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """The forest."""
+    """The forest, and the few methods of the headline."""
     if wording.compares(run):
         yield run.manifest.experiment, forest(run)
+        yield "headline", headline(run)
 
 
 def best_rival(run: Run, scores: pd.DataFrame, setting: str, shots: int, score: str) -> str | None:
@@ -81,3 +89,93 @@ def forest(run: Run) -> Figure:
     return drawing.forest(run, rows.assign(
         label=rows["method"].map(run.title).str.split(" (", regex=False).str[0],
         heading=rows["group"], strong=rows["method"].isin(wording.ours(run))))
+
+
+def answer(run: Run) -> str:
+    """Whether it works, in three sentences: the best method with and without meta-learning, and how many are personal."""
+    run = comparison.largest(run)
+    scores = per_seed(run.records)
+    name = next(name for name in HEADLINE if name in scores)
+    rows = comparison.rows(run, names=[name])
+    rows = rows[rows["group"].isin([wording.SIMPLE, wording.META]) & (rows["shots"] > 0)]
+    best = {group: part.groupby("method")["gain"].mean().idxmax() for group, part in rows.groupby("group")}
+    if best.keys() != {wording.SIMPLE, wording.META}:
+        return "This run does not compare meta-learning with anything simpler."
+    simple, meta = best[wording.SIMPLE], best[wording.META]
+    pairs = [(meta, simple, setting, int(shots)) for setting, shots in
+             rows.groupby("setting", sort=False)["shots"].max().items()]
+    tested = statistics.compare_methods(scores, pairs, [name])
+    sure = {side: list(tested.loc[mask, "setting"]) for side, mask in
+            (("ahead", tested["low"] > 0), ("behind", tested["high"] < 0))}
+    verdict = " and ".join(f"{side} on {' and '.join(clips)} clips" for side, clips in sure.items() if clips)
+    personal = rows.groupby("method")["personal_low"].min() > 0
+    unit = "hundredths of a nat" if name == "log_loss" else "points"
+    return (f"With {max(pair[3] for pair in pairs)} labelled clips of a listener, the best method without meta-learning "
+            f"is {run.title(simple)} (gain in {SCORES[name].words}, {unit}: {_by_setting(rows, simple)}), the best with "
+            f"it is {run.title(meta)} ({_by_setting(rows, meta)}). Meta-learning is {verdict or 'not shown to differ'}: "
+            + ", ".join(f"{interval_text(row.mean, row.low, row.high, '+')} on {row.setting} clips"
+                        for row in tested.itertuples())
+            + f". The personal part is above zero in both settings for {personal.sum()} of {len(personal)} adapting "
+            "methods.")
+
+
+def _by_setting(rows: pd.DataFrame, method: str) -> str:
+    """A method's gains in print."""
+    part = rows[rows["method"] == method]
+    return ", ".join(f"{row.gain:+.1f} on {row.setting} clips" for row in part.itertuples())
+
+
+@drawing.styled
+def headline(run: Run) -> Figure:
+    """Gain over SSL-E in the first score and its personal part, a line per method, the seen clips beside the unseen.
+
+    Only the methods of FIRST where the run has any, sorted by gain; a vertical line marks the best simple rival.
+    """
+    rows = comparison.rows(comparison.largest(run), names=[name for name in HEADLINE if name in per_seed(run.records)][:1])
+    rows = rows[rows["group"].isin([wording.SIMPLE, wording.META]) & (rows["shots"] > 0)]
+    simple = rows[rows["group"] == wording.SIMPLE]
+    best = {setting: part.loc[part["gain"].idxmax()] for setting, part in simple.groupby("setting", sort=False)}
+    shown = {*FIRST, *(row["method"] for row in best.values())} & set(rows["method"])
+    rows = rows[rows["method"].isin(shown)] if shown & set(FIRST) else rows
+    order = list(rows.groupby("method")["gain"].mean().sort_values(ascending=False).index)
+    figure = Figure(figsize=(3.4, 1.5 + 0.2 * len(order)))
+    top, below = figure.subfigures(2, 1, height_ratios=(0.55, 0.95 + 0.2 * len(order)))
+    panels = below.subplots(1, rows["setting"].nunique(), sharey=True, sharex=True, squeeze=False)[0]
+    for axes, (setting, part) in zip(panels, rows.groupby("setting", sort=False)):
+        _ranked(axes, part.set_index("method").loc[order], best.get(setting))
+        axes.set(title=f"{setting.capitalize()} clips, K = {part['shots'].max()}",
+                 xlabel=drawing.UNITS[part["score"].iloc[0]])
+    panels[0].set_yticks(range(len(order)), [run.title(method) for method in order])
+    panels[0].set_ylim(len(order) - 0.4, -0.6)
+    strong = {row["method"] for row in best.values()}
+    for tick, method in zip(panels[0].get_yticklabels(), order):
+        colour = drawing.GROUP_COLOURS[wording.group(run, method)]
+        tick.set(color=drawing.ink(colour), fontweight="bold" if method in strong else "normal")
+    top.legend(*_headline_legend(run, strong), frameon=False, fontsize=6.5, loc="upper left", handlelength=1.6,
+               borderpad=0, borderaxespad=0.1)
+    drawing.footnote(figure, f"Right is better. Bars: {wording.resampled(run)}. Orange: without meta-learning, blue: "
+                     "with.\n", run)
+    return figure
+
+
+def _ranked(axes: Axes, rows: pd.DataFrame, best: pd.Series | None) -> None:
+    """A line per method: gain with its interval, below it the personal part; a line at the best simple rival's gain."""
+    axes.axvline(0, color=drawing.GREY, linewidth=0.8)
+    if best is not None:
+        axes.axvline(best["gain"], **RIVAL)
+    for place, row in enumerate(rows.to_dict("records")):
+        colour = drawing.GROUP_COLOURS[row["group"]]
+        axes.errorbar(row["gain"], place - 0.1, xerr=[[row["gain"] - row["gain_low"]], [row["gain_high"] - row["gain"]]],
+                      color=colour, **GAIN)
+        axes.plot(row["personal"], place + 0.2, color=colour, **PERSONAL)
+    drawing.horizontal(axes)
+
+
+def _headline_legend(run: Run, best: set[str]) -> tuple[list[Line2D], list[str]]:
+    """Handles and words of the marks of `headline`."""
+    words = [(GAIN, f"gain over {wording.over(run)}, the model for everybody")]
+    words += [(PERSONAL, "personal part: own shots minus somebody else's")] * (run.exchanged is not None)
+    words += [(RIVAL, f"best without meta-learning: {', '.join(sorted(map(run.title, best)))}")] * bool(best)
+    marks = [Line2D([], [], **{"color": drawing.GREY} | {key: value for key, value in look.items() if key != "elinewidth"})
+             for look, _ in words]
+    return marks, [text for _, text in words]

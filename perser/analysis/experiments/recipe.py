@@ -33,7 +33,8 @@ def tables(run: Run) -> dict[str, Captioned]:
 
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """The forest."""
-    return methods.figures(run)
+    if wording.compares(run):
+        yield run.manifest.experiment, methods.forest(run)
 
 
 def one_change(run: Run, reference: str) -> list[str]:

@@ -5,8 +5,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-import seaborn
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from perser.analysis import comparison, statistics, wording
@@ -139,18 +137,7 @@ def rates(run: Run, shots: int | None = None) -> Figure | None:
     learned = {method: table for method, table in learned.items() if method in few}
     if not learned:
         return None
-    heights = [len(table) for table in learned.values()]
-    figure = Figure(figsize=(3.4, 0.55 + sum(0.22 + 0.15 * height for height in heights)))
-    panels = figure.subplots(len(learned), 1, squeeze=False, height_ratios=heights)[:, 0]
-    top = max(float(np.abs(table.to_numpy()).max()) for table in learned.values())
-    for axes, (method, table) in zip(panels, learned.items()):
-        seaborn.heatmap(table.abs().clip(lower=top / 1000), norm=LogNorm(top / 1000, 2 * top), cmap="Greys", cbar=False,
-                        annot=table, fmt=".3f", annot_kws={"fontsize": 6}, yticklabels=True, ax=axes)
-        axes.grid(False)
-        axes.set(xlabel="", ylabel="", title=run.title(method))
-        axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
-        axes.tick_params(length=0, labelbottom=axes is panels[-1])
-    panels[-1].set_xlabel("Inner step")
-    drawing.footnote(figure, "Learned rate of each tensor, mean over folds, groups of listeners and seeds; "
+    figure = drawing.rate_maps({run.title(method): table for method, table in learned.items()})
+    drawing.footnote(figure, f"{drawing.RATES} Mean over folds, groups of listeners and seeds; "
                      f"K = {shots or run.learnt['shots'].max()}", wording.stamp(run))
     return figure
