@@ -1,24 +1,39 @@
 # %% [markdown]
-# # Phase-2: the listener task
+# # Who answers as one listener would?
 #
 # No task of the benchmark asks what *one* listener hears. `ListenerEmotionRecognition` does. Its instruction contains K
 # clips with the labels that one listener gave them, and asks for the label that the same listener would give the last
 # clip. The questions are queries of the main experiment's episodes, so a model that reads the examples in its context
 # and a model that adapts to them by gradient steps answer the same questions.
 #
-# By default this page shows the **embedded corpus**: synthetic speech and synthetic listeners.
+# - **perser: ssl-e** is the general classifier, trained on what listeners say on average. It ignores the examples.
+# - **perser: meta-perser** was meta-trained from it and takes gradient steps on the examples of each question.
+# - **cascade** reads the transcripts of all clips and the labels: Whisper tiny.en and SmolLM2-135M-Instruct.
+# - **zero-shot** is the floor: the emotion that SmolLM2 finds likeliest after the last clip's transcript.
+# - **asr** declines. `majority`, `random` and `oracle` know the labels.
+#
+# Two corpora: EmoDB with its real listeners, and the **embedded corpus**, synthetic speech and synthetic listeners.
 
 # %% tags=["parameters"]
+real = "../results/phase2/emodb"
 listener = "../results/phase2/listener"
 
 # %%
 import perser
+from IPython.display import Markdown, display
 
 aggregate, report = perser.phase2.aggregate, perser.phase2.report
-records = aggregate.read(listener)
-synthetic = ", ".join(sorted(set(records["synthetic"]) - {""}))
-print(perser.wording.synthetic_stamp(synthetic) or "real speech, real listeners")
-print(records["sample"].nunique(), "questions to", records["model"].nunique(), "models")
+corpora = {folder: aggregate.read(folder) for folder in (real, listener)}
+tables = {folder: aggregate.tasks(records) for folder, records in corpora.items()}
+stamps = {}
+for folder, records in corpora.items():
+    synthetic = ", ".join(sorted(set(records["synthetic"]) - {""}))
+    stamps[folder] = perser.wording.synthetic_stamp(synthetic) or "real speech, real listeners"
+    main = tables[folder][tables[folder]["main"] & ~tables[folder]["model"].isin(report.CONTROLS[1:])]
+    scores = ", ".join(f"{report.short(row.model)} {100 * row.value:.0f} %"
+                       for row in main[main["N/A"] < 1].sort_values("value", ascending=False).itertuples())
+    display(Markdown(f"**On {records['sample'].nunique()} questions ({stamps[folder]}), exactly the listener's answer: "
+                     f"{scores}.**"))
 
 # %% [markdown]
 # ## The question
@@ -35,28 +50,39 @@ for wording in perser.phase2.listeners.wordings():
 #
 # A listener may tick several emotions, so the answer is a set. Accuracy requires exactly that set, F1 counts the shared
 # labels, and macro-F1 gives all emotions the same weight. Compare `majority` on the three metrics: the most frequent
-# set of labels is often exactly right, and only macro-F1 shows that it ignores the audio.
+# set of labels is often exactly right, and only macro-F1 shows that it ignores the audio. In percent, with 95 %
+# intervals from resampled clips; a dash is a model that declined.
 
 # %%
-table = aggregate.tasks(records)
-for metric in ("accuracy", "F1", "macro-F1"):
-    print(metric)
-    for _, row in table[(table["metric"] == metric) & (table["scorer"] == "strict")].iterrows():
-        print(f"  {report.short(row['model']):22} {100 * row['value']:5.1f}  "
-              f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]  no answer {100 * row['N/A']:.0f} %")
+for folder, table in tables.items():
+    shown = table[table["scorer"] == "strict"].copy()
+    shown["score"] = [f"{100 * row.value:.1f} ({100 * row.low:.0f} to {100 * row.high:.0f})"
+                      if row.silent < 1 else None for row in shown.rename(columns={"N/A": "silent"}).itertuples()]
+    shown["model"] = shown["model"].map(report.short)
+    wide = shown.pivot(index="model", columns="metric", values="score").reset_index().rename_axis(columns=None)
+    display(Markdown(f"*{stamps[folder]}*\n\n{report.markdown(wide)}"))
+
+# %% [markdown]
+# ## Against the majority answer
+#
+# The difference of the first metric, accuracy, on the questions that both answered, with paired 95 % intervals.
+
+# %%
+for folder, records in corpora.items():
+    gaps = aggregate.differences(records, "majority")[["model", "rows", "difference", "low", "high"]]
+    gaps["model"] = gaps["model"].map(report.short)
+    display(Markdown(f"*{stamps[folder]}*\n\n{report.markdown(gaps)}"))
 
 # %% [markdown]
 # ## Where the two classifiers differ
 #
-# `ssl-e` is the general classifier, trained on what listeners say on average. It ignores the examples. `meta-perser`
-# was meta-trained from it and takes gradient steps on the examples of each question. Below: on how many questions they
-# differ, and their scores on those.
+# On how many questions `ssl-e` and `meta-perser` differ, and their scores on those.
 
 # %%
-answers = records.pivot(index="sample", columns="model", values="answer_read").filter(like="perser/")
-differ = answers.index[answers.nunique(axis=1) > 1]
-print(f"different answers: {len(differ)} of {len(answers)}")
-disputed = records[records["sample"].isin(differ) & records["model"].isin(answers.columns)]
-for _, row in aggregate.tasks(disputed).iterrows():
-    print(f"{row['metric']:9} {report.short(row['model']):20} {100 * row['value']:5.1f}  "
-          f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]")
+for folder, records in corpora.items():
+    answers = records.pivot(index="sample", columns="model", values="answer_read").filter(like="perser/")
+    differ = answers.index[answers.nunique(axis=1) > 1]
+    display(Markdown(f"*{stamps[folder]}*: different answers to {len(differ)} of {len(answers)} questions"))
+    if len(differ):
+        disputed = records[records["sample"].isin(differ) & records["model"].isin(answers.columns)]
+        display(Markdown(report.side_by_side(aggregate.tasks(disputed))))

@@ -125,11 +125,13 @@ def _bounded(run: Run, method: str) -> str:
 
     A part of a run may show fewer methods: all of these count.
     """
+    if run.records.duplicated(["method", "setting", "fold", "seed", "listener", "shots", "inner_steps"]).any():
+        return "where it is an upper bound, the table shows"  # several runs in one table
     means = per_seed(comparison.largest(run).records).groupby(["setting", "method"], sort=False).mean(numeric_only=True)
     names = [f"{SCORES[name].words} ({setting})" for name in HEADLINE if name in means
              for setting, part in means[name].groupby("setting", sort=False)
              if (SCORES[name].factor * part).idxmax() == (setting, method)]
-    return f"an upper bound in {', '.join(names)}" if names else "below another method in every score, so no upper bound"
+    return f"an upper bound in {', '.join(names)}" if names else "another method is better in every score: no upper bound"
 
 
 def compact_table(run: Run, methods: Iterable[str] = ()) -> Table:
@@ -208,7 +210,8 @@ def p_text(p: float) -> str:
 def markdown(table: Table, caption: str) -> str:
     """GitHub Markdown: what the caption shows, the table, and a fold with the rest of the caption if there is more."""
     shown, *more = caption.split(wording.FOLD)
-    fold = ["", "<details><summary>Definitions and origin</summary>", "", wording.FOLD.join(more), "", "</details>"]
+    inside = "".join(f"<p>{html.escape(part, False)}</p>" for part in more)
+    fold = ["", f"<details><summary>Definitions and origin</summary>{inside}</details>"]  # no blank line: one block
     cells = table.cells.map(lambda cell: cell.replace("|", "\\|"))
     cells = cells.where(~table.bold, cells.map(lambda cell: _first_word(cell, "**{}**")))
     return "\n".join([shown, "", cells.to_markdown(index=False, disable_numparse=True), *fold * bool(more), ""])
