@@ -26,8 +26,8 @@ stamp = perser.wording.synthetic_stamp(loaded.synthetic)
 likeness = pd.DataFrame(json.loads(Path("../results/calibration/likeness.json").read_text())["rows"])
 likeness["personal"] *= 100
 people = likeness[(likeness["corpus"] == "emodb") & likeness["listeners"].str.startswith("people")]
-answer = (f"Two listeners of this corpus agree with a kappa of {description['kappa']['mean']:.2f} on average, and 20 of a "
-          f"real listener's ratings (EmoDB) predict the others by {people['personal'].min():.0f} to "
+answer = (f"Two listeners of this corpus agree with a kappa of {description['kappa']['mean']:.2f} on average, and 20 "
+          f"of a real listener's ratings (EmoDB) predict the others by {people['personal'].min():.0f} to "
           f"{people['personal'].max():.0f} hundredths of a nat better than somebody else's 20.")
 display(Markdown(f"**{answer}**\n\n- corpus {loaded.name}: {stamp or 'real speech, real listeners'}"))
 

@@ -43,8 +43,8 @@ probed = pd.DataFrame([{
     "predicted": name, "accuracy, %": 100 * cross_val_score(probe, flat, labels, cv=folds).mean(),
     "most frequent class, %": 100 * pd.Series(labels).value_counts(normalize=True).iloc[0]}
     for name, (labels, folds) in probes.items()])
-answer = (f"A linear probe on the features of {model.name} predicts the emotion that most listeners hear on new sessions "
-          f"in {probed.iloc[0, 1]:.0f} % of the clips, where the most frequent class is {probed.iloc[0, 2]:.0f} %.")
+answer = (f"A linear probe on the features of {model.name} predicts the emotion that most listeners hear on new "
+          f"sessions in {probed.iloc[0, 1]:.0f} % of the clips, where the most frequent class is {probed.iloc[0, 2]:.0f} %.")
 display(Markdown(f"**{answer}**\n\n- corpus {loaded.name}: {stamp or 'real speech, real listeners'}\n"
                  f"- {matrix.shape[0]} clips, {matrix.shape[1]} layers of {matrix.shape[2]} numbers"))
 

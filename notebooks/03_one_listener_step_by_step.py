@@ -88,13 +88,12 @@ for clip in walk.shots["clip"].head(5) if root else ():
 #
 # The picture reads like a plan. *Blue*: the step moves this tensor so that the shots fit better. *White*: it stays as
 # all listeners have it. *Red*, a negative rate: the step moves it so that the shots fit *worse*. Nothing in the recipe
-# forbids that; it is kept because the listener's *other* clips fit better in the end, for example where an early step
-# takes back what the biases are about to learn.
+# forbids that: meta-training asks only how well the *other* clips of a listener fit after the last step.
 
 # %%
 rates = walk.rates.drop(columns="mix")
-negative = rates[rates < 0].stack()
-print(f"Negative rates: {len(negative)} of {rates.size}" + (f", the lowest {negative.min():.3f}" if len(negative) else ""))
+negative = int((rates < 0).to_numpy().sum())
+print(f"Negative rates: {negative} of {rates.size}; the lowest: {rates.to_numpy().min():.3f}")
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = perser.figures.save(perser.figures.rates(rates, stamp), "../out/notebooks/figures/rates")

@@ -66,8 +66,9 @@ display(Image(png, width=560, alt="Gain and personal part of every method in thr
 # %%
 rows = perser.comparison.rows(perser.comparison.largest(run))
 rows = rows[(rows["shots"] > 0) & rows["gain"].notna()]
+titles = {name: score.title for name, score in perser.scores.SCORES.items()}
 lose = rows.assign(Method=rows["method"].map(run.title), lose=(rows["worse"] * rows["listeners"]).round().astype(int),
-                   cell=rows["score"].map({name: score.title for name, score in perser.scores.SCORES.items()}) + ", " + rows["setting"])
+                   cell=rows["score"].map(titles) + ", " + rows["setting"])
 display(Markdown(perser.tables.plain(lose.pivot_table("lose", "Method", "cell", sort=False).astype(int).reset_index())))
 
 # %% tags=["nbval-ignore-output"]

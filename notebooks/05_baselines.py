@@ -42,8 +42,8 @@ for run in runs:
     rows = rows[(rows["group"] == perser.wording.SIMPLE) & (rows["setting"] == "unseen")]
     best = rows.loc[rows["gain"].idxmax()]
     gain = perser.tables.interval_text(best["gain"], best["gain_low"], best["gain_high"], "+")
-    answers.append(f"on {run.manifest.corpus} {run.title(best['method'])} goes furthest ({gain} hundredths of a nat over "
-                   f"SSL-E on unseen clips, K = {best['shots']})")
+    answers.append(f"on {run.manifest.corpus} {run.title(best['method'])} goes furthest ({gain} hundredths of a nat "
+                   f"over SSL-E on unseen clips, K = {best['shots']})")
 answer = "; ".join(answers)
 display(Markdown(perser.wording.opening(f"{answer[0].upper()}{answer[1:]}.", *runs)))
 

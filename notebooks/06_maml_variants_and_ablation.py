@@ -27,7 +27,8 @@ effects = perser.experiments.ablation.effects(perser.comparison.largest(runs["ab
 effects = effects[(effects["of"] == "gain") & (effects["score"] == "log_loss") & (effects["setting"] == "unseen")]
 texts = [f"{row.part} {perser.tables.interval_text(row.mean, row.low, row.high, '+')}" for row in effects.itertuples()
          if row.part in perser.experiments.ablation.PARTS]
-answer = f"On unseen clips the parts change log loss, in hundredths of a nat and better if positive, by: {', '.join(texts)}."
+answer = ("On unseen clips the parts change log loss, in hundredths of a nat and better if positive, by "
+          f"{', '.join(texts)}.")
 display(Markdown(perser.wording.opening(answer, runs["methods"], runs["ablation"])))
 
 # %% [markdown]

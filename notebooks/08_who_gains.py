@@ -21,7 +21,7 @@ from IPython.display import Image, Markdown, display
 
 runs = [perser.records.load(f"{folder}/methods") for folder in (first, second)]
 real = runs[0]
-[*_, method] = [method for method in perser.wording.ours(real) if method == "meta-perser"] or perser.wording.ours(real)
+method = perser.wording.ours(real)[0]
 gains = perser.experiments.listeners.gains_and_traits(real, method)
 own = gains[(gains["setting"] == "unseen") & (gains["part"] == "gain")]["value"]
 rows = perser.experiments.listeners.correlations(gains)
@@ -127,7 +127,8 @@ for run in runs:
     powers = perser.experiments.steps.rates_by_shots(run.learnt).set_index("method")
     for method, rates in perser.experiments.steps.learned_rates(run.learnt).items():
         grows = [f"{row.mean:.2f} (sd {row.std:.2f})" for row in powers[powers.index == method].itertuples()]
-        table.append({"corpus": run.manifest.corpus, "method": run.title(method), "power of K": "".join(grows) or "none",
+        table.append({"corpus": run.manifest.corpus, "method": run.title(method),
+                      "power of K": "".join(grows) or "none",
                       **{f"first step, {tensor}": f"{rate:+.3f}" for tensor, rate in rates.iloc[:, 0].items()}})
 display(Markdown(perser.tables.plain(pd.DataFrame(table))))
 

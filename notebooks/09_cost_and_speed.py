@@ -29,8 +29,8 @@ faster = [row["engine_times_faster"] for row in shapes if "engine_times_faster" 
 cost = next(result["rows"] for result in results.values() if result["benchmark"] == "cost")
 [ours] = [row for row in cost if row["method"] == "meta-perser"]
 answer = (f"A meta-training step is {min(faster):.0f} to {max(faster):.0f} times faster than with learn2learn, and "
-          f"Meta-PerSER takes {ours['learn_seconds']:.0f} seconds to train and {ours['personalise_ms']:.0f} milliseconds "
-          "to adapt to a listener on the processor named below.")
+          f"Meta-PerSER takes {ours['learn_seconds']:.0f} seconds to train and {ours['personalise_ms']:.0f} "
+          "milliseconds to adapt to a listener on the processor named below.")
 display(Markdown(f"**{answer}**"))
 
 # %% [markdown]

@@ -96,8 +96,7 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     tables = {"rates": pd.DataFrame(rates.numpy(), columns=list(TENSORS)), "draws": scored,
               "shots": answers(task, one.support[0]), "steps": by_step(task, steps, one),
               "answers": answers(task, one.query[0], before=general.head, after=steps[-1])}
-    clip = by_movement(tables["answers"], about["classes"])["clip"].iloc[0]
-    tables["sound"] = sound(corpus.clips.loc[clip, "path"])
+    tables["sound"] = sound(corpus.clips.loc[by_movement(tables["answers"], about["classes"])["clip"].iloc[0], "path"])
     for name, table in tables.items():
         with records.whole(run / "walk" / f"{name}.csv") as half:
             table.to_csv(half, index=False, float_format="%.6g")

@@ -315,7 +315,7 @@ def sound(table: pd.DataFrame, title: str, stamp: str) -> Figure:
     """A clip's spectrogram: `perser.walkthrough.sound`."""
     figure = Figure(figsize=(6.9, 2.0))
     axes, decibels = figure.subplots(), table.set_index("hertz")
-    shown = axes.imshow(decibels, origin="lower", aspect="auto", cmap="cividis", interpolation="bilinear", extent=(
+    shown = axes.imshow(decibels, origin="lower", aspect="auto", cmap="cividis", interpolation="nearest", extent=(
         0, float(decibels.columns[-1]), 0, decibels.index[-1] / 1000))
     axes.grid(False)
     axes.set(title=title, xlabel="Seconds", ylabel="Frequency (kHz)")
@@ -356,7 +356,8 @@ def rate_maps(tables: dict[str, pd.DataFrame]) -> Figure:
     top = max(float(np.abs(table.to_numpy()).max()) for table in tables.values())
     for axes, (title, table) in zip(panels, tables.items()):
         seaborn.heatmap(table, cmap="RdBu", vmin=-top, vmax=top, cbar=False, annot=(table.round(2) + 0.0).to_numpy(),
-                        fmt=".2f", annot_kws={"fontsize": 5.5 if table.shape[1] > 6 else 6.5}, yticklabels=True, ax=axes)
+                        fmt=".2f", annot_kws={"fontsize": 5.5 if table.shape[1] > 6 else 6.5}, yticklabels=True,
+                        ax=axes)
         axes.grid(False)
         axes.set(xlabel="Inner step", ylabel="", title=title)
         axes.set_yticklabels([TENSOR_NAMES.get(name, name) for name in table.index], rotation=0)

@@ -1,5 +1,6 @@
 """Tables: printed cells and full-precision numbers, the generic tables of scores and of differences, and writing."""
 
+import html
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -124,11 +125,13 @@ def _bounded(run: Run, method: str) -> str:
 
     A part of a run may show fewer methods: all of these count.
     """
+    if run.records.duplicated(["method", "setting", "fold", "seed", "listener", "shots", "inner_steps"]).any():
+        return "where it is an upper bound, the table shows"  # several runs in one table
     means = per_seed(comparison.largest(run).records).groupby(["setting", "method"], sort=False).mean(numeric_only=True)
     names = [f"{SCORES[name].words} ({setting})" for name in HEADLINE if name in means
              for setting, part in means[name].groupby("setting", sort=False)
              if (SCORES[name].factor * part).idxmax() == (setting, method)]
-    return f"an upper bound in {', '.join(names)}" if names else "below another method in every score, so no upper bound"
+    return f"an upper bound in {', '.join(names)}" if names else "another method is better in every score: no upper bound"
 
 
 def compact_table(run: Run, methods: Iterable[str] = ()) -> Table:
@@ -209,9 +212,10 @@ def markdown(table: Table, caption: str) -> str:
 
     Every cell and the caption are escaped.
     """
-    shown, *more = map(escaped, caption.split(wording.FOLD))
-    fold = ["", "<details><summary>Definitions and origin</summary>", "", wording.FOLD.join(more), "", "</details>"]
-    cells = table.cells.map(escaped)
+    shown, *more = caption.split(wording.FOLD)
+    inside = "".join(f"<p>{html.escape(part, False)}</p>" for part in more)
+    fold = ["", f"<details><summary>Definitions and origin</summary>{inside}</details>"]  # no blank line: one block
+    shown, cells = escaped(shown), table.cells.map(escaped)
     cells = cells.where(~table.bold, cells.map(lambda cell: _first_word(cell, "**{}**")))
     cells.columns = [*map(escaped, cells.columns)]
     return "\n".join([shown, "", cells.to_markdown(index=False, disable_numparse=True), *fold * bool(more), ""])

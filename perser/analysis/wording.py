@@ -10,11 +10,11 @@ from perser.scores import CONSTANT, SETTINGS
 
 LABELS = ("corpus", "upstream", "synthetic", "experiment")
 SIMPLE, META, BOUND, CONTROL = GROUPS
-UNITS = ("Log loss is in hundredths of a nat; accuracy (share of clips whose most probable class the listener ticked) and "
-         "macro F1 (of the paper's threshold rule) are in points.")
+UNITS = ("Log loss is in hundredths of a nat; accuracy (share of clips whose most probable class the listener ticked) "
+         "and macro F1 (of the paper's threshold rule) are in points.")
 CLIPS = {"dev": "in choices on dev listeners", "seen": "on seen clips", "unseen": "on unseen clips"}
-BEST = ("Bold: best printed mean among rivals for the same clips and K, of a method that is not below the general model "
-        "in that score.")
+BEST = ("Bold: best printed mean among rivals for the same clips and K, of a method that is not below the general "
+        "model in that score.")
 FOLD = "\n\n"  # parts what a caption shows from what is folded away
 
 
@@ -140,9 +140,10 @@ def resampled(run: Run) -> str:
 
 
 def opening(answer: str, *runs: Run) -> str:
-    """The head of a page as Markdown: its answer in bold, then what was run, and what of it is synthetic."""
+    """The head of a page as Markdown: its answer, the first sentence in bold, what was run, what of it is synthetic."""
+    first, stop, more = answer.partition(". ")
     sources = [f"{source(run)}; synthetic: {run.manifest.synthetic or 'nothing'}" for run in runs]
-    return "\n".join([f"**{answer}**", "", *(f"- {line}" for line in sources)])
+    return "\n".join([f"**{first}{stop.strip()}** {more}".strip(), "", *(f"- {line}" for line in sources)])
 
 
 def origin(run: Run) -> str:
@@ -189,8 +190,8 @@ def noise_ceiling(manifest: Manifest) -> str:
     if not ceiling:
         return ""
     others = "" if ceiling["others"] is None else f", and {100 * ceiling['others']:.1f} % of them agree with the others"
-    return (f"Noise ceiling: of {ceiling['pairs']} clips that a listener rated again, {100 * ceiling['same']:.1f} % got "
-            f"the same rating{others}.")
+    return (f"Noise ceiling: of {ceiling['pairs']} clips that a listener rated again, {100 * ceiling['same']:.1f} % "
+            f"got the same rating{others}.")
 
 
 def left_out(run: Run) -> list[str]:

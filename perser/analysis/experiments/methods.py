@@ -92,7 +92,7 @@ def forest(run: Run) -> Figure:
 
 
 def answer(run: Run) -> str:
-    """Whether it works, in three sentences: the best method with and without meta-learning, and how many are personal."""
+    """Whether it works, and the numbers: how many methods are personal, the best with and without meta-learning."""
     run = comparison.largest(run)
     scores = per_seed(run.records)
     name = next(name for name in HEADLINE if name in scores)
@@ -106,17 +106,18 @@ def answer(run: Run) -> str:
              rows.groupby("setting", sort=False)["shots"].max().items()]
     tested = statistics.compare_methods(scores, pairs, [name])
     sure = {side: list(tested.loc[mask, "setting"]) for side, mask in
-            (("ahead", tested["low"] > 0), ("behind", tested["high"] < 0))}
-    verdict = " and ".join(f"{side} on {' and '.join(clips)} clips" for side, clips in sure.items() if clips)
+            (("ahead of", tested["low"] > 0), ("behind", tested["high"] < 0))}
+    verdict = " and ".join(f"{side} the best method without it on {' and '.join(clips)} clips"
+                           for side, clips in sure.items() if clips)
     personal = rows.groupby("method")["personal_low"].min() > 0
     unit = "hundredths of a nat" if name == "log_loss" else "points"
-    return (f"With {max(pair[3] for pair in pairs)} labelled clips of a listener, the best method without meta-learning "
-            f"is {run.title(simple)} (gain in {SCORES[name].words}, {unit}: {_by_setting(rows, simple)}), the best with "
-            f"it is {run.title(meta)} ({_by_setting(rows, meta)}). Meta-learning is {verdict or 'not shown to differ'}: "
-            + ", ".join(f"{interval_text(row.mean, row.low, row.high, '+')} on {row.setting} clips"
-                        for row in tested.itertuples())
-            + f". The personal part is above zero in both settings for {personal.sum()} of {len(personal)} adapting "
-            "methods.")
+    differences = ", ".join(f"{interval_text(row.mean, row.low, row.high, '+')} on {row.setting} clips"
+                            for row in tested.itertuples())
+    return (f"With {max(pair[3] for pair in pairs)} labelled clips of a listener, {personal.sum()} of {len(personal)} "
+            "methods have a personal part above zero on seen and unseen clips, and meta-learning is "
+            f"{verdict or 'neither ahead of nor behind the best method without it'}. Gain in {SCORES[name].words}, "
+            f"{unit}: without meta-learning {run.title(simple)} {_by_setting(rows, simple)}; with it {run.title(meta)} "
+            f"{_by_setting(rows, meta)}; difference {differences}.")
 
 
 def _by_setting(rows: pd.DataFrame, method: str) -> str:
@@ -131,7 +132,8 @@ def headline(run: Run) -> Figure:
 
     Only the methods of FIRST where the run has any, sorted by gain; a vertical line marks the best simple rival.
     """
-    rows = comparison.rows(comparison.largest(run), names=[name for name in HEADLINE if name in per_seed(run.records)][:1])
+    run, names = comparison.largest(run), [name for name in HEADLINE if name in per_seed(run.records)]
+    rows = comparison.rows(run, names=names[:1])
     rows = rows[rows["group"].isin([wording.SIMPLE, wording.META]) & (rows["shots"] > 0)]
     simple = rows[rows["group"] == wording.SIMPLE]
     best = {setting: part.loc[part["gain"].idxmax()] for setting, part in simple.groupby("setting", sort=False)}
@@ -165,8 +167,8 @@ def _ranked(axes: Axes, rows: pd.DataFrame, best: pd.Series | None) -> None:
         axes.axvline(best["gain"], **RIVAL)
     for place, row in enumerate(rows.to_dict("records")):
         colour = drawing.GROUP_COLOURS[row["group"]]
-        axes.errorbar(row["gain"], place - 0.1, xerr=[[row["gain"] - row["gain_low"]], [row["gain_high"] - row["gain"]]],
-                      color=colour, **GAIN)
+        bars = [[row["gain"] - row["gain_low"]], [row["gain_high"] - row["gain"]]]
+        axes.errorbar(row["gain"], place - 0.1, xerr=bars, color=colour, **GAIN)
         axes.plot(row["personal"], place + 0.2, color=colour, **PERSONAL)
     drawing.horizontal(axes)
 
@@ -176,6 +178,6 @@ def _headline_legend(run: Run, best: set[str]) -> tuple[list[Line2D], list[str]]
     words = [(GAIN, f"gain over {wording.over(run)}, the model for everybody")]
     words += [(PERSONAL, "personal part: own shots minus somebody else's")] * (run.exchanged is not None)
     words += [(RIVAL, f"best without meta-learning: {', '.join(sorted(map(run.title, best)))}")] * bool(best)
-    marks = [Line2D([], [], **{"color": drawing.GREY} | {key: value for key, value in look.items() if key != "elinewidth"})
+    marks = [Line2D([], [], **{"color": drawing.GREY} | {key: look[key] for key in look if key != "elinewidth"})
              for look, _ in words]
     return marks, [text for _, text in words]
