@@ -299,7 +299,7 @@ def test_report_writes_the_same_bytes_twice(run, tmp_path):
     once, again = (report.report(run, tmp_path / name) for name in ("one", "two"))
     place = tmp_path / "one" / "toy_corpus" / "logmel" / "main"
     assert sorted(place.iterdir()) == sorted(once)
-    tables, figures = ("comparisons", "main", "scores"), ("gains", "main", "shots-seen", "shots-unseen")
+    tables, figures = ("comparisons", "main", "scores"), ("gains", "headline", "main", "shots-seen", "shots-unseen")
     assert {path.name for path in once} == {f"{name}.{end}" for name in tables for end in ("md", "tex", "csv")} | {
         f"{name}.{end}" for name in figures for end in ("pdf", "png")}
     for one, two in zip(once, again):
@@ -421,7 +421,7 @@ def test_names_are_text_in_every_format(tmp_path, text):
     table, caption = tables.score_table(run), tables.score_caption(run)
     shown = MarkdownIt("gfm-like", {"linkify": False}).render(tables.markdown(table, caption))
     tags = set(re.findall(r"<(\w+)", shown))
-    assert tags <= {"p", "table", "thead", "tbody", "tr", "th", "td", "strong"}, tags
+    assert tags <= {"p", "table", "thead", "tbody", "tr", "th", "td", "strong", "details", "summary"}, tags
     assert len(re.findall("<tr>", shown)) == 1 + len(table.cells) and "javascript" not in re.sub(">[^<]*<", "><", shown)
     assert "alert(1)" not in text or "alert(1)" in shown
     tex = tables.latex(table, caption)

@@ -236,10 +236,10 @@ def plain(frame: pd.DataFrame, digits: int = 1) -> str:
     """Any frame as Markdown without its index: floats with so many digits, nothing for nan, other text escaped.
 
     >>> print(plain(pd.DataFrame({"a|b": ["<i>", None], "c": [0.25, np.nan]})))
-    | a\\|b    |    c |
-    |:--------|-----:|
-    | &lt;i>  |  0.2 |
-    |         |      |
+    | a\\|b   |   c |
+    |:-------|----:|
+    | &lt;i> | 0.2 |
+    |        |     |
     """
     def text(cell) -> str:
         if pd.isna(cell):

@@ -130,9 +130,7 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     logs = folder / "logs"
     if logs.exists() and any(logs.glob("*.eval")) and not resume:
         raise UserError(f"{folder}: already holds a run; continue it with --resume or give another --out")
-    if unknown := set(generate or {}) - set(GenerateConfig.model_fields):
-        raise UserError(f"model {model}: no generation setting {', '.join(sorted(unknown))}; those of "
-                        "inspect's GenerateConfig are known")
+    _check_settings(model, generate)
     graders = [grader] if isinstance(grader, str) else list(grader or ())
     for name in graders:
         _model(name, {})  # fail on a missing grader before the run rather than after it
@@ -155,6 +153,12 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     for instance, entries in predictions(done, getattr(served.api, "entries", {})).items():
         (folder / "predictions" / f"{instance}.json").write_text(json.dumps(entries, indent=1) + "\n")
     return frame
+
+
+def _check_settings(model: str, generate: dict[str, Any] | None) -> None:
+    if unknown := set(generate or {}) - set(GenerateConfig.model_fields):
+        raise UserError(f"model {model}: no generation setting {', '.join(sorted(unknown))}; those of "
+                        "inspect's GenerateConfig are known")
 
 
 def estimate(tasks: Sequence[Phase2Task], model: str, out: str | Path, generate: dict[str, Any] | None = None,
