@@ -182,6 +182,7 @@ def test_the_check_of_a_card_compares_loss_gradients_and_features(tmp_path, monk
         gradient + 0.1 * torch.rand(()) for gradient in engine(problem)()[1]]))
     assert [row["agrees"] for row in gpu.check(CPU, TINY, clips=3)] == [True, False, True]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    capsys.readouterr()  # bars of the models that were made
     with pytest.raises(SystemExit) as stopped:
         gpu.main(["--out", str(tmp_path / "a.json")])
     error = capsys.readouterr().err
