@@ -362,7 +362,8 @@ def rate_maps(tables: dict[str, pd.DataFrame]) -> Figure:
         axes.set(xlabel="Inner step", ylabel="", title=title)
         axes.set_yticklabels([TENSOR_NAMES.get(name, name) for name in table.index], rotation=0)
         axes.tick_params(length=0, labelrotation=0)
-    bar = figure.colorbar(panels[0].collections[0], ax=list(panels), fraction=0.05, pad=0.02, label="Learning rate")
+    bar = figure.colorbar(panels[0].collections[0], ax=list(panels), fraction=0.05, pad=0.02, label="Learning rate",
+                          ticks=MaxNLocator(5, prune="both"))  # a tick at the end would touch the stamp
     bar.outline.set_visible(False)
     return figure
 
