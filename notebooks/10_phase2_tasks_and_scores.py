@@ -32,7 +32,7 @@ gaps = aggregate.differences(records, "majority")
 tally = aggregate.tally(gaps[~gaps["model"].isin(report.CONTROLS)])
 answer = "; ".join(f"{report.short(row.model)} beats the majority answer on {row.better} and loses on {row.worse}"
                    for row in tally.itertuples())
-display(Markdown(f"**Hardly. Of {records['instance'].nunique()} tasks, {answer} (95 % intervals of the difference).**"))
+display(Markdown(f"**Of {records['instance'].nunique()} tasks, {answer} (95 % intervals of the difference).**"))
 print(stamp or "real recordings")
 print(records["sample"].groupby(records["instance"]).nunique().max(), "questions per task at most,",
       records["model"].nunique(), "models")
