@@ -282,4 +282,4 @@ def _refused(path: str | os.PathLike, fault: str) -> UserError:
 
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or error
-    return (str(text).strip().rstrip(".").splitlines() or ["no sound"])[0]
+    return str(text).strip().rstrip(".").split("\n")[0] or "no sound"

@@ -54,7 +54,7 @@ RANDOM = "random upstream weights"  # part of `synthetic` where the upstream was
 VALUES = {"setting": ("seen", "unseen"), "shots_of": ("own", "other")}
 MANIFEST, AGAIN = "manifest.json", "run the same `perser run` again"
 KEYS = ["method", "setting", "fold", "seed", "listener", "shots", "inner_steps"]
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that a spreadsheet runs
+_FORMULA = re.compile(r"'*(\s*[=+\-@]|[\t\r])")  # how a cell begins that a spreadsheet runs
 BESIDE = {"learnt": ("method", "fold", "group", "seed", "shots", "step", "tensor", "value"),
           "listeners": ("listener", "distance", "consistency")}  # tables and their columns
 GROUPS = ("No meta-learning", "Meta-learning", "Upper bound", "Control")
@@ -238,16 +238,21 @@ def write_json(value: dict | BaseModel, path: Path) -> None:
 
 
 def inert(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with an apostrophe before text that a spreadsheet would run as a formula.
+    """The frame with all text as `no_formula` gives it."""
+    return frame.map(lambda cell: no_formula(cell) if isinstance(cell, str) else cell)
 
-    >>> inert(pd.DataFrame({"listener": ["=1+1", "Ann", "'=x"], "n": [-1, 2, 3]}))["listener"].tolist()
-    ["'=1+1", 'Ann', "''=x"]
+
+def no_formula(cell: str) -> str:
+    """A cell with an apostrophe before text that a spreadsheet would run as a formula.
+
+    >>> [*map(no_formula, ["=1+1", "Ann", "'=x", " =x", "a=1.wav"])]
+    ["'=1+1", 'Ann', "''=x", "' =x", 'a=1.wav']
     """
-    return frame.map(lambda cell: f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell)
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def literal(cell: str) -> str:
-    """A cell as it was before `inert`."""
+    """A cell as it was before `no_formula`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

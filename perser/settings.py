@@ -45,8 +45,11 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
-        """A single value where several may stand: shots = 5 is [5]."""
+        """A single value where several may stand: shots = 5 is [5]. True is no number 1."""
         kind = cls.model_fields[info.field_name].annotation
+        if bool not in (kind, *get_args(kind)) and any(isinstance(one, bool) for one in (
+                value if isinstance(value, list | tuple) else [value])):
+            raise ValueError("true or false is no value of it")
         several = get_origin(kind) is tuple
         optional = any(get_origin(get_args(one)[0] if get_origin(one) is Annotated else one) is tuple
                        for one in get_args(kind))

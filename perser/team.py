@@ -5,7 +5,6 @@ general model. What it is worth is measured by cross-validation with the engine 
 is held out once, and asked about clips of sessions that no model was trained on.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -260,7 +259,7 @@ def personalise(team: Team, upstream: Upstream, features: Tensor, moments: tuple
                out / "report.html")
     minutes = round((time.perf_counter() - began) / 60, 2)
     listeners = [row | {"file": f"listeners/{files[row['listener']]}"} for row in table.to_dict("records")]
-    records.write_json(_clean(plan.about | provenance.git() | {
+    records.seal(_clean(plan.about | provenance.git() | {
         "settings": plan.experiment.model_dump(mode="json"), "numerics_version": NUMERICS_VERSION,
         "data_digest": plan.fingerprint, "understood": lines, "notes": team.notes, "shots": shots, "minutes": minutes,
         "team": {name: value._asdict() for name, value in verdicts.team(table).items()}, "listeners": listeners,
@@ -287,7 +286,7 @@ def _write_models(plan: Plan, trained: Checkpoint, table: pd.DataFrame, ratings:
     save(general_model(trained), out / "general.safetensors")
     files, judged = file_names(plan.data.listeners), table.set_index("listener")["verdict"]
     if (out / "manifest.json").is_file():
-        for row in json.loads((out / "manifest.json").read_text())["listeners"]:
+        for row in records.sealed(out / "manifest.json", "delete it and run the same command again")["listeners"]:
             (out / "listeners" / Path(row["file"]).name).unlink(missing_ok=True)
     for name, model in personal_models(plan, trained, ratings):
         save(model._replace(about=model.about | {"verdict": judged[name]}), out / "listeners" / files[name])

@@ -85,7 +85,7 @@ def plain(value: object) -> str:
     return repr([*map(plain, value)] if isinstance(value, list | tuple) else value)
 
 
-def isolated(call: Callable[[], tuple[str, str]], limit: int = LIMIT) -> tuple[str, str]:
+def isolated(call: Callable[[], tuple[str, str]], limit: float = LIMIT) -> tuple[str, str]:
     """What a call gives in a process of its own: `hang` after `limit` seconds of computing, or ten times as many of
     waiting; `traceback` where the process dies.
     """
@@ -93,7 +93,7 @@ def isolated(call: Callable[[], tuple[str, str]], limit: int = LIMIT) -> tuple[s
     child = os.fork()
     if not child:
         try:
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit),) * 2)
             os.write(writer, json.dumps(call()).encode()[:60_000])
         finally:
             os._exit(0)
@@ -221,14 +221,14 @@ def hostile(place: Path) -> Iterator[tuple[str, Kind]]:
               "synthetic")
 
     def of_run(draw: random.Random, at: Path) -> tuple[str, str]:
-        made, said_of_it = _worse(tensors, about, needed, draw)
+        made, described_as = _worse(tensors, about, needed, draw)
         save_file(made, at / "model.safetensors")
-        records.seal(said_of_it, at / "model.json", at / "model.safetensors")
+        records.seal(described_as, at / "model.json", at / "model.safetensors")
         return judged(lambda: [*checkpoints.load(at)], lambda: None, str(at))
 
     def of_listener(draw: random.Random, at: Path) -> tuple[str, str]:
-        made, said_of_it = _worse(mine, described, (*needed, "shots"), draw)
-        save_file(made, at / "me.safetensors", {"about": json.dumps(said_of_it)})
+        made, described_as = _worse(mine, described, (*needed, "shots"), draw)
+        save_file(made, at / "me.safetensors", {"about": json.dumps(described_as)})
         return judged(lambda: [*personal.load(at / "me.safetensors")], lambda: None, "me.safetensors")
 
     yield "hostile model folder", Kind(100, of_run)

@@ -17,7 +17,7 @@ from perser.corpora import schema
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "results" / "team" / "emodb.json"
-LEFT_OUT = {"corpus_options"}  # paths of this machine
+LEFT_OUT = {"corpus_options", "files", "seal"}  # paths of this machine, and what tells of damage
 
 
 @click.command(epilog="Example: python tools/team_record.py --root /path/to/EmoDB")

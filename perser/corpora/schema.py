@@ -26,7 +26,7 @@ import pandas as pd
 from perser import audio
 from perser.corpora.base import Corpus, nearest
 from perser.errors import UserError
-from perser.records import inert, literal, whole
+from perser.records import first_line, inert, literal, whole
 
 COLUMNS = ("clip", "listener", "label", "speaker", "session")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -350,7 +350,7 @@ def vectors(file: Path, encoding: str = "") -> tuple[list[str], np.ndarray]:
     except UserError:
         raise
     except (KeyError, ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file}: no table of features ({str(error).splitlines()[0]}); give a column clip and a column "
+        raise UserError(f"{file}: no table of features ({first_line(error)}); give a column clip and a column "
                         "for every number, or an .npy with clips.txt beside it") from None
     if values.ndim not in (2, 3) or len(values) != len(names) or not values.size:
         raise UserError(f"{file}: features {values.shape} of {len(names)} clips; give a row for every clip")

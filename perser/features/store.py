@@ -323,4 +323,4 @@ def _damaged(folder: str | Path, problem: str) -> UserError:
 
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0]
+    return text.strip().split("\n")[0]
