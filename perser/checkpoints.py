@@ -53,7 +53,7 @@ def load(directory: Path) -> Checkpoint:
     directory = Path(directory)
     try:
         about = description(directory)
-        sealed(directory / "model.json", "where `perser run` wrote this folder, delete it and run the same command again")
+        sealed(directory / "model.json", "where `perser run` wrote this folder, delete it and run the same again")
         about = {name: value for name, value in about.items() if name not in ("files", "seal")}
         tensors, _ = read_tensors(directory / "model.safetensors")
         plain, model_type = about.pop("model"), kinds()[about["kind"]].Model

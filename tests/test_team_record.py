@@ -14,7 +14,7 @@ NAMES = {"general": ("ssl-e", 0, "own"), "personal": ("meta-perser-p-robust", 20
 
 @pytest.fixture(scope="module")
 def study():
-    """Unseen clips of the study, first seed, summed over folds: accuracy and log loss by method, shots, whose, listener."""
+    """Accuracy and log loss on unseen clips of the study, first seed, by method, shots, whose shots and listener."""
     frame = records.read(ROOT / "results/emodb/whisper-tiny.en/methods")
     frame = frame[(frame["seed"] == 0) & (frame["setting"] == "unseen")]
     sums = frame.groupby(["method", "shots", "shots_of", "listener"])[["queries", "top", "log_loss"]].sum()

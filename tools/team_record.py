@@ -1,7 +1,7 @@
 """Record what `perser personalise` says of EmoDB's 36 reported listeners. Notebook 13 shows the record.
 
 The listeners are treated like any team: their ratings are written as a table, and the command reads nothing else but
-the folder of audio. Shots and the order of classes are the study's, so that the record can be held against the study's records.
+the folder of audio. Shots and the order of classes are the study's, so that the record can be held against its own.
 """
 
 import json

@@ -57,7 +57,7 @@ class AllDataModel(NamedTuple):
 
 
 class AllData(Method):
-    """The best adaptation of SSL-E to every other rating of the listener: what all of a listener's ratings could give."""
+    """The best adaptation of SSL-E to every other rating of the listener: what all of them could give."""
 
     kind: Literal["all-data"] = "all-data"
     title: str = "All data (upper bound)"

@@ -28,7 +28,7 @@ EM_STEPS = 12
 
 
 class PopulationPriorModel(NamedTuple):
-    """SSL-E, the prior covariance (C F, C F) of a listener's map (C, F = 1 + C), and per number of shots a factor on it."""
+    """SSL-E, the prior covariance (C F, C F) of a listener's map (C, F = 1 + C), and by number of shots its factor."""
 
     head: Head
     covariance: Tensor
@@ -84,7 +84,7 @@ class PopulationPrior(Method):
 
 @torch.no_grad()
 def prior_of(task: Task, head: Head) -> Tensor:
-    """The covariance that the training listeners' ratings give, those of the dev session, which nobody trains on, too."""
+    """The covariance that the training listeners' ratings give, those of the dev session included."""
     pool = np.concatenate([task.split.train, task.split.base_dev])
     logits, pools = heads.logits(head, task.data.features), list(by_listener(task.data, pool, 1).values())
     longest = max(map(len, pools))
