@@ -235,7 +235,7 @@ def test_a_flipped_bit_of_a_flac_is_seen(tmp_path, share):
     content = bytearray(path.read_bytes())
     content[round(share * len(content))] ^= 8
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.flac: unreadable audio"):
+    with pytest.raises(UserError, match=r"a\.flac: (unreadable audio|cut short)"):
         audio.read(path)
 
 
