@@ -47,7 +47,7 @@ class Settings(BaseModel):
     def _one_is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
         """A single value where several may stand: shots = 5 is [5]. True is no number 1."""
         kind = cls.model_fields[info.field_name].annotation
-        if bool not in (kind, *get_args(kind)) and any(isinstance(one, bool) for one in (
+        if "bool" not in str(kind) and any(isinstance(one, bool) for one in (
                 value if isinstance(value, list | tuple) else [value])):
             raise ValueError("true or false is no value of it")
         several = get_origin(kind) is tuple

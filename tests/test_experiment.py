@@ -42,6 +42,8 @@ def test_defaults_are_those_of_emo_superb(file):
     (MAIN, ("shots=[1, 1]",), "shots: value error, values must differ"),
     (MAIN, ("base=3",), "base: input should be a valid dictionary"),
     (MAIN, ("references=['b']",), "references: 'b' is no method of this experiment"),
+    (MAIN, ("draws=true",), "draws: value error, true or false is no value of it"),
+    (MAIN, ("shots=[5, true]",), "shots: value error, true or false is no value of it"),
     (MAIN + "lr_by_shots = true\n", (), "methods.a: value error, lr_by_shots needs lslr"),
     ("methods = ", (), "not valid TOML"),
     ("methods = 3", (), "methods: input should be a valid dictionary"),
