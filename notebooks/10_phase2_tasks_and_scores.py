@@ -31,8 +31,8 @@ stamp = perser.wording.synthetic_stamp(", ".join(sorted(set(records["synthetic"]
 table = aggregate.tasks(records)
 answered = table[table["main"] & (table["N/A"] < 1) & ~table["model"].isin(report.CONTROLS)][["model", "instance"]]
 tally = aggregate.tally(aggregate.differences(records, "majority").merge(answered))
-answer = "; ".join(f"{report.short(row.model)} answers {row.better + row.worse + row.neither}, better than the majority "
-                   f"on {row.better} and worse on {row.worse}" for row in tally.itertuples())
+answer = "; ".join(f"{report.short(row.model)} answers {row.better + row.worse + row.neither}, better than the majority"
+                   f" on {row.better} and worse on {row.worse}" for row in tally.itertuples())
 display(Markdown(f"**Of {records['instance'].nunique()} tasks, {answer} (95 % intervals of the difference).**"))
 print(stamp or "real recordings")
 print(records["sample"].groupby(records["instance"]).nunique().max(), "questions per task at most,",
