@@ -28,10 +28,11 @@ from IPython.display import Image, Markdown, display
 aggregate, report = perser.phase2.aggregate, perser.phase2.report
 records = aggregate.read(phase2)
 stamp = perser.wording.synthetic_stamp(", ".join(sorted(set(records["synthetic"]) - {""})))
-gaps = aggregate.differences(records, "majority")
-tally = aggregate.tally(gaps[~gaps["model"].isin(report.CONTROLS)])
-answer = "; ".join(f"{report.short(row.model)} beats the majority answer on {row.better} and loses on {row.worse}"
-                   for row in tally.itertuples())
+table = aggregate.tasks(records)
+answered = table[table["main"] & (table["N/A"] < 1) & ~table["model"].isin(report.CONTROLS)][["model", "instance"]]
+tally = aggregate.tally(aggregate.differences(records, "majority").merge(answered))
+answer = "; ".join(f"{report.short(row.model)} answers {row.better + row.worse + row.neither}, better than the majority"
+                   f" on {row.better} and worse on {row.worse}" for row in tally.itertuples())
 display(Markdown(f"**Of {records['instance'].nunique()} tasks, {answer} (95 % intervals of the difference).**"))
 print(stamp or "real recordings")
 print(records["sample"].groupby(records["instance"]).nunique().max(), "questions per task at most,",
@@ -61,7 +62,6 @@ for group in groups:
 # the scorers.
 
 # %%
-table = aggregate.tasks(records)
 display(Markdown(f"*{stamp or 'real recordings'}*\n\n{report.side_by_side(table)}"))
 
 # %% [markdown]

@@ -190,13 +190,14 @@ def radar(skill: pd.DataFrame, stamp: str = "") -> Figure:
     """
     means = skill.groupby(level="domain").mean().clip(-1, 1)
     angles = np.linspace(0, 2 * np.pi, len(means), endpoint=False)
-    figure = Figure(figsize=(3.4, 3.0))
+    figure = Figure(figsize=(3.4, 3.4))
     axes = figure.add_subplot(projection="polar")
-    for model, values in means.items():
+    axes.set_theta_zero_location("N")
+    for model, values in means.drop(columns="majority", errors="ignore").items():
         axes.plot([*angles, angles[0]], [*values, values.iloc[0]], marker=".", linewidth=1, label=short(model))
     axes.plot(np.linspace(0, 2 * np.pi, 100), np.zeros(100), color="#404040", linestyle="--", linewidth=0.6)
     axes.set(xticks=angles, xticklabels=list(means.index), ylim=(-1, 1), yticks=[-1, 0, 1])
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=5.5, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=5.5, frameon=False)
     if stamp:
         figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
     return figure
