@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import adapt, cost, extraction, measure, meta, scale
+from benchmarks import adapt, cost, distributed, extraction, measure, meta, scale
 from benchmarks.measure import Turns
 from perser.errors import UserError
 
@@ -24,11 +24,13 @@ ABOUT = {
     "scale": "An episode draw and an outer step at rising numbers of listeners, features on disk.",
     "cost": "All methods of perser/experiments/methods.toml, trained on random ratings and adapted to one listener.",
     "phase2": "A Phase-2 run of the embedded suite with a model that answers at once: what one more sample costs.",
+    "distributed": "Units of an experiment per minute against workers, and the arithmetic of a large collection.",
     "e2e": "Seconds of the last default ./reproduce.sh, stage by stage.",
 }
 
 
-ON_CPU = ("cost", "phase2", "e2e")  # what they time runs on the processor, with or without an accelerator
+# What they time runs on the processor, with or without an accelerator.
+ON_CPU = ("cost", "phase2", "distributed", "e2e")
 
 
 def run(name: str, device: str | None = None, rounds: int = 5, threads: int | None = None, size: float = 1.0,
@@ -50,6 +52,8 @@ def run(name: str, device: str | None = None, rounds: int = 5, threads: int | No
             "scale": lambda: scale.scale(place, turns, tuple(max(1, round(size * n)) for n in scale.LISTENERS)),
             "cost": lambda: cost.cost(place, turns, shape),
             "phase2": lambda: _overhead(turns, size),
+            "distributed": lambda: distributed.distributed(turns, shape, clips=max(2, round(64 * size)),
+                                                           listeners=max(2, round(1000 * size))),
             "e2e": lambda: timed_stages(stages),
         }[name]()
     finally:

@@ -15,7 +15,7 @@ from torch.func import grad, vmap
 from benchmarks.problem import Problem
 from perser import model as heads
 from perser.adapt import personal_heads
-from perser.model import Head, cross_entropy
+from perser.model import cross_entropy
 
 Step = Callable[[], tuple[float, list[Tensor]]]
 

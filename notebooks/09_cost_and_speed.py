@@ -126,3 +126,7 @@ for path, result in results.items():
         conditions = f"{where['device']}: {where['cpu']}, {where['threads']} threads"
         pdf, png = perser.figures.save(perser.figures.speed(rows, conditions), f"../out/notebooks/figures/{path.stem}")
         display(Image(png, width=560, alt="Milliseconds of one outer step by implementation"))
+
+# %%
+if not any(path.name.startswith("cuda-") for path in results):
+    print("No CUDA card has run these benchmarks yet. benchmarks/gpu.sh runs them, and checks the card, in six minutes.")

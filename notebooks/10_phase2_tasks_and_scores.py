@@ -28,11 +28,12 @@ from IPython.display import Image, Markdown, display
 aggregate, report = perser.phase2.aggregate, perser.phase2.report
 records = aggregate.read(phase2)
 stamp = perser.wording.synthetic_stamp(", ".join(sorted(set(records["synthetic"]) - {""})))
-gaps = aggregate.differences(records, "majority")
-tally = aggregate.tally(gaps[~gaps["model"].isin(report.CONTROLS)])
-answer = "; ".join(f"{report.short(row.model)} beats the majority answer on {row.better} and loses on {row.worse}"
-                   for row in tally.itertuples())
-display(Markdown(f"**Hardly. Of {records['instance'].nunique()} tasks, {answer} (95 % intervals of the difference).**"))
+table = aggregate.tasks(records)
+answered = table[table["main"] & (table["N/A"] < 1) & ~table["model"].isin(report.CONTROLS)][["model", "instance"]]
+tally = aggregate.tally(aggregate.differences(records, "majority").merge(answered))
+answer = "; ".join(f"{report.short(row.model)} answers {row.better + row.worse + row.neither}, better than the majority"
+                   f" on {row.better} and worse on {row.worse}" for row in tally.itertuples())
+display(Markdown(f"**Of {records['instance'].nunique()} tasks, {answer} (95 % intervals of the difference).**"))
 print(stamp or "real recordings")
 print(records["sample"].groupby(records["instance"]).nunique().max(), "questions per task at most,",
       records["model"].nunique(), "models")
@@ -56,12 +57,11 @@ for group in groups:
 # ## Scores by task
 #
 # Read this table first. An average over tasks with different metrics is dominated by the metric with the widest range.
-# WER, CER, PER, MSE, MAE and MedAE are better when lower. Bold is the best model that does not know the labels, where it
-# beats the majority answer; a dash is a model without an answer. The oracle is perfect in all rows, which verifies the
-# scorers.
+# WER, CER, PER, MSE, MAE and MedAE are better when lower. Bold is the best model that does not know the labels, where
+# it beats the majority answer; a dash is a model without an answer. The oracle is perfect in all rows, which verifies
+# the scorers.
 
 # %%
-table = aggregate.tasks(records)
 display(Markdown(f"*{stamp or 'real recordings'}*\n\n{report.side_by_side(table)}"))
 
 # %% [markdown]
@@ -87,8 +87,8 @@ display(Image(png, width=560, alt="Models over domains, from the majority contro
 # ## No answer
 #
 # An output that cannot be read as an answer is counted and never replaced by a guess. Our classifier knows emotions
-# only, so it declines all other tasks. The first table counts rows by what became of them; `truncated` were ended by the
-# limit of tokens. The second is the share of rows without an answer.
+# only, so it declines all other tasks. The first table counts rows by what became of them; `truncated` were ended by
+# the limit of tokens. The second is the share of rows without an answer.
 
 # %%
 counts = aggregate.counts(records, aggregate.manifests(phase2)).groupby("model").sum(numeric_only=True).reset_index()

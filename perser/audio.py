@@ -46,7 +46,8 @@ _FORMATS = ("mov,mp4,m4a,3gp,matroska,webm,asf,flac,wav,ape,wv,tta,avi,mp3,aac,a
 _HEADED = {"mov", "matroska", "asf", "flac", "ape", "wv", "tta"}  # their headers state the true length
 # What libsndfile notes of a size in a header that the file falls short of, in bytes.
 _SHORT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: *(\d+) \(should be (\d+)\)", re.M)
-_JUNK = re.compile(r"Unknown chunk marker .* at position (\d+)")
+_JUNK = re.compile(r"Unknown chunk marker.* at position (\d+)")
+_INSIDE = re.compile(r"^RIFF : (\d+)$(?s:.*)^data : \d+\n\W*Unknown chunk marker", re.M)  # right behind the samples
 
 log = logging.getLogger(__name__)
 
@@ -168,9 +169,10 @@ def _trusted(file: soundfile.SoundFile, path: Path) -> bool:
         if stated < STREAMED:
             raise _cut_short(path, there, stated, "bytes")
     junk = _JUNK.search(file.extra_info)
-    if file.frames and junk and path.stat().st_size - int(junk[1]) > JUNK * path.stat().st_size:
+    size, riff = path.stat().st_size, _INSIDE.search(file.extra_info)
+    if file.frames and junk and ((riff and int(riff[1]) + 8 == size) or size - int(junk[1]) > JUNK * size):
         raise _refused(path, f"its header states {file.frames / file.samplerate:.2f} s of sound, and "
-                             f"{path.stat().st_size - int(junk[1]):,} bytes of something else follow")
+                             f"{size - int(junk[1]):,} bytes of something else follow")
     if file.format == "FLAC" and file.frames:
         try:
             file.seek(file.frames - 1)
@@ -191,6 +193,8 @@ def _ffmpeg(path: Path, reason: str) -> Iterator[tuple[np.ndarray, int]]:
                 raise _unreadable(path, "no sound in it")
             stream, resampler = container.streams.audio[0], av.AudioResampler("fltp")
             stated = _stated(path, container, stream)
+            if container.format.name == "flac":  # its frames have checksums, which FFmpeg does not look at by itself
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
             for frame in container.decode(stream):
                 rate = frame.sample_rate
                 _check_form(path, rate, frame.layout.nb_channels)
@@ -278,4 +282,4 @@ def _refused(path: str | os.PathLike, fault: str) -> UserError:
 
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or error
-    return (str(text).strip().rstrip(".").splitlines() or ["no sound"])[0]
+    return str(text).strip().rstrip(".").split("\n")[0] or "no sound"

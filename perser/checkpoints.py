@@ -15,7 +15,7 @@ from perser.errors import UserError
 from perser.experiment import kinds
 from perser.methods.base import pack, unpack
 from perser.model import Head
-from perser.records import Run, whole, write_json
+from perser.records import Run, first_line, seal, sealed, whole
 
 
 class Checkpoint(NamedTuple):
@@ -45,7 +45,7 @@ def save(checkpoint: Checkpoint, directory: Path) -> None:
     tensors |= {name: getattr(checkpoint, name) for name in STANDARD}
     with whole(directory / "model.safetensors") as half:
         save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, half)
-    write_json(checkpoint.about | {"model": plain}, directory / "model.json")
+    seal(checkpoint.about | {"model": plain}, directory / "model.json", directory / "model.safetensors")
 
 
 def load(directory: Path) -> Checkpoint:
@@ -53,6 +53,8 @@ def load(directory: Path) -> Checkpoint:
     directory = Path(directory)
     try:
         about = description(directory)
+        sealed(directory / "model.json", "where `perser run` wrote this folder, delete it and run the same again")
+        about = {name: value for name, value in about.items() if name not in ("files", "seal")}
         tensors, _ = read_tensors(directory / "model.safetensors")
         plain, model_type = about.pop("model"), kinds()[about["kind"]].Model
         mean, scale, weights = (tensors.pop(name) for name in STANDARD)
@@ -65,6 +67,8 @@ def load(directory: Path) -> Checkpoint:
         if not model.settings or len(parts) < len(tensors):
             raise ValueError("its settings or tensors are not those of such a model")
         return Checkpoint(model, mean, scale, weights, about)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{error.filename or directory}: no model there; `perser run` writes models under "
                         "OUT/checkpoints") from None
@@ -77,7 +81,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    return first_line(error)[:200]
 
 
 def description(directory: Path) -> dict:

@@ -1,5 +1,6 @@
 """The command line. `perser COMMAND --help` shows every command with an example."""
 
+import functools
 import importlib
 import json
 import logging
@@ -148,14 +149,45 @@ def of_table(command):
     return command
 
 
+def in_parallel(command):
+    """Add the options of where work is done to a command. It gets `jobs`, and runs while the cluster is connected."""
+    @functools.wraps(command)
+    def connected(jobs: int | None, backend: str, address: str | None, **arguments):
+        from perser import cluster
+
+        context = click.get_current_context()
+        if address and backend == cluster.BACKENDS[0]:
+            raise click.UsageError("--address: give --backend ray or dask too", context)
+        usage(context.with_resource, cluster.on(backend, address, jobs))
+        return command(jobs=jobs or cluster.workers(), **arguments)
+
+    for option in (
+        click.option("--address", help="HOST:PORT of the cluster.  [default: RAY_ADDRESS, or the one on this machine]"),
+        click.option("--backend", type=click.Choice(["loky", "ray", "dask"]), default="loky", show_default=True,
+                     help="Work in processes of this machine, or on a cluster that shares the folders with it."),
+        click.option("--jobs", show_default="cores, of all machines on a cluster", type=click.IntRange(1))):
+        connected = option(connected)
+    return connected
+
+
+def share_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """(K, N) of K/N, with K from 0 to N."""
+    if text is None:
+        return None
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and int(first) <= int(second) > 0):
+        raise click.BadParameter(f"{text}: write it as K/N with K from 0 to N, such as 2/8", context, parameter)
+    return int(first), int(second)
+
+
 def corpus_options(pairs: tuple[str, ...], threshold: tuple[str, ...] = (), **table: str | None) -> dict:
-    """key=value pairs, whole numbers as int, and the options of a table that are set."""
+    """key=value pairs, whose values stay text until the corpus reads them, and the options of a table that are set."""
     options = {key: value for key, value in {"threshold": ",".join(threshold), **table}.items() if value}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"--option {pair}: write it as key=value", click.get_current_context())
-        options[key] = int(value) if value.lstrip("-").isdigit() else value
+        options[key] = value
     return options
 
 
@@ -232,7 +264,7 @@ def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None,
     if export:
         rows, folder = schema.rows(loaded)
         schema.write(rows, export)
-        click.echo(f"{export}: {counted(len(rows), 'rating')}; --audio {folder}", err=True)
+        tell(f"{export}: {counted(len(rows), 'rating')}; --audio {folder}")
     description = corpora.describe(loaded)
     if as_json:
         click.echo(json.dumps(description, indent=1))
@@ -285,9 +317,13 @@ def get(name: str) -> None:
 @click.option("--normalise", type=click.Choice(["corpus", "clip", "none"]),
               help="Mean and sd of waveforms.  [default: as the upstream asks: none for whisper, else corpus]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting. Repeatable.")
-@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+@click.option("--part", "share", metavar="K/N", callback=share_of,
+              help="Compute every N-th missing unit from the K-th alone, as one of N jobs that share OUT, or 0/N the "
+                   "features alone; then run without --part for the records.")
+@in_parallel
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
-        out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int, **table) -> None:
+        out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int,
+        share: tuple[int, int] | None, **table) -> None:
     """Compute the missing records of EXPERIMENT, a name such as main or a .toml file, and print its table."""
     now(f"reading {corpus} from {root}")
     from perser import experiment as experiments
@@ -296,6 +332,10 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
 
     settings = usage(experiments.load, usage(experiments.named, experiment), overrides, corpus)
     plan = planned(settings, corpus, root, corpus_options(options, **table), upstream, revision, out, store, normalise)
+    if share:
+        workers.fill(plan, jobs, terminal(), share)
+        click.echo(f"{out}: part {share[0]} of {share[1]} is there; without --part the command writes the records")
+        return
     workers.run(plan, jobs, terminal())
     finished = records.load(out)
     table, caption = next(iter(report.tables_of(finished).values()))
@@ -339,7 +379,7 @@ def embedded(corpus, upstream, revision: str | None, store: Path, normalise: str
 @of_table
 @TRAINED_ON
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the test.")
-@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+@in_parallel
 def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...], upstream: str,
                 overrides: tuple[str, ...], jobs: int, **table) -> None:
     """From a table of RATINGS and a folder of AUDIO to a model per listener, and whom it helps.
@@ -367,7 +407,7 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
 @click.option("--method", "methods", multiple=True, help="Only these methods. Repeatable.")
 @TRAINED_ON
 @click.option("--out", default=Path("out/search"), show_default=True, type=DIRECTORY, help="Parts, features, trials.")
-@click.option("--jobs", default=os.cpu_count(), show_default="cores", type=click.IntRange(1))
+@in_parallel
 def search(file: str, roots: tuple[str, ...], methods: tuple[str, ...], upstream: str, out: Path, jobs: int) -> None:
     """Search the settings of methods on the development corpora of FILE: one line per trial, the best at the end.
 
@@ -441,17 +481,12 @@ def walk(run: Path, root: Path, method: str, upstream: str | None) -> None:
     click.echo(walkthrough.record(run, root, method, upstream))
 
 
-def warn(text: str) -> None:
-    """A line on standard error, of what goes on or of what to doubt."""
-    click.echo(f"{NAME}: {text}".replace("\n", " "), err=True)
-
-
 def warn_of_synthetic(about: dict) -> None:
     """Say loudly that a model knows no real voices or listeners."""
     from perser import listener
 
     if about["synthetic"]:
-        warn(f"WARNING: SYNTHETIC: {listener.SYNTHETIC.format(about['synthetic'])}")
+        tell(f"WARNING: SYNTHETIC: {listener.SYNTHETIC.format(about['synthetic'])}")
 
 
 MODEL = click.Path(exists=True, path_type=Path)
@@ -486,7 +521,7 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybo
         raise click.UsageError(f"--out {out}: is a folder; name a file, or give --each", click.get_current_context())
     place, why = checkpoints.choose(model, method)
     if why:
-        warn(f"{place}: {why}")
+        tell(f"{place}: {why}")
     trained = checkpoints.load(place)
     options = corpus_options((), **table)
     rated = personal.read_table(ratings, tuple(trained.about["classes"]), **options)
@@ -515,7 +550,7 @@ def written(adapted, files: dict[str, Path]) -> None:
         warn_of_synthetic(results[0][1])
     for line, names in doubts.items():
         names = [name for name in names if name] if len(files) > 1 else []
-        warn(f"warning: {', '.join(names[:3])}{f' and {len(names) - 3} others' * (len(names) > 3)}"
+        tell(f"warning: {', '.join(names[:3])}{f' and {len(names) - 3} others' * (len(names) > 3)}"
              f"{': ' * bool(names)}{line}")
     if len(files) == 1:
         for name, about, file in results:
@@ -527,7 +562,7 @@ def written(adapted, files: dict[str, Path]) -> None:
         click.echo("\n".join([*listeners.table([(name, about["test"], str(file)) for name, about, file in results]),
                               f"{counted(len(results), 'file')} in {next(iter(files.values())).parent}"]))
     for name, error in faults:
-        warn(f"{name}: no model: {error}")
+        tell(f"{name}: no model: {error}")
     if faults:
         raise click.exceptions.Exit(1)
 
@@ -554,7 +589,7 @@ def predict(model: Path, listener: str | None, method: str, upstream: str | None
 
     chosen, why = personal.find(model, listener, method)
     if why:
-        warn(why)
+        tell(why)
     warn_of_synthetic(chosen.about)
     files, faults = personal.inputs(audio, chosen.about)
     frames = []
@@ -567,7 +602,7 @@ def predict(model: Path, listener: str | None, method: str, upstream: str | None
     else:
         click.echo(text, nl=False)
     for fault in faults:
-        warn(str(fault))
+        tell(str(fault))
     if faults:
         raise click.exceptions.Exit(1)
 
@@ -588,6 +623,34 @@ def explain(model: Path, as_json: bool) -> None:
     entries = ("listener", "method", "shots", "synthetic", "verdict", "test", "differs")
     click.echo(json.dumps({name: about.get(name) for name in entries}, indent=1, ensure_ascii=False) if as_json else
                "\n".join(listener.explained(about)))
+
+
+@main.command(epilog="Example: perser app --model out/team --audio clips --ratings ratings.csv --out out/app")
+@click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="As for `perser adapt`.")
+@click.option("--audio", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder of the clips to hear.")
+@click.option("--ratings", type=FILE, help="Other listeners' ratings of the clips, to choose which say most.")
+@of_table
+@UPSTREAM
+@click.option("--out", required=True, type=DIRECTORY, help="Ratings and models of listeners, features.")
+@click.option("--shots", default=10, show_default=True, type=click.IntRange(1), help="Clips before a model adapts.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+def app(model: Path, audio: Path, ratings: Path | None, upstream: str | None, out: Path, shots: int, host: str,
+        port: int, **table) -> None:
+    """Open a page on this machine on which a listener personalises a model by ear.
+
+    Every rating is on disk in OUT/ratings before the next clip plays: the same name goes on where it stopped.
+    """
+    now(f"reading clips of {audio}")
+    from perser import app as page
+    from perser import listening
+
+    if host not in page.LOOPBACK:
+        tell(f"everybody who reaches {host} can open the page and rate under any name")
+    study = usage(listening.study, model, audio, out, shots, ratings, upstream, **corpus_options((), **table))
+    page.serve(study, host, port, click.echo)
 
 
 @main.command(epilog="Example: perser claims --all")
@@ -622,9 +685,28 @@ def claims(results: Path, everything: bool, paper: Path | None, as_json: bool) -
     sys.exit(any(one.regressed for one in judged))
 
 
+@main.command(epilog="Example: perser site --out out/site")
+@click.option("--out", required=True, type=DIRECTORY, help="Folder of the site: new, empty or an earlier site.")
+@click.option("--results", default="results", show_default=True,
+              type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--notebooks", default="notebooks", show_default=True, help="Folder of executed notebooks.",
+              type=click.Path(exists=True, file_okay=False, path_type=Path))
+def site(out: Path, results: Path, notebooks: Path) -> None:
+    """Write a static site: the judged claims, notebooks, all figures and tables, documents, the library's reference.
+
+    Documents and figures are those beside RESULTS. The site needs no server and no network: open OUT/index.html.
+    """
+    now("rendering the site")
+    try:
+        from perser import site as sites
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed and renders pages: pip install 'perser[notebooks]'") from None
+    click.echo(sites.build(out, results, notebooks))
+
+
 @main.command(epilog="Example: perser bench meta --out benchmarks/cpu-meta.json")
 @click.argument("name", required=False, type=click.Choice(["meta", "adapt", "features", "scale", "cost", "phase2",
-                                                           "e2e"]))
+                                                           "distributed", "e2e"]))
 @click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1),
               help="Timed rounds; in a round all calls take turns.")

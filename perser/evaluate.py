@@ -13,7 +13,6 @@ from perser.episodes import Draws, Episodes, batch_of
 from perser.model import cross_entropy, soft_f1
 from perser.scores import macro_f1
 
-
 BINS = 10  # of the most probable class's probability, for the calibration error
 
 

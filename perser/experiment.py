@@ -10,10 +10,10 @@ from perser import methods
 from perser.corpora.base import nearest
 from perser.errors import UserError
 from perser.methods import Method
-from perser.settings import Base, Counts, Numbers, Settings, blamed, explain, override, read_toml
+from perser.records import Name
+from perser.settings import MOST, Base, Count, Counts, Numbers, Seeds, Settings, blamed, explain, override, read_toml
 
 OWN = Path(__file__).with_name("experiments")  # the project's own
-MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+_-]*$")]  # it becomes the name of a folder
 SHARED = ("shared.toml", "tuned.toml")  # tables that `like` names: definitions, and what the search chose for them
 COMMON = "experiment"  # the table of shared.toml that all experiments beside it start from
 BY_CORPUS = "corpora"  # and its tables of changes for some corpora
@@ -38,16 +38,16 @@ def _method(table: Any) -> Any:
 class Experiment(Settings):
     """One table or figure: every method over all folds, held-out listeners and seeds."""
 
-    name: str = Field(pattern=r"^[a-z0-9-]+$")
-    seeds: Numbers = Field((0, 1, 2), min_length=1)
+    name: Name
+    seeds: Seeds = Field((0, 1, 2), min_length=1)
     shots: Counts = Field((5, 10, 20), min_length=1)
-    draws: int = Field(5, ge=1, description="supports drawn per listener, setting and number of shots")
-    dev_draws: int = Field(5, ge=1, description="the same for each dev listener")
-    min_queries: int = Field(5, ge=1, description="listeners with fewer query clips in a setting are left out of it")
+    draws: Count = Field(5, description="supports drawn per listener, setting and number of shots")
+    dev_draws: Count = Field(5, description="the same for each dev listener")
+    min_queries: Count = Field(5, description="listeners with fewer query clips in a setting are left out of it")
     support: Literal["same", "any"] | None = Field(
         None, description="where shots come from: clips of the queries' setting, or any of the listener's clips; "
                           "unset: any where \"same\" leaves fewer than half of the listeners")
-    groups: int = Field(6, ge=3, description="groups of listeners, each held out in turn")
+    groups: int = Field(6, ge=3, le=MOST, description="groups of listeners, each held out in turn")
     dev: Literal["held-out", "training"] | None = Field(
         None, description="dev listeners: a held-out group, or the training listeners in the dev session; "
                           "unset: held-out where groups have at least four listeners")
@@ -60,7 +60,7 @@ class Experiment(Settings):
     references: tuple[str, ...] = Field((), description="methods that all others are compared with, in turn; unset: "
                                                         "SSL-E and the best method without meta-learning")
     base: Base = Base()
-    methods: dict[MethodName, Annotated[SerializeAsAny[Method], BeforeValidator(_method)]] = Field(min_length=1)
+    methods: dict[Name, Annotated[SerializeAsAny[Method], BeforeValidator(_method)]] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _references_exist(self) -> "Experiment":

@@ -11,8 +11,8 @@ import torch
 from scipy.special import entr
 from torch import Tensor
 
-from perser import model as heads
 from perser import audio, personal, seeds
+from perser import model as heads
 from perser.about import digest
 from perser.analysis.verdicts import BETTER, LEVEL, REASONS, fit, paired
 from perser.checkpoints import Checkpoint

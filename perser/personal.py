@@ -30,7 +30,7 @@ from perser.errors import UserError
 from perser.features import upstreams
 from perser.methods.base import setting_for
 from perser.model import Head, logits, predict
-from perser.records import whole
+from perser.records import no_formula, whole
 
 CHUNK = 128  # clips that are in memory at a time
 
@@ -354,20 +354,11 @@ def text(frames: list[pd.DataFrame], about: dict, form: str) -> str:
     header = ["file", "label", *classes, *(["synthetic"] if about["synthetic"] else [])]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(map(_no_formula, header))
+    writer.writerow(map(no_formula, header))
     for file, label, *shares in rows:
-        writer.writerow([_no_formula(file), _no_formula(label), *(f"{share:.4f}" for share in shares),
-                         *([_no_formula(about["synthetic"])] if about["synthetic"] else [])])
+        writer.writerow([no_formula(file), no_formula(label), *(f"{share:.4f}" for share in shares),
+                         *([no_formula(about["synthetic"])] if about["synthetic"] else [])])
     return lines.getvalue().encode(errors="replace").decode()
-
-
-def _no_formula(cell: str) -> str:
-    """A cell that a spreadsheet takes as text: those that begin like a formula get an apostrophe.
-
-    >>> _no_formula("=1+1.wav"), _no_formula("a=1.wav")
-    ("'=1+1.wav", 'a=1.wav')
-    """
-    return f"'{cell}" if cell.lstrip().startswith(("=", "+", "-", "@")) or cell.startswith(("\t", "\r")) else cell
 
 
 def classify(personal: PersonalModel, files: list[Path], store: Path, upstream: str | None = None) -> pd.DataFrame:

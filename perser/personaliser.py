@@ -76,7 +76,7 @@ class Personaliser(BaseEstimator):
         trained = team.general(plan)
         saved = {name: getattr(self, name) for name in PARAMETERS}
         self._take(trained._replace(about=trained.about | {"parameters": saved}))
-        self.models_ = dict(team.personal_models(plan, self.general_))
+        self.models_ = dict(team.personal_models(plan, self.general_, prepared.corpus.ratings))
         self.listeners_ = np.array([*self.models_])
         self.audio_ = (audio, clips)
         return self

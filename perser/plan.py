@@ -1,19 +1,23 @@
 """What an experiment computes on one corpus and upstream, and where each result lies."""
 
+import copy
 import os
+import re
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from perser import provenance, settings
+from perser import provenance, records, settings
 from perser.corpora import Corpus, schema
 from perser.corpora.agreement import listener_traits, noise_ceiling
 from perser.data import Task, from_corpus, make_task
+from perser.errors import UserError
 from perser.experiment import Experiment
 from perser.features.upstreams import Upstream
 from perser.protocol import Protocol
-from perser.records import synthetic_parts
+from perser.records import UPSTREAM, synthetic_parts
 
 # Raise this with every change that can alter a number, however little: parts of another version are computed anew.
 NUMERICS_VERSION = 2
@@ -32,6 +36,9 @@ class Plan(Protocol):
                  moments: tuple[float, float] | str, out: Path):
         """Check the settings against the corpus. moments: how the waveforms were normalised."""
         super().__init__(experiment, from_corpus(corpus, features)._replace(features=None))
+        if not re.fullmatch(UPSTREAM, upstream.name):
+            raise UserError(f"upstream {upstream.name!r}: its name becomes that of a folder; rename the model's folder "
+                            "with letters, digits, '-', '_' and '.'")
         base, self.out = experiment.base, Path(out)
         self.standardise = upstream.standardise if base.standardise is None else base.standardise
         self.features = features.numpy()  # worker processes map the array instead of copying it
@@ -41,19 +48,29 @@ class Plan(Protocol):
             "experiment": experiment.name, "classes": list(corpus.classes), "waveform_moments": moments,
             "corpus_options": corpus.options, "upstream_identity": upstream.identity,
             "label_smoothing": base.label_smoothing}
+        self.notes = list(corpus.notes)
         self.ceiling = None if corpus.repeats is None or corpus.repeats.empty else noise_ceiling(corpus)
         self.traits = listener_traits(corpus.ratings, corpus.classes)
         self.table = schema.rows(corpus)[0] if corpus.name == "table" else None  # its sessions may have been made
         self.fingerprint = provenance.data(corpus.clips, corpus.ratings, self.features.tobytes())
-        self.origin = {"numerics_version": NUMERICS_VERSION, "commit": provenance.git()["commit"],
-                       "data_digest": self.fingerprint, "cpu": provenance.machine()["cpu"]}
+        self.origin = {"numerics_version": NUMERICS_VERSION, "commit": provenance.here()["commit"],
+                       "data_digest": self.fingerprint, "cpu": provenance.here()["cpu"]}
         self.units = [(*part, seed) for seed, part in product(experiment.seeds, self.splits)]
 
     def task(self, unit: Unit) -> Task:
         """What the methods of a unit work with."""
         fold, group, _ = unit
-        data = self.data._replace(features=torch.from_numpy(self.features))
+        features = np.load(self.features, mmap_mode="c") if isinstance(self.features, Path) else self.features
+        data = self.data._replace(features=torch.from_numpy(features))
         return make_task(data, self.split(fold, group), self.experiment.base, self.standardise)
+
+    def by_file(self) -> "Plan":
+        """The plan as it is sent to other machines, which share its folder: its features are a file that they map."""
+        light = copy.copy(self)
+        light.features = self.out.parent / "parts" / f"features-{self.fingerprint}.npy"
+        with records.whole(light.features) as half, half.open("wb") as file:  # anew: an old one may be damaged
+            np.save(file, self.features, allow_pickle=False)
+        return light
 
     def digest(self, *what) -> str:
         """Changes with the numerics, the data and every setting of the experiment but its set of methods."""
@@ -77,7 +94,12 @@ class Plan(Protocol):
 
     def missing(self, unit: Unit) -> list[str]:
         """Methods of a unit that have no records yet."""
-        return [name for name in self.experiment.methods if not (self.part(unit, name) / "records.parquet").exists()]
+        return [name for name in self.experiment.methods if not all(
+            (self.part(unit, name) / file).exists() for file in ("part.json", "records.parquet"))]
+
+    def remedy(self, part: Path) -> str:
+        """What to do about a damaged part."""
+        return f"delete {part} and run the same command again: only this part is computed anew"
 
     def link(self) -> None:
         """Link the models under OUT/checkpoints by unit and method."""

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -38,12 +39,18 @@ def git() -> dict:
         return {"commit": None, "dirty": None}
 
 
+@cache
+def here() -> dict:
+    """The commit and the processor that a number is computed with."""
+    return {"commit": git()["commit"], "cpu": machine()["cpu"]}
+
+
 def machine() -> dict:
     """Processor, cores, memory, operating system, and the versions of Python and of PACKAGES."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        models = [line for line in info.read_text().split("\n") if line.startswith("model name")]
         cpu = models[0].split(":", 1)[1].strip() if models else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1),

@@ -3,20 +3,27 @@
 Tables, figures and claims read records and nothing else. Nothing here imports torch.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from os import getpid
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
 from perser.errors import UserError
 
+# What becomes the name of a file or folder: methods, experiments, corpora. An upstream of the hub has an owner too.
+NAME = r"[A-Za-z0-9][A-Za-z0-9+_.@-]{0,99}"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+UPSTREAM = f"({NAME}/)?{NAME}"
+Upstream = Annotated[str, Field(pattern=f"^{UPSTREAM}$")]
 COLUMNS = {
     "corpus": "name of the corpus",
     "upstream": "name of the upstream",
@@ -44,7 +51,12 @@ LATER = {
     "bins_hits": "those whose most probable class the listener had ticked, by bin",
 }
 RANDOM = "random upstream weights"  # part of `synthetic` where the upstream was never trained
+VALUES = {"setting": ("seen", "unseen"), "shots_of": ("own", "other")}
+MANIFEST, AGAIN = "manifest.json", "run the same `perser run` again"
 KEYS = ["method", "setting", "fold", "seed", "listener", "shots", "inner_steps"]
+_FORMULA = re.compile(r"'*(\s*[=+\-@]|[\t\r])")  # how a cell begins that a spreadsheet runs
+BESIDE = {"learnt": ("method", "fold", "group", "seed", "shots", "step", "tensor", "value"),
+          "listeners": ("listener", "distance", "consistency")}  # tables and their columns
 GROUPS = ("No meta-learning", "Meta-learning", "Upper bound", "Control")
 
 
@@ -56,7 +68,7 @@ class MethodInfo(_Fields):
     """How a method of a run is shown."""
 
     title: str = Field(description="name in print")
-    group: str = Field(description="one of GROUPS")
+    group: str = Field(pattern=f"^({'|'.join(GROUPS)})$", description="one of GROUPS")
     kind: str = Field(description="the module of perser.methods that implements it")
 
 
@@ -72,20 +84,31 @@ class Origin(_Fields):
     minutes: float | None = Field(description="minutes of one core; null where they were not measured")
 
 
+class Config(BaseModel):
+    """What tables and figures read of an experiment's settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    base: dict[str, Any]
+    methods: dict[Name, dict[str, Any]]
+    shots: list[int] = []
+    references: list[Name] = []
+
+
 class Manifest(_Fields):
     """How a run's records came to be."""
 
-    corpus: str = Field(description="name of the corpus")
+    corpus: Name = Field(description="name of the corpus")
     corpus_options: dict[str, Any] = Field(description="options that the corpus was loaded with")
-    upstream: str = Field(description="name of the upstream")
+    upstream: Upstream = Field(description="name of the upstream")
     upstream_identity: str = Field(description="changes whenever the same clip could get other features")
     waveform_moments: str | tuple[float, float] = Field(
         description="how waveforms were normalised: mean and standard deviation, or `clip` or `none`")
     synthetic: str = Field(description="what of the data is synthetic, as in the records")
-    experiment: str = Field(description="name of the experiment")
+    experiment: Name = Field(description="name of the experiment")
     classes: list[str] = Field(description="emotion classes in the order of the records' columns")
     label_smoothing: float = Field(description="smoothing of every target")
-    methods: dict[str, MethodInfo] = Field(description="how each method is shown, by its name in the records")
+    methods: dict[Name, MethodInfo] = Field(description="how each method is shown, by its name in the records")
     config: dict[str, Any] = Field(description="the experiment's settings, all of them")
     config_digest: str = Field(description="digest of the settings")
     numerics_version: int = Field(description="version of everything that can change a number; authors raise it")
@@ -97,6 +120,7 @@ class Manifest(_Fields):
     listeners: int = Field(description="listeners of the corpus")
     listener_groups: int = Field(description="groups of listeners, each held out in turn")
     dev_listeners: str = Field(description="held-out (a group of their own) or training (the training listeners)")
+    notes: list[str] = Field([], description="what the corpus's folder lacks of the full release, by name")
     support: str | None = Field(None, description="where shots come from: same or any; null in runs of before")
     shots: dict[str, list[int]] = Field({}, description="numbers of shots that most listeners have, for dev, seen and "
                                                         "unseen; empty in runs of before")
@@ -109,6 +133,13 @@ class Manifest(_Fields):
     jobs: int = Field(description="processes of the last call")
     origins: list[Origin] = Field(description="where the parts were computed")
     machine: dict[str, Any] = Field(description="processor, cores, memory, Python and packages of the last call")
+    files: dict[Name, str] = Field({}, description="digests of the files beside the manifest; none in runs of before")
+
+    @model_validator(mode="after")
+    def _config_has_what_is_read(self) -> "Manifest":
+        if unknown := self.methods.keys() - Config.model_validate(self.config).methods.keys():
+            raise ValueError(f"config has no method {min(unknown)}")
+        return self
 
 
 class Run(NamedTuple):
@@ -167,19 +198,25 @@ def whole(path: Path) -> Iterator[Path]:
 
     Raises UserError when it cannot be written.
     """
-    half = path.with_name(f".{path.name}.{getpid()}")
+    half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file():
             raise OSError("it exists and is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield half
+        with half.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut after the rename leaves a file without content
         half.replace(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]}); free some space or choose another "
+        raise UserError(f"{path}: cannot be written ({first_line(error)}); free some space or choose another "
                         "place, then run the same command again: what is computed is kept") from None
     finally:
-        if half.is_file():  # not renamed, so that the writing failed or was stopped
-            half.unlink()
+        half.unlink(missing_ok=True)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its kind where it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
@@ -188,52 +225,164 @@ def write(frame: pd.DataFrame, path: Path) -> None:
         frame.to_parquet(half, index=False)
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write a UTF-8 text file, whole or not at all. Raises UserError as `whole`."""
+    with whole(path) as half:
+        half.write_text(text, encoding="utf-8")
+
+
 def write_json(value: dict | BaseModel, path: Path) -> None:
     """Write a JSON file with sorted keys, whole or not at all. Raises UserError as `whole`."""
     value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    with whole(path) as half:
-        half.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", path)
 
 
-def read(run: Path) -> pd.DataFrame:
-    """The records of a finished run directory. Raises UserError when there are none."""
-    path = Path(run) / "records.parquet"
+def inert(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with all text as `no_formula` gives it."""
+    return frame.map(lambda cell: no_formula(cell) if isinstance(cell, str) else cell)
+
+
+def no_formula(cell: str) -> str:
+    """A cell with an apostrophe before text that a spreadsheet would run as a formula.
+
+    >>> [*map(no_formula, ["=1+1", "Ann", "'=x", " =x", "a=1.wav"])]
+    ["'=1+1", 'Ann', "''=x", "' =x", 'a=1.wav']
+    """
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def literal(cell: str) -> str:
+    """A cell as it was before `no_formula`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def seal(value: dict, path: Path, *files: Path) -> None:
+    """Write a JSON object with the digests of files beside it and, last, of itself. Raises UserError as `whole`."""
+    value = value | {"files": {file.name: _digest(file.read_bytes()) for file in files}}
+    write_json(value | {"seal": _of(value)}, path)
+
+
+def sealed(path: Path, remedy: str, *names: str) -> dict:
+    """The object that `seal` wrote, after a check of the object and of the named files beside it, or all of them.
+
+    Files of before have no digests and are not checked. Raises UserError, which ends in the remedy.
+    """
+    value = read_json(path, remedy)
+    if value.pop("seal", None) not in (None, _of(value)):
+        raise UserError(f"{path}: damaged, its digest has changed; {remedy}")
+    digests = value.get("files", {})
+    if not isinstance(digests, dict) or not all(re.fullmatch(NAME, name) for name in digests):
+        raise UserError(f"{path}: damaged, `files` names no files beside it; {remedy}")
+    for name in names or digests:
+        file = path.with_name(name)
+        if name in digests and not file.is_file():
+            raise UserError(f"{file}: missing; {remedy}")
+        if name in digests and _digest(file.read_bytes()) != digests[name]:
+            raise UserError(f"{file}: damaged, its digest has changed; {remedy}")
+    return value
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _of(value: dict) -> str:
+    return _digest(json.dumps(value, sort_keys=True).encode())
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """A JSON object. Raises UserError, which ends in the remedy, where the file is missing, unreadable or no object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged, no JSON ({first_line(error)}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged, no JSON object; {remedy}")
+    return value
+
+
+def table(path: Path, remedy: str, needs: Iterable[str] = ()) -> pd.DataFrame:
+    """A parquet file. Raises UserError, which ends in the remedy, where it is missing, damaged or lacks a column."""
     if not path.is_file():
-        raise UserError(f"{path}: no records there; make them with `perser run`, or give a run directory")
+        raise UserError(f"{path}: missing; {remedy}")
     try:
         frame = pd.read_parquet(path)
-    except Exception as error:
-        raise UserError(f"{path}: not a readable records file ({str(error).splitlines()[0]}); "
-                        "delete it and run the same `perser run` again") from None
-    missing = [name for name in COLUMNS if name not in frame]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]} is missing; these are not records of this version")
+    except Exception as error:  # pyarrow raises nearly every kind
+        raise UserError(f"{path}: damaged ({first_line(error)}); {remedy}") from None
+    for name in needs:
+        if name not in frame:
+            raise UserError(f"{path}: damaged, it has no column {name}; {remedy}")
     return frame
 
 
+def read(run: Path) -> pd.DataFrame:
+    """The records of a finished run directory. Raises UserError when there are none, or they are not sound."""
+    path = Path(run) / "records.parquet"
+    if not path.is_file():
+        raise UserError(f"{path}: no records there; make them with `perser run`, or give a run directory")
+    if path.with_name(MANIFEST).is_file():
+        sealed(path.with_name(MANIFEST), AGAIN, path.name)
+    frame = table(path, AGAIN)
+    check(frame, str(path))
+    return frame
+
+
+def check(frame: pd.DataFrame, where: str) -> None:
+    """Raise UserError where records lack a column, or hold values that no run writes."""
+    missing = [name for name in COLUMNS if name not in frame]
+    if missing:
+        raise UserError(f"{where}: column {missing[0]} is missing; these are not records of this version")
+    names = classes(frame)
+    wholes = ["fold", "seed", "shots", "inner_steps", "draws", "queries", "top"]
+    wholes += [f"{kind}_{name}" for name in names for kind in ("tp", "fp", "fn")]
+    for name in (name for name in [*COLUMNS, *VALUES, *wholes] if name in frame or name in wholes):
+        column = frame.get(name)
+        if column is None or (name in wholes and (column.dtype.kind != "i" or (column < 0).any())):
+            raise UserError(f"{where}: column {name} is no count of 0 and more; these are not records of a run")
+        if name not in wholes:
+            _check_text(column, name, where)
+    if not names or frame.empty:
+        raise UserError(f"{where}: {'no row' if names else 'no class'}; these are not records of a run")
+
+
+def _check_text(column: pd.Series, name: str, where: str) -> None:
+    pattern = {"upstream": UPSTREAM, "corpus": NAME, "experiment": NAME, "method": NAME}.get(name)
+    for value in column.unique():
+        if not isinstance(value, str) or value not in VALUES.get(name, (value,)) or (
+                pattern and not re.fullmatch(pattern, value)):
+            raise UserError(f"{where}: {name} {str(value)[:40]!r} is none of a run; these are not its records")
+
+
 def manifest(run: Path) -> Manifest:
-    """The manifest of a finished run directory. Raises UserError when it is missing or damaged."""
-    path = Path(run) / "manifest.json"
+    """The manifest of a finished run directory. Raises UserError when it or a file that it lists is damaged."""
+    path = Path(run) / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_text())
-    except OSError:
-        raise UserError(f"{path}: missing; run the same `perser run` again") from None
+        return Manifest.model_validate(sealed(path, AGAIN))
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: not a manifest of this version ({'.'.join(map(str, first['loc'])) or 'JSON'}: "
-                        f"{first['msg'].lower()}); run the same `perser run` again") from None
+        raise UserError(f"{path}: not a manifest of this version ({'.'.join(map(str, first['loc']))}: "
+                        f"{first['msg'].lower()}); {AGAIN}") from None
 
 
 def load(run: Path) -> Run:
-    """Everything that a finished run directory holds. Raises UserError when it is not finished."""
-    paths = {name: Path(run) / f"{name}.parquet" for name in ("learnt", "listeners")}
-    tables = {name: pd.read_parquet(path) if path.is_file() else None for name, path in paths.items()}
-    frame = read(run)
+    """Everything that a finished run directory holds. Raises UserError when it is not finished, or damaged."""
+    frame, about = read(run), manifest(run)
+    for key in ("corpus", "upstream", "synthetic", "experiment"):
+        if {*frame[key]} != {getattr(about, key)}:
+            raise UserError(f"{Path(run) / MANIFEST}: {key} {getattr(about, key)!r} is not the records'; {AGAIN}")
+    if unknown := {*frame["method"]} - about.methods.keys() or {*classes(frame)} ^ {*about.classes}:
+        raise UserError(f"{Path(run) / MANIFEST}: {min(unknown)!r} is not in both it and the records; {AGAIN}")
+    paths = {name: Path(run) / f"{name}.parquet" for name in BESIDE}
+    tables = {name: table(path, AGAIN, BESIDE[name]) if path.is_file() else None for name, path in paths.items()}
     if "shots_of" in frame:
         own = frame["shots_of"] == "own"
         tables["exchanged"] = None if own.all() else frame[~own].reset_index(drop=True)
         frame = frame[own].reset_index(drop=True)
-    return Run(frame, manifest(run), **tables)
+    return Run(frame, about, **tables)
 
 
 def classes(frame: pd.DataFrame) -> tuple[str, ...]:

@@ -19,8 +19,9 @@ from perser.errors import UserError
 from perser.experiment import Experiment
 from perser.methods import Method
 from perser.plan import NUMERICS_VERSION, Plan
+from perser.records import Name
 from perser.scores import per_seed
-from perser.settings import Settings, explain, read_toml
+from perser.settings import Amount, Count, Seed, Settings, explain, read_toml
 
 
 class Space(Settings):
@@ -29,32 +30,34 @@ class Space(Settings):
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: tuple[bool | int | float | str, ...] | None = None
+    choices: tuple[bool | int | float | str, ...] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _agree(self) -> "Space":
         if (self.choices is None) == (self.low is None or self.high is None):
             raise ValueError("give either low and high or choices")
+        if self.choices is None and (self.low > self.high or (self.log and self.low <= 0)):
+            raise ValueError("low must be at most high, and above 0 where log = true")
         return self
 
 
 class MethodSearch(Settings):
     """The search of one method: the number of trials and the space of every setting that is searched."""
 
-    trials: int = Field(ge=1, description="the first is the experiment's own settings; if all spaces are lists, each "
-                                          "combination is tried once, at most this many")
+    trials: Count = Field(description="the first is the experiment's own settings; if all spaces are lists, each "
+                                      "combination is tried once, at most this many")
     space: dict[str, Space] = Field(min_length=1)
 
 
 class Search(Settings):
     """What is searched, on which corpora. Settings outside the spaces stay as in the experiment."""
 
-    experiment: str
-    seed: int = 0
-    margin: float = Field(0.0, ge=0, description="points by which a trial must beat the experiment's own settings")
+    experiment: Name
+    seed: Seed = 0
+    margin: Amount = Field(0.0, description="points by which a trial must beat the experiment's own settings")
     set: tuple[str, ...] = Field((), description="changes to the experiment for the trials, as key=value")
-    corpora: dict[str, dict[str, int | str]] = Field(min_length=1, description="corpus -> its options")
-    methods: dict[str, MethodSearch] = Field(min_length=1)
+    corpora: dict[Name, dict[str, int | str]] = Field(min_length=1, description="corpus -> its options")
+    methods: dict[Name, MethodSearch] = Field(min_length=1)
 
 
 def read(path: Path) -> tuple[Search, Experiment]:
@@ -99,7 +102,7 @@ def trials(plans: dict[str, Plan], name: str, method: Method, search: MethodSear
     same seed proposes the same settings, and computed parts are kept beside the plans' directories, so that a killed
     search resumes.
     """
-    optuna.logging.set_verbosity(logging.WARNING)
+    optuna.logging.set_verbosity(logging.CRITICAL)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6))
     first, number = json.loads(method.model_dump_json()), search.trials
     study.enqueue_trial({key: first[key] for key in search.space})
@@ -147,7 +150,7 @@ def write(out: Path, name: str, rows: pd.DataFrame, search: Search, plans: dict[
         kept = pd.read_csv(path)
         rows = pd.concat([kept[kept["method"] != name], rows], ignore_index=True)
     with records.whole(path) as half:
-        rows.to_csv(half, index=False, float_format="%.4f")
+        records.inert(rows).to_csv(half, index=False, float_format="%.4f")
     with records.whole(path.with_name("tuned.toml")) as half:
         half.write_text(tuned(rows, search.margin))
     about = {"search": json.loads(search.model_dump_json()), **provenance.git(), "machine": provenance.machine(),

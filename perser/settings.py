@@ -20,20 +20,36 @@ def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-Numbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
-Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_distinct)]
+# Every number has bounds: what lies beyond them never ends, or says nothing.
+MOST = 10_000
+Number = Annotated[int, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Amount = Annotated[float, Field(ge=0, le=1e6)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Numbers = Annotated[tuple[Number, ...], Field(max_length=MOST), AfterValidator(_distinct)]
+Counts = Annotated[tuple[Count, ...], Field(max_length=MOST), AfterValidator(_distinct)]
+Seeds = Annotated[tuple[Seed, ...], Field(max_length=MOST), AfterValidator(_distinct)]
+Grid = Annotated[tuple[Count, ...], Field(max_length=MOST)]
+Positives = Annotated[tuple[Positive, ...], Field(max_length=MOST)]
+Amounts = Annotated[tuple[Amount, ...], Field(max_length=MOST)]
 
 
 class Settings(BaseModel):
-    """Settings that cannot change and refuse unknown keys."""
+    """Settings that cannot change and refuse unknown keys and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
-        """A single value where several may stand: shots = 5 is [5]."""
+        """A single value where several may stand: shots = 5 is [5]. True is no number 1."""
         kind = cls.model_fields[info.field_name].annotation
+        if "bool" not in str(kind) and any(isinstance(one, bool) for one in (
+                value if isinstance(value, list | tuple) else [value])):
+            raise ValueError("true or false is no value of it")
         several = get_origin(kind) is tuple
         optional = any(get_origin(get_args(one)[0] if get_origin(one) is Annotated else one) is tuple
                        for one in get_args(kind))
@@ -44,12 +60,12 @@ class Settings(BaseModel):
 class Base(Settings):
     """SSL-E, the aggregated model, as in EMO-SUPERB (arXiv 2402.13018), and what all methods share with it."""
 
-    hidden: int = Field(256, ge=1, description="width H between the two linear maps")
-    lr: float = Field(1e-4, gt=0, description="AdamW learning rate")
-    batch_size: int = Field(32, ge=1, description="clips per step")
-    epochs: int = Field(40, ge=0, description="passes over the training clips; the epoch of lowest dev loss is kept")
-    grad_clip: float = Field(1.0, gt=0, description="bound on the gradient norm")
-    label_smoothing: float = Field(0.05, ge=0, lt=1, description="smoothing of every target")
+    hidden: Count = Field(256, description="width H between the two linear maps")
+    lr: Positive = Field(1e-4, description="AdamW learning rate")
+    batch_size: Count = Field(32, description="clips per step")
+    epochs: Number = Field(40, description="passes over the training clips; the epoch of lowest dev loss is kept")
+    grad_clip: Positive = Field(1.0, description="bound on the gradient norm")
+    label_smoothing: Fraction = Field(0.05, description="smoothing of every target")
     class_weights: bool = Field(True, description="class-balanced weights in every loss")
     inner_class_weights: bool | None = Field(
         None, description="the same in the losses of a listener's shots; unset: as class_weights")
@@ -64,7 +80,7 @@ def read_toml(path: Path) -> dict:
     """A TOML file as a dictionary. Raises UserError in one line that names the file."""
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError:
         raise UserError(f"{path.absolute()}: no such file; the project's own have no suffix: main") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -88,12 +104,11 @@ def override(settings: dict, change: str) -> None:
     settings[last] = value
 
 
-def blamed(error: dict, overrides: Iterable[str], file: object) -> str:
+def blamed(error: dict, changes: Iterable[str], file: object) -> str:
     """Where the value of one of pydantic's errors was given: the last `--set` of its key, or else the file."""
-    place = ".".join(str(part) for part in error["loc"])
-    given = [change for change in overrides
-             if f"{place}.".startswith(f"{change.partition('=')[0].strip()}.")]
-    return f"--set {given[-1]}" if given else str(file)
+    place = ".".join(map(str, error["loc"]))
+    given = [change for change in changes if f"{place}.".startswith(f"{change.partition('=')[0].strip()}.")]
+    return f"--set {given[-1][:80]}" if given else str(file)
 
 
 def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings]) -> str:
@@ -101,10 +116,10 @@ def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings])
 
     tables: the settings class of a table by a word of its place; top: that of the file itself.
     """
-    place = [str(part) for part in error["loc"]]
+    place = [str(part) if str(part).isprintable() else repr(part)[1:-1] for part in error["loc"]]
     if error["type"] != "extra_forbidden":
         given = repr(error.get("input"))
-        return f"{'.'.join(place)}: {error['msg'].lower()} (given: {given[:60]})"
+        return f"{'.'.join(place)}: {error['msg'][0].lower()}{error['msg'][1:]} (given: {given[:60]})"
     valid = next((tables[part].model_fields for part in reversed(place[:-1]) if part in tables), top.model_fields)
     return f"unknown key {'.'.join(place)}; the nearest valid key is {nearest_key(place[-1], valid)}"
 

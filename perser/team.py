@@ -5,7 +5,6 @@ general model. What it is worth is measured by cross-validation with the engine 
 is held out once, and asked about clips of sessions that no model was trained on.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -37,7 +36,7 @@ from perser.methods.ssl_e import train
 from perser.personal import PersonalModel, adapted, file_names, save
 from perser.personal import general as general_model
 from perser.plan import NUMERICS_VERSION, Plan, Unit
-from perser.settings import Base, explain, override
+from perser.settings import Base, blamed, explain, override
 from perser.terminal import counted
 
 GENERAL, PERSONAL = "ssl-e", "personal"
@@ -64,12 +63,14 @@ def prepare(corpus: Corpus, overrides: Iterable[str] = ()) -> Team:
     counts = ticked["listener"].value_counts()
     _enough(counts, ticked, corpus.classes)
     settings = chosen(counts, _per_session(ticked, corpus))
+    overrides = list(overrides)
     for change in overrides:
         override(settings, change)
     try:
         experiment = Experiment.model_validate(settings)
     except ValidationError as error:
-        raise UserError(f"--set {explain(error.errors()[0], {'base': Base}, Experiment)}") from None
+        first = error.errors()[0]
+        raise UserError(f"{blamed(first, overrides, '--set')}: {explain(first, {'base': Base}, Experiment)}") from None
     if len(counts) < FEW_LISTENERS:
         notes.append(f"{len(counts)} listeners are few to learn from; {FEW_LISTENERS} or more are better")
     if counts.median() < FEW_RATINGS:
@@ -258,7 +259,7 @@ def personalise(team: Team, upstream: Upstream, features: Tensor, moments: tuple
                out / "report.html")
     minutes = round((time.perf_counter() - began) / 60, 2)
     listeners = [row | {"file": f"listeners/{files[row['listener']]}"} for row in table.to_dict("records")]
-    records.write_json(_clean(plan.about | provenance.git() | {
+    records.seal(_clean(plan.about | provenance.git() | {
         "settings": plan.experiment.model_dump(mode="json"), "numerics_version": NUMERICS_VERSION,
         "data_digest": plan.fingerprint, "understood": lines, "notes": team.notes, "shots": shots, "minutes": minutes,
         "team": {name: value._asdict() for name, value in verdicts.team(table).items()}, "listeners": listeners,
@@ -285,7 +286,7 @@ def _write_models(plan: Plan, trained: Checkpoint, table: pd.DataFrame, ratings:
     save(general_model(trained), out / "general.safetensors")
     files, judged = file_names(plan.data.listeners), table.set_index("listener")["verdict"]
     if (out / "manifest.json").is_file():
-        for row in json.loads((out / "manifest.json").read_text())["listeners"]:
+        for row in records.sealed(out / "manifest.json", "delete it and run the same command again")["listeners"]:
             (out / "listeners" / Path(row["file"]).name).unlink(missing_ok=True)
     for name, model in personal_models(plan, trained, ratings):
         save(model._replace(about=model.about | {"verdict": judged[name]}), out / "listeners" / files[name])

@@ -32,9 +32,10 @@ def width() -> int:
 
 
 def folded(line: str, indent: int) -> str:
-    """A line in the columns of the terminal; its further lines begin with `indent` spaces."""
+    """A line in the columns of the terminal; its further lines begin with `indent` spaces. Paths stay whole."""
     columns = width()
-    return "\n".join(textwrap.wrap(line, columns, subsequent_indent=" " * indent)) if columns else line
+    return "\n".join(textwrap.wrap(line, columns, subsequent_indent=" " * indent, break_on_hyphens=False,
+                                   break_long_words=False)) if columns else line
 
 
 def tell(line: str) -> None:

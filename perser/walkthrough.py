@@ -54,7 +54,8 @@ def read(run: Path) -> Walk:
     """The walk that lies in a run's folder walk/. UserError: there is none."""
     place = Path(run) / "walk"
     try:
-        tables = [pd.read_csv(place / f"{name}.csv", keep_default_na=False) for name in Walk._fields[1:]]
+        tables = [pd.read_csv(place / f"{name}.csv", keep_default_na=False).map(
+            lambda cell: records.literal(cell) if isinstance(cell, str) else cell) for name in Walk._fields[1:]]
         return Walk(json.loads((place / "about.json").read_text()), *tables)
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: no whole record of a walk there ({error}); make it with "
@@ -99,7 +100,7 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     tables["sound"] = sound(corpus.clips.loc[by_movement(tables["answers"], about["classes"])["clip"].iloc[0], "path"])
     for name, table in tables.items():
         with records.whole(run / "walk" / f"{name}.csv") as half:
-            table.to_csv(half, index=False, float_format="%.6g")
+            records.inert(table).to_csv(half, index=False, float_format="%.6g")
     records.write_json(about, run / "walk" / "about.json")
     return run / "walk"
 

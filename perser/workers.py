@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from safetensors.torch import load_file, save_file
 
-from perser import checkpoints, processes, provenance, records, settings
+from perser import checkpoints, cluster, processes, provenance, records, settings
 from perser.about import training
 from perser.checkpoints import Checkpoint
 from perser.corpora import schema
@@ -43,7 +43,7 @@ def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
     _check_claim(plan.out, config)
     todo = [unit for unit in plan.units if plan.missing(unit)]
     done, state = plan.out / "DONE", plan.digest(config)
-    if not todo and done.exists() and done.read_text().strip() == state:
+    if not todo and done.exists() and done.read_bytes().strip() == state.encode() and _sound(plan.out):
         return records.read(plan.out)
     done.unlink(missing_ok=True)
     start = time.perf_counter()
@@ -51,40 +51,78 @@ def run(plan: Plan, jobs: int = 1, progress: bool = False) -> pd.DataFrame:
     _check_claim(plan.out, config)
     records.write_json(config, plan.out / "config.json")
     records.write(frame, plan.out / "records.parquet")
-    learnt = [pd.read_parquet(part / "learnt.parquet") for part in plan.parts() if (part / "learnt.parquet").exists()]
-    records.write(pd.concat(learnt, ignore_index=True), plan.out / "learnt.parquet")
+    records.write(_joined(plan, "learnt.parquet"), plan.out / "learnt.parquet")
     records.write(plan.traits, plan.out / "listeners.parquet")
+    names = ["records.parquet", "learnt.parquet", "listeners.parquet", "config.json"]
     if plan.table is not None:
         schema.write(plan.table, plan.out / "ratings.csv")
+        names.append("ratings.csv")
     plan.link()
     minutes = round((time.perf_counter() - start) / 60, 2)
-    records.write_json(_manifest(plan, config, minutes, jobs, len(todo)), plan.out / "manifest.json")
-    done.write_text(state + "\n")
+    about = _manifest(plan, config, minutes, jobs, len(todo)).model_dump(mode="json")
+    records.seal(about, plan.out / records.MANIFEST, *(plan.out / name for name in names))
+    records.write_text(state + "\n", done)
     return frame
+
+
+def _sound(out: Path) -> bool:
+    """Whether a finished run has all its files and they are as they were written; otherwise they are made anew."""
+    try:
+        return bool(records.load(out).manifest.files)
+    except UserError:
+        return False
+
+
+def _joined(plan: Plan, name: str) -> pd.DataFrame:
+    """One table of all parts. Raises UserError, which names the folder to delete, where a part is damaged."""
+    tables = []
+    for part in plan.parts():
+        records.sealed(part / "part.json", plan.remedy(part), name)
+        tables.append(records.table(part / name, plan.remedy(part)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def compute(plan: Plan, jobs: int, progress: bool = False) -> pd.DataFrame:
     """All records of a plan. Only parts are written."""
-    todo = [unit for unit in plan.units if plan.missing(unit)]
-    total = len(plan.units) * len(plan.experiment.methods)
-
-    def done() -> int:
-        return total - sum(len(plan.missing(unit)) for unit in todo)
-
-    # Workers are initialised before they load torch, so that they never outlive this process.
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c", initializer=processes.follow,
-                    initargs=(os.getpid(),))
-    with shown_progress(plan.experiment.name, total, "parts", progress and bool(todo), initial=done(), count=done):
-        try:
-            for _ in work(delayed(_compute_unit)(plan, unit) for unit in todo):
-                pass
-        except BrokenProcessPool:
-            raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; "
-                            f"run the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
-                            ) from None
-    frame = pd.concat([pd.read_parquet(part / "records.parquet") for part in plan.parts()], ignore_index=True)
+    fill(plan, jobs, progress)
+    frame = _joined(plan, "records.parquet")
     frame.insert(3, "experiment", plan.experiment.name)
     return frame
+
+
+def fill(plan: Plan, jobs: int, progress: bool = False, share: tuple[int, int] = (1, 1)) -> None:
+    """Compute the missing parts in `jobs` processes, or on the cluster that is active.
+
+    share: (k, n) for every n-th unit from the k-th, so that n jobs that share the folder compute all; (0, n): none.
+    """
+    units = plan.units[share[0] - 1::share[1]] if share[0] else []
+    total = len(units) * len(plan.experiment.methods)
+
+    def todo() -> list[Unit]:
+        return [unit for unit in units if plan.missing(unit)]
+
+    def done() -> int:
+        return total - sum(len(plan.missing(unit)) for unit in units)
+
+    with shown_progress(plan.experiment.name, total, "parts", progress and bool(todo()), initial=done(), count=done):
+        if cluster.active():
+            sent = plan.by_file()
+            cluster.work(lambda: [delayed(_compute_unit)(sent, unit) for unit in todo()])
+        else:
+            _compute_here(plan, todo(), jobs)
+
+
+def _compute_here(plan: Plan, units: list[Unit], jobs: int) -> None:
+    """In processes of this machine, initialised before they load torch, so that they never outlive this one."""
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered", mmap_mode="c", initializer=processes.follow,
+                    initargs=(os.getpid(),))
+    try:
+        for _ in work(delayed(_compute_unit)(plan, unit) for unit in units):
+            pass
+    except BrokenProcessPool:
+        raise UserError(f"{plan.out}: a worker process was killed, most often by the system for want of memory; "
+                        f"run the same command again with --jobs {max(1, jobs // 2)}: what is computed is kept"
+                        ) from None
 
 
 def _compute_unit(plan: Plan, unit: Unit) -> None:
@@ -102,8 +140,9 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
                               "held_out": list(task.split.test_listeners), "trained_on": _trained_on(task)}
         checkpoints.save(Checkpoint(model, task.mean, task.scale, task.inner_class_weights, about), part)
         records.write(learnt(model, method=name, fold=fold, group=group, seed=seed), part / "learnt.parquet")
-        records.write_json(plan.origin | {"seconds": time.perf_counter() - began}, part / "part.json")
         records.write(frame, part / "records.parquet")
+        origin = plan.origin | provenance.here() | {"seconds": time.perf_counter() - began}
+        records.seal(origin, part / "part.json", part / "learnt.parquet", part / "records.parquet")
 
 
 def _trained_on(task: Task) -> dict:
@@ -128,11 +167,13 @@ def _ssl_e(plan: Plan, task: Task, unit: Unit) -> Head:
 def _cross_fitted(plan: Plan, task: Task, unit: Unit) -> dict[int, Head]:
     """SSL-E without each training session, read from disk if it is there."""
     place = plan.part(unit, None) / "others.safetensors"
-    if not place.exists():
+    if not place.with_suffix(".json").exists():
         heads = cross_fitted(task, unit[2])
         with records.whole(place) as half:
             save_file({f"{session}.{name}": tensor for session, head in heads.items()
                        for name, tensor in head._asdict().items()}, half)
+        records.seal({}, place.with_suffix(".json"), place)
+    records.sealed(place.with_suffix(".json"), plan.remedy(place.parent))
     tensors = load_file(place)
     return {session: Head(*(tensors[f"{session}.{name}"] for name in TENSORS))
             for session in sorted({int(key.split(".")[0]) for key in tensors})}
@@ -204,15 +245,16 @@ def _check_claim(out: Path, config: dict) -> None:
     """Make the run directory. Raises UserError when it holds a run, not a failed one, with other settings."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
-    if path.exists() and (other := json.loads(path.read_text())) != config:
+    if path.exists() and (other := records.read_json(path, "delete it and run the same command again")) != config:
         key = next(key for key in sorted(other.keys() | config.keys()) if other.get(key) != config.get(key))
         raise UserError(f"{path}: holds a run with another `{key}`; give another --out or delete that directory")
 
 
 def _origins(plan: Plan) -> list[Origin]:
     """Where the parts were computed: one entry per version, commit, data and processor."""
-    frame = pd.DataFrame([{"method": name, **json.loads((plan.part(unit, name) / "part.json").read_text())}
-                          for unit, name in product(plan.units, plan.experiment.methods)])
+    parts = [(name, plan.part(unit, name)) for unit, name in product(plan.units, plan.experiment.methods)]
+    frame = pd.DataFrame([{"method": name, **records.sealed(part / "part.json", plan.remedy(part), "part.json")}
+                          for name, part in parts])
     keys = list(plan.origin)
     return [Origin(**{key: None if pd.isna(value) else value for key, value in zip(keys, origin)},  # no commit: nan
                    methods=sorted(set(part["method"])), parts=len(part),
@@ -227,7 +269,8 @@ def _manifest(plan: Plan, config: dict, minutes: float, jobs: int, computed: int
                  for name, method in plan.experiment.methods.items()},
         numerics_version=NUMERICS_VERSION, data_digest=plan.fingerprint, clips=len(plan.data.clips),
         ratings=len(plan.data.clip), listeners=len(plan.data.listeners), listener_groups=len(plan.groups),
-        dev_listeners="held-out" if plan.dev_held_out else "training", support=plan.experiment.support,
-        shots={name: list(numbers) for name, numbers in plan.shots.items()}, noise_ceiling=plan.ceiling,
+        dev_listeners="held-out" if plan.dev_held_out else "training", notes=plan.notes,
+        support=plan.experiment.support, noise_ceiling=plan.ceiling,
+        shots={name: list(numbers) for name, numbers in plan.shots.items()},
         units=len(plan.units), units_computed=computed, minutes=minutes, jobs=jobs, origins=_origins(plan),
         machine=provenance.machine())

@@ -35,7 +35,7 @@ def made_run(frame: pd.DataFrame, learnt: pd.DataFrame | None = None, listeners:
         parts = {key: value for part in name.split("+") for key, value in PARTS.get(part, {}).items()}
         title, group, config = METHODS.get(name, (name, META, MAML | parts))
         configs[name] = config | {"title": title} | (settings or {}).get(name, {})
-        infos[name] = {"title": title, "group": group, "kind": config["kind"]}
+        infos[name] = {"title": configs[name]["title"], "group": group, "kind": config["kind"]}
     first = frame.iloc[0]
     config = {"name": first["experiment"], "references": list(references), "test_inner_steps": None,
               "base": {"targets": "distribution"}, "methods": configs}

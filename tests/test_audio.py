@@ -185,6 +185,7 @@ def test_a_streamed_wav_is_read_to_its_end(tmp_path, sizes):
     ({"cut": 44}, r"of the 96,000 bytes of sound that its header states 96,000 are missing \(100%\)"),
     ({"cut": 44 + 32_000}, r"states 64,000 are missing \(67%\)"), ({"data": 10**6}, r"states 904,000 are missing"),
     ({"cut": -1}, "1 are missing"), ({"data": 1_000}, r"states 0\.03 s of sound, and 95,000 bytes of something else"),
+    ({"data": 95_000}, r"states 2\.97 s of sound, and 1,000 bytes of something else"),
     ({"data": 0, "cut": 44}, "no samples"), ({"cut": 30}, "unreadable")], ids=str)
 def test_a_wav_that_does_not_hold_what_its_header_states_is_refused_at_loading_and_reading(tmp_path, how, words):
     path = wav(tmp_path / "cut.wav", **how)
@@ -224,6 +225,18 @@ def test_a_flac_is_whole_only_with_its_end(tmp_path):
     content[22:26] = bytes(4)
     path.write_bytes(content)
     assert audio.length(path) == 30 and len(audio.read(path)) == 160_000
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_of_a_flac_is_seen(tmp_path, share):
+    """Behind the header, which has no checksum; FFmpeg, which is asked last, looks at checksums only when told to."""
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
+    content = bytearray(path.read_bytes())
+    content[round(share * len(content))] ^= 8
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.flac: (unreadable audio|cut short)"):
+        audio.read(path)
 
 
 def test_integers_saved_as_floats_are_refused_and_loud_floats_are_not(tmp_path):

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import adapt, cost, extraction, measure, meta, outer_steps, scale
+from benchmarks import adapt, cost, distributed, extraction, gpu, measure, meta, outer_steps, scale
 from benchmarks.measure import Time, Turns
 from benchmarks.problem import Shape, Size, make_problem
 from perser import cli
@@ -153,6 +155,47 @@ def test_cost_counts_numbers_as_on_paper_and_times_every_method():
         assert row["learn_seconds"] > 0 and row["personalise_ms"] > 0 and row["learn_memory_mib"] >= 0
     text = benchmarks.table({"benchmark": "cost", "about": "", "rows": rows, "conditions": measure.conditions(CPU)})
     assert len(text.splitlines()) == 2 + 2 + len(METHODS), "a line per method"
+
+
+def test_distributed_counts_units_and_computes_the_arithmetic(monkeypatch):
+    """On paper: 2 folds of 6 groups; hours and cores follow from the seconds of one clip and one listener."""
+    monkeypatch.setattr(distributed.extraction, "features", lambda *_: [{}, {
+        "cpu_seconds": 36.0, "clips": 10, "audio_seconds": 72.0}])  # half a second of work per second of audio
+    monkeypatch.setattr(distributed.adapt, "adapt", lambda *_: [{"cpu_ms_per_listener": 3.6}])
+    experiment = Experiment.model_validate({
+        "name": "tiny", "shots": [2], "groups": 6, "draws": 1, "dev_draws": 1, "min_queries": 2, "seeds": [0],
+        "folds": [1, 2], "base": {"hidden": 4, "epochs": 1}, "methods": {"ssl-e": {"kind": "ssl-e"}}})
+    one, audio, listeners = distributed.distributed(ONCE, cost.Shape(200, 6, 1, 4, 3), (1,), experiment)
+    assert one["units"] == 12 and one["units_per_minute"] == pytest.approx(60 * 12 / one["seconds"])
+    assert one["overhead_share"] == 0 and one["times_one_worker"] == 1
+    assert audio["cpu_seconds_of_one"] == 3.6 and audio["cpu_hours"] == pytest.approx(500_000)
+    assert audio["cores_for_a_week"] == pytest.approx(500_000 / 168)
+    assert listeners["cpu_hours"] == pytest.approx(10)
+
+
+def test_the_check_of_a_card_compares_loss_gradients_and_features(tmp_path, monkeypatch, capsys):
+    """The processor against itself agrees to the last bit; a wrong gradient does not."""
+    rows = gpu.check(CPU, TINY, clips=3)
+    assert len(rows) == 3 and all(row["difference"] == 0 and row["agrees"] for row in rows)
+    engine = outer_steps.engine
+    monkeypatch.setattr(outer_steps, "engine", lambda problem: lambda: (engine(problem)()[0], [
+        gradient + 0.1 * torch.rand(()) for gradient in engine(problem)()[1]]))
+    assert [row["agrees"] for row in gpu.check(CPU, TINY, clips=3)] == [True, False, True]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    capsys.readouterr()  # bars of the models that were made
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main(["--out", str(tmp_path / "a.json")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and "cuda" in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
+def test_the_script_for_a_card_says_in_one_line_that_there_is_none(tmp_path):
+    script = Path(benchmarks.__file__).with_name("gpu.sh")
+    done = subprocess.run([script, tmp_path], capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | {"PYTHON": sys.executable})
+    assert done.returncode == 1 and not done.stdout and not list(tmp_path.iterdir())
+    assert done.stderr == "gpu.sh: torch sees no CUDA card here, so nothing was run\n"
 
 
 def test_what_runs_on_the_processor_only_is_not_sent_to_an_accelerator(monkeypatch, tmp_path):

@@ -123,12 +123,12 @@ def test_the_ticks_of_the_shots_decide_the_weights(fitted, task, batch):
 
 @pytest.mark.parametrize("damage, words", [
     (lambda place: (place / "model.json").unlink(), "no model there"),
-    (lambda place: (place / "model.json").write_text("{"), "not a model"),
-    (lambda place: (place / "model.json").write_text("[]"), "not a model"),
+    (lambda place: (place / "model.json").write_text("{"), "damaged"),
+    (lambda place: (place / "model.json").write_text("[]"), "damaged"),
     (lambda place: (place / "model.json").write_text('{"kind": "nope", "model": {}}'), "not a model"),
     (lambda place: (place / "model.json").write_text('{"kind": "prototypes", "model": {}}'), "not a model"),
-    (lambda place: (place / "model.safetensors").write_bytes(b"x" * 9), "not a model"),
-    (lambda place: (place / "model.safetensors").unlink(), "no model there"),
+    (lambda place: (place / "model.safetensors").write_bytes(b"x" * 9), "damaged"),
+    (lambda place: (place / "model.safetensors").unlink(), "missing"),
 ])
 def test_a_damaged_model_is_one_line(task, start, tmp_path, damage, words):
     saved((GradientModel(start.head, {5: constant_lr(0.1, 2)}), "maml"), task, tmp_path)

@@ -35,6 +35,14 @@ def perser(capsys, monkeypatch):
     return run
 
 
+def reseal(run):
+    """Write the manifest of a run anew, after a change of files that it has digests of."""
+    about = json.loads((run / "manifest.json").read_text())
+    names = about.pop("files")
+    records.seal({key: value for key, value in about.items() if key != "seal"}, run / "manifest.json",
+                 *(run / name for name in names))
+
+
 def sets(*changes):
     """Changes of settings as words of a command line."""
     return [word for change in changes for word in ("--set", change)]
@@ -117,8 +125,9 @@ def wavs(root, session):
     return [p for p in sorted(root.glob(f"Session{session}/sentences/wav/*/*.wav")) if not p.name.startswith("._")]
 
 
-@pytest.mark.parametrize("command", ["synth", "fetch", "show", "models", "run", "search", "report", "adapt", "predict",
-                                     "explain", "claims", "bench", "phase2"])
+@pytest.mark.parametrize("command", ["synth", "fetch", "show", "models", "run", "personalise", "search", "report",
+                                     "adapt", "predict", "explain", "app", "verify", "claims", "site", "bench",
+                                     "phase2"])
 def test_every_command_has_help_with_an_example(perser, command):
     code, out, _ = perser(command, "--help")
     assert code == 0 and "Example" in out and f"perser {command}" in out
@@ -143,7 +152,7 @@ def test_no_command_shows_the_help_as_it_is(perser):
     (["show", "ravdess", "--root", ".", "--option", "listener=3"], "listeners"),
     (["show", "ravdess", "--root", ".", "--option", "listener"], "key=value"),
     (["synth", "x", "--layout", "wav"], "'iemocap', 'cremad'"),
-    (["run", "nope", "--corpus", "synthetic", "--root", ".", "--out", "x"], "no such file"),
+    (["run", "nope", "--corpus", "synthetic", "--root", ".", "--out", "x"], "experiment 'nope': did you mean"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "drawz=1"], "draws"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--upstream", "logmell"], "logmel"),
     (["run", "main", "--corpus", "synthetic", "--root", ".", "--out", "x", "--set", "shots=[0]"], "shots.0"),
@@ -252,7 +261,7 @@ def test_report_writes_tables_and_figures(perser, finished, tmp_path):
 def test_report_compares_runs_of_several_readings(perser, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "other")
     manifest = json.loads((finished / "manifest.json").read_text())
-    manifest["config"]["base"]["targets"] = "pooled"
+    manifest["config"]["base"]["targets"], manifest["seal"] = "pooled", None
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
     code, out, _ = perser("report", finished, tmp_path / "other", "--out", tmp_path / "out")
     written = tmp_path / "out" / "synthetic" / "logmel" / "main-compared.md"
@@ -266,6 +275,7 @@ def test_run_warns_in_one_line_of_a_dev_loss_that_rose(perser, root, finished):
     rise = (learnt["tensor"] == "dev loss largest") & (learnt["method"] == "maml")
     assert rise.any()
     learnt.assign(value=learnt["value"].where(~rise, 1e4)).to_parquet(place / "learnt.parquet")
+    reseal(place)
     code, out, err = perser("run", "main", "--corpus", "synthetic", "--root", root, "--upstream", "logmel",
                             "--out", place, "--jobs", 1, *sets(*TINY))
     assert code == 0, err
@@ -436,8 +446,10 @@ def test_a_run_folder_never_means_a_control_or_an_upper_bound(finished, all_kind
     frame.loc[(frame["method"] == "maml") & ((frame["shots_of"] == "other") | (frame["setting"] == "seen")),
               "log_loss"] = 0
     frame.to_parquet(copy / "records.parquet")
+    reseal(copy)
     assert checkpoints.choose(copy)[0].name == "prototypes"
     frame.drop(columns="log_loss").to_parquet(copy / "records.parquet")
+    reseal(copy)
     with pytest.raises(UserError, match="no log loss to choose a method by; choose one of all-data"):
         checkpoints.choose(copy)
     assert checkpoints.choose(copy, "maml")[0].name == "maml"

@@ -37,7 +37,7 @@ def ticked(table, classes) -> list:
 def test_quadrants_average_repeats_and_keep_the_single_ratings(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         corpus = load("emodb", tree(tmp_path, *RATED))
-    assert "3 clips, not the release's 535" in caplog.text
+    assert "3 clips, not 535; results" in caplog.text
     assert corpus.synthetic == "" and corpus.name == "emodb"
     assert corpus.clips.session.to_dict() == {"03a01Fa": 1, "08b02Wc": 1, "16a05Nb": 5}
     assert corpus.clips.intended.tolist() == ["happiness", "anger", "neutral"]

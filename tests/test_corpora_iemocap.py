@@ -1,6 +1,7 @@
 """The IEMOCAP loader: the format's irregularities, its errors by file and line, and the release's sizes."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perser.corpora import iemocap, load
+from perser.corpora import describe, iemocap, load
 from perser.corpora.synthetic import write_iemocap
 from perser.errors import UserError
 
@@ -181,7 +182,7 @@ def test_the_full_release_has_exact_sizes_and_a_part_of_it_a_warning(tmp_path, m
     assert (iemocap.DIALOGS, iemocap.CLIPS, iemocap.OBSERVERS_PER_CLIP) == (151, 10_039, 3)
     with caplog.at_level(logging.WARNING):
         load("iemocap", root)
-    assert "1 dialogs, not the full release's 151" in caplog.text
+    assert "1 dialogs, not 151" in caplog.text
     monkeypatch.setattr(iemocap, "DIALOGS", 1)
     with pytest.raises(UserError, match="2 utterances, but the release has 10039"):
         load("iemocap", root)
@@ -230,3 +231,41 @@ def test_what_the_writer_writes_the_parser_reads(ratings, remark, number):
     [(line, read)] = iemocap.parse(block, f"/x/{DIALOG}.txt")
     assert (line, read.clip, read.start, read.end) == (1, clip, 1.25, 2.5)
     assert read.ratings == {who: set(names) for who, names in ratings.items()}
+
+
+@pytest.mark.parametrize("how", ["no dialog", "no file", "no session"])
+def test_a_session_without_annotations_is_named(tmp_path, caplog, how):
+    root = plant(tmp_path)
+    for session in (1, 2, 4, 5):
+        name = DIALOG.replace("03", f"0{session}", 1)
+        plant(root, TEXT.replace("Ses03", f"Ses0{session}"), name, session)
+    assert load("iemocap", root).notes == ("5 dialogs, not 151",)
+    home = root / "Session4"
+    if how == "no file":
+        (home / "dialog" / "EmoEvaluation" / f"{DIALOG.replace('03', '04')}.txt").unlink()
+    else:
+        shutil.rmtree(home / "dialog" if how == "no dialog" else home)
+    with caplog.at_level(logging.WARNING):
+        corpus = load("iemocap", root)
+    assert corpus.notes[0] == "no annotations in Session4/dialog/EmoEvaluation" and corpus.notes[0] in caplog.text
+    assert sorted(set(corpus.clips.session)) == [1, 2, 3, 5] and describe(corpus)["missing"] == list(corpus.notes)
+
+
+def test_a_dialog_that_has_audio_alone_is_named(tmp_path):
+    root = plant(tmp_path)
+    (root / "Session3" / "sentences" / "wav" / "Ses03F_impro01").mkdir()
+    assert "no annotations of Ses03F_impro01" in load("iemocap", root).notes
+
+
+def test_names_in_another_case_are_read_and_that_is_said(tmp_path, caplog):
+    root = plant(tmp_path)
+    (root / "Session3" / "dialog" / "EmoEvaluation").rename(root / "Session3" / "dialog" / "emoevaluation")
+    (root / "Session3").rename(root / "session3")
+    wav = next(root.glob("session3/sentences/wav/*/*_F000.wav"))
+    wav.rename(wav.with_suffix(".WAV"))
+    text = next(root.glob("session3/dialog/emoevaluation/Ses*.txt"))
+    text.rename(text.with_suffix(".TXT"))
+    with caplog.at_level(logging.WARNING):
+        corpus = load("iemocap", root)
+    assert corpus.clips.path[f"{DIALOG}_F000"] == str(wav.with_suffix(".WAV")) and len(corpus.clips) == 2
+    assert "session3/dialog/emoevaluation: read as dialog/EmoEvaluation" in caplog.text

@@ -1,6 +1,7 @@
 """Experiments: what is read, what is inherited, what is refused and in which words; and those that are committed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,14 @@ def test_defaults_are_those_of_emo_superb(file):
     (MAIN, ("shots=[1, 1]",), "shots: value error, values must differ"),
     (MAIN, ("base=3",), "base: input should be a valid dictionary"),
     (MAIN, ("references=['b']",), "references: 'b' is no method of this experiment"),
+    (MAIN, ("draws=true",), "draws: value error, true or false is no value of it"),
+    (MAIN, ("shots=[5, true]",), "shots: value error, true or false is no value of it"),
     (MAIN + "lr_by_shots = true\n", (), "methods.a: value error, lr_by_shots needs lslr"),
     ("methods = ", (), "not valid TOML"),
     ("methods = 3", (), "methods: input should be a valid dictionary"),
     ("[methods]\n", (), "methods: dictionary should have at least 1 item"),
     ("[methods]\na = 3\n", (), "methods.a: input should be a valid dictionary"),
-    ('[methods.a]\ntitle = "A"\n', (), "methods.a: value error, unknown kind 'none'"),
+    ('[methods.a]\ntitle = "A"\n', (), "methods.a: value error, unknown kind 'None'"),
     ("[methods.a]\nkind = [3]\n", (), "methods.a: value error, unknown kind '[3]'"),
     ('[methods.a]\nkind = "maaml"\n', (), f"unknown kind 'maaml': did you mean 'maml'? valid: {KINDS}"),
     ('[methods."../x"]\nkind = "maml"\n', (), "methods.../x.[key]: string should match pattern"),
@@ -57,7 +60,10 @@ def test_bad_settings_are_one_line(file, text, override, words):
     with pytest.raises(UserError) as caught:
         experiment.load(path, override)
     assert words in str(caught.value) and "\n" not in str(caught.value)
-    assert str(caught.value).startswith("--set " if words.startswith("--set ") else f"{path}: ")
+    place = f"{path}: "
+    if override and not words.startswith("references"):  # the flag is to blame
+        place = words if words.startswith("--set ") else f"--set {override[-1]}: "
+    assert str(caught.value).startswith(place)
 
 
 def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
@@ -163,3 +169,75 @@ def test_every_committed_run_has_the_settings_of_its_experiment(path):
 def test_every_committed_run_is_looked_at():
     """All experiments but that of adapting layer weights, which takes as long as all methods together."""
     assert len(RUNS) >= 14 and {path.parent.name for path in RUNS} >= {path.stem for path in FILES} - {"layers"}
+
+
+def numbers_of(field) -> tuple[bool, bool]:
+    """Whether a field holds numbers, and whether they lie in a tuple."""
+    text = str(field.annotation)
+    return ("int" in text or "float" in text) and "bool" not in text, "uple" in text
+
+
+# Every number of every settings class: its table's place, its class, its name.
+FIELDS = [(place, cls, name) for place, cls in [
+    ("", experiment.Experiment), ("base.", settings.Base), *((f"methods.{kind}.", cls)
+                                                             for kind, cls in experiment.kinds().items())]
+          for name, field in cls.model_fields.items() if numbers_of(field)[0]]
+ZERO = {"seeds", "test_inner_steps", "epochs", "label_smoothing", "factor_grid", "strength_grid", "anneal", "msl",
+        "crossfit", "dropout", "soft_f1", "ema_decay"}  # 0 means something: none, or the general model
+
+
+def test_the_walk_meets_every_kind_of_number():
+    names = {name for _, _, name in FIELDS}
+    assert len(FIELDS) > 40 and names > ZERO and {"draws", "inner_lr_grid", "neighbours_grid", "parts", "lr"} < names
+
+
+@pytest.mark.parametrize("place, cls, name", FIELDS, ids=[place + name for place, _, name in FIELDS])
+def test_every_number_of_every_settings_class_is_finite_and_bounded(file, place, cls, name):
+    """One line that names the flag and, where a bound is crossed, the bound."""
+    kind = place.split(".")[1] if place.startswith("methods.") else "ssl-e"
+    path, form = file(f'[methods.{kind}]\nkind = "{kind}"\n'), "[{}]" if numbers_of(cls.model_fields[name])[1] else "{}"
+    for value in ("nan", "inf", "-inf", "-1", "0", "1e9"):
+        try:
+            experiment.load(path, (f"{place}{name}={form.format(value)}",))
+        except UserError as error:
+            text = str(error)
+            assert f"--set {place}{name}" in text and "\n" not in text and not (value == "0" and name in ZERO)
+            assert re.search(r"(greater|less) than (or equal to )?[\d.]+|finite|valid integer", text), text
+        else:
+            assert (value == "0" and name in ZERO) or (value == "1e9" and name == "seeds"), (name, value)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("low = nan\nhigh = 1", "finite"), ("low = 2\nhigh = 1", "low must be at most high"),
+    ("low = 0\nhigh = 1\nlog = true", "above 0 where log = true"), ("choices = []", "at least 1 item"),
+    ("choices = [nan]", "choices.0"), ("low = 0", "give either low and high or choices")])
+def test_a_space_that_cannot_be_searched_is_one_line(tmp_path, text, words):
+    path = tmp_path / "search.toml"
+    path.write_text(f'experiment = "main"\n[corpora.emodb]\n[methods.a]\ntrials = 1\n[methods.a.space.lr]\n{text}\n')
+    with pytest.raises(UserError, match=words) as caught:
+        search.read(path)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{path}: methods.a.space.lr")
+
+
+HOSTILE = ["../x", "../../../../victim", "..", ".", ".hidden", "/etc/x", "a/b", "a\\b", "a\nb", "a\n", "", "-x", "a b",
+           "a\0b", "<b>", "é", "x" * 101]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_that_become_paths_have_one_pattern(tmp_path, name):
+    quoted = json.dumps(name)
+    for text in (f'[methods.{quoted}]\nkind = "ssl-e"\n', f"name = {quoted}\n" + MAIN):
+        (tmp_path / "x.toml").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="should match pattern") as caught:
+            experiment.load(tmp_path / "x.toml")
+        assert "\n" not in str(caught.value)
+    (tmp_path / "s.toml").write_text(f"experiment = {quoted}\n[corpora.emodb]\n[methods.a]\ntrials = 1\n"
+                                     "[methods.a.space.lr]\nchoices = [1]\n", encoding="utf-8")
+    with pytest.raises(UserError, match="experiment: string should match pattern"):
+        search.read(tmp_path / "s.toml")
+
+
+def test_a_toml_file_may_begin_with_a_byte_order_mark(file, tmp_path):
+    path = file(MAIN)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert experiment.load(path).methods

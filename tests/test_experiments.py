@@ -155,7 +155,9 @@ def test_lines_by_step_ring_what_was_trained():
     gain = steps.by_step(run).set_index(["method", "setting", "inner_steps", "score"])["gain"]
     rings = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()
              if line.get_fillstyle() == "none" and len(line.get_xdata())]
-    np.testing.assert_allclose(rings, [(1, gain["maml", "seen", 1, "f1"]), (2, gain["meta-perser", "seen", 2, "f1"])])
+    (first, one), (second, two) = rings
+    assert abs(first - 1) <= 0.1 and abs(second - 2) <= 0.1  # lines stand a little apart
+    np.testing.assert_allclose([one, two], [gain["maml", "seen", 1, "f1"], gain["meta-perser", "seen", 2, "f1"]])
 
 
 def test_comparisons_print_effect_interval_and_corrected_p():

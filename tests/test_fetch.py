@@ -27,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         server, path = self.server, self.path
         given = self.headers.get("Range")
         server.asked.append((path, given))

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import zipfile
-from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -18,7 +17,7 @@ from perser.cli import main
 from perser.corpora.synthetic import espeak
 from perser.errors import UserError
 from perser.features import packaged, upstreams
-from perser.phase2.models import Cascade
+from perser.phase2.models import Recogniser
 
 NAME = "toy"
 
@@ -159,13 +158,8 @@ def speech(tmp_path):
     return [audio.read(path) for path in paths]
 
 
-def test_the_packaged_whisper_hears_what_synthetic_speech_says(whisper, speech, caplog):
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
-
-    with packaged.quiet():
-        model = WhisperForConditionalGeneration.from_pretrained(whisper).eval()
-        recogniser = SimpleNamespace(processor=WhisperProcessor.from_pretrained(whisper), asr=model, device="cpu")
-    transcripts = Cascade._transcribe(recogniser, speech)
+def test_the_packaged_whisper_hears_what_synthetic_speech_says(whisper, speech, tmp_path, caplog):
+    transcripts = Recogniser(whisper, "cpu", store=str(tmp_path / "store")).transcripts(speech)
     assert not caplog.records  # such as a warning of generation settings
     for text, transcript in zip(TEXTS, transcripts, strict=True):
         assert set(re.findall(r"\w+", text.lower())) <= set(re.findall(r"\w+", transcript.lower())), transcript

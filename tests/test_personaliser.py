@@ -57,7 +57,7 @@ def test_fit_is_the_general_model_of_a_team_and_each_listener_s_own(fitted):
     assert fitted.n_features_in_ == 12 and fitted.general_.about["seed"] == 3
     prepared = team.prepare(CORPUS, ("seeds=[3]", *SETTINGS))
     plan = Plan(prepared.experiment, prepared.corpus, UPSTREAM, FEATURES, "none", Path())
-    own = dict(team.personal_models(plan, fitted.general_))
+    own = dict(team.personal_models(plan, fitted.general_, prepared.corpus.ratings))
     for name, model in fitted.models_.items():
         torch.testing.assert_close(model.head, own[name].head)
 

@@ -18,11 +18,11 @@ from perser import checkpoints, features, workers
 from perser.corpora import Corpus
 from perser.data import from_corpus, listener_groups, rating_targets, split
 from perser.episodes import draws_by_listener, make_batch
+from perser.errors import UserError
+from perser.features import upstreams
 from perser.methods import GradientModel
 from perser.model import Head, predict
 from perser.phase2 import listeners, runner, tasks
-from perser.features import upstreams
-from perser.errors import UserError
 from perser.phase2.export import review
 from perser.plan import Plan
 from perser.protocol import Protocol

@@ -1,7 +1,6 @@
-"""Phase-2 metrics and answer reading against cases worked by hand and independent implementations."""
+"""Phase-2 metrics against cases worked by hand and independent implementations."""
 
 import math
-import string
 
 import jiwer
 import numpy as np
@@ -14,80 +13,12 @@ from sklearn import metrics as sk
 from sklearn.preprocessing import MultiLabelBinarizer
 from torchmetrics.functional.text import squad
 
-from perser.phase2.metrics import (
-    LONGEST_ANSWER,
-    METRICS,
-    canonical,
-    clean,
-    events,
-    time_spans,
-    parse_options,
-    read_choice,
-    read_number,
-    read_text,
-)
+from perser.phase2.answers import clean, read_text
+from perser.phase2.metrics import METRICS, NORMALISERS, canonical, events, normalised, slots, time_spans
 
 
 def score(name, labels, answers):
     return METRICS[name].compute([tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in labels], answers)
-
-
-@pytest.mark.parametrize(("instruction", "labels", "options"), [
-    ("Which? The answer could be a, b, or c.", ["b"], ["a", "b", "c"]),
-    ("Which? The answer could be happy or sad.", ["sad"], ["happy", "sad"]),
-    ("The answer could be neutral, calm, happy and sad.", ["sad"], ["neutral", "calm", "happy", "sad"]),
-    ("Choose one from the following: rock and roll, jazz, blues.", ["jazz"], ["rock and roll", "jazz", "blues"]),
-    ("Options: 'yes' or 'no'. Is it sarcasm?", ["no"], ["yes", "no"]),
-    ("The options are: cat, dog; bird.", ["bird"], ["cat", "dog", "bird"]),
-    ("What is the genre of this piece?", ["rock"], []),
-    ("The answer could be a, b, or c.", ["zebra"], []),
-])
-def test_options_come_from_the_instruction(instruction, labels, options):
-    assert parse_options(instruction, labels) == options
-
-
-@pytest.mark.parametrize(("answer", "named"), [
-    ("sad", ("sad",)), ("The speaker is SAD.", ("sad",)), ("very sad, I think", ("very sad",)),
-    ("happy or sad", ("happy", "sad")), ("not happy, but sad", ("sad",)), ("not sad", None), ("", None),
-    ("N/A", None), ("sadness", None), ("I cannot tell", None), ("\u201csad\u201d", ("sad",)),
-])
-def test_choice_is_exactly_what_the_answer_names(answer, named):
-    assert read_choice(answer, ["happy", "sad", "very sad"]) == named
-
-
-def test_number_words_and_digits_are_the_same_option():
-    assert read_choice("There are two speakers.", ["1", "2", "3"]) == ("2",)
-    assert read_choice("3", ["one", "two", "three"]) == ("three",)
-
-
-def test_no_that_is_an_option_is_not_a_negation_of_itself():
-    assert read_choice("No.", ["yes", "no"]) == ("no",)
-    assert read_choice("not sarcastic", ["sarcastic", "not sarcastic"]) == ("not sarcastic",)
-
-
-@pytest.mark.parametrize(("answer", "instruction", "value"), [
-    ("5", "", 5.0), ("-3.5 dB", "SNR in dB?", -3.5), ("minus twelve point five decibels", "", -12.5),
-    ("about one hundred and twenty BPM", "tempo in BPM?", 120.0), ("1,200 Hz", "", 1200.0),
-    ("1.2 kHz", "the pitch in Hz?", 1200.0), ("500 ms", "duration in seconds?", 0.5),
-    ("two minutes", "how many seconds?", 120.0), ("0.5 s", "how many milliseconds?", 500.0),
-    ("3 out of 5", "", 3.0), ("4/5", "", 4.0), ("It is 5. So 5.", "", 5.0), ("5 or 6", "", None),
-    ("no idea", "", None), ("", "", None), ("2 speakers at 60 dB", "the level in dB?", 60.0),
-    ("\u22125 dB", "", -5.0), (".5", "", 0.5), ("12dB", "SNR in dB?", 12.0),
-])
-def test_number_is_the_only_one_in_the_unit_asked_for(answer, instruction, value):
-    assert read_number(answer, instruction) == (value if value is None else pytest.approx(value))
-
-
-def test_text_is_none_only_when_it_is_empty():
-    assert read_text(" ") is None
-    assert read_text("N/A") is None
-    assert read_text("...") == "..."
-
-
-def test_clean_drops_reasoning_and_control_characters_and_limits_the_length():
-    assert clean("<think>maybe sad</think> happy\x00\x1b[31m\ud800") == "happy  [31m"
-    assert clean("<think>never closed sad") == ""
-    assert len(clean("a" * 1_000_000)) == LONGEST_ANSWER
 
 
 def test_accuracy_requires_the_whole_set_and_counts_no_answer_as_wrong():
@@ -110,6 +41,10 @@ def test_set_f1_and_macro_f1_agree_with_sklearn(labels, data):
     assert score("F1", labels, answers) == pytest.approx(sk.f1_score(truth, guess, average=micro, zero_division=0))
     expected = sk.f1_score(truth, guess, average=macro, zero_division=0)
     assert score("macro-F1", labels, answers) == pytest.approx(expected)
+    # the average over the classes' own scores, since scikit-learn takes a single column for two classes here too
+    per_class, support = sk.f1_score(truth, guess, average=None, zero_division=0), truth.sum(0)
+    expected = np.average(per_class, weights=support) if len(classes) > 1 else expected
+    assert score("weighted-F1", labels, answers) == pytest.approx(expected)
 
 
 def test_weighted_accuracy_is_balanced_accuracy_with_a_missing_class():
@@ -160,9 +95,64 @@ def test_empty_reference_counts_its_insertions_and_empty_answer_is_all_deletions
 
 
 def test_cer_per_and_mer_by_hand():
-    assert score("CER", ["abc de"], ["abd de"]) == pytest.approx(1 / 5)
+    assert score("CER", ["abc de"], ["abd de"]) == pytest.approx(1 / 6)  # a space is a character
+    assert score("CER", ["ab cd"], ["abcd"]) == pytest.approx(1 / 5)
     assert score("PER", ["AH0 B K"], ["AH0 P K"]) == pytest.approx(1 / 3)
     assert score("MER", ["\u6211 like \u5b78\u7fd2"], ["\u6211 like \u5b78\u6821"]) == pytest.approx(1 / 4)
+
+
+def test_error_rates_are_those_of_the_organisers_package():
+    """From speech_metrics 0.2.2 (MIT) on the package index: wer(A, L), cer(A, L), per, slot_type_f1(A, L) and
+    slot_value_cer. The last takes the first argument for the reference whatever its names say: called with the labels
+    first it is our metric, with the answers first it is the variant called upstream."""
+    labels = ["the cat sat", "A b c", "hello there big world"]
+    answers = ["The cat sit", "a c", "hello big word"]
+    assert score("WER-upstream", labels, answers) == pytest.approx(0.4)
+    assert score("CER-upstream", labels, answers) == pytest.approx(10 / 37)
+    phones = ["AH0 K OW1", "B P T"], ["AH0 K ow1 L", "B D"]
+    assert score("PER-upstream", *phones) == pytest.approx(0.5)
+    assert score("PER", *phones) == pytest.approx(4 / 6)
+    labels = ["artist: Elvis Presley, playlist: my songs", "city: Paris", "city: Rome, city: Oslo, date: today",
+              "date: monday"]
+    answers = ["artist: elvis presly, genre: rock", "city: Pars, date: now", "city: Osl, date: to day", "city: Paris"]
+    assert score("slot-type-F1", labels, answers) == pytest.approx(0.5416666666666666)
+    assert score("slot-value-CER", labels, answers) == pytest.approx(0.4666666666666667)
+    assert score("slot-value-CER-upstream", labels, answers) == pytest.approx(0.43243243243243246)
+
+
+def test_diarisation_errors_are_pyannotes():
+    """From pyannote.metrics 4 (collar 0, overlaps scored), as the package's own scorer is missing from its wheel; by
+    hand: 1 s missed and 0.5 s false of 7 s; 0.5 s missed and 0.5 s confused of 5 s; 3 s wrong of 7 s."""
+    labels = ["(s1, 0.0, 4.0) (s2, 3.0, 6.0)", "(a, 0.5, 2.5) (b, 2.5, 4.5) (a, 5.0, 6.0)"]
+    answers = ["(x, 0.0, 3.5) (y, 3.5, 6.5)", "(1, 0.5, 3.0) (2, 3.0, 4.5) (1, 5.0, 5.5)"]
+    assert score("DER", labels[:1], answers[:1]) == pytest.approx(1.5 / 7)
+    assert score("DER", labels[1:], answers[1:]) == pytest.approx(1 / 5)
+    assert score("DER", labels, answers) == pytest.approx(0.20833333333333334)
+    assert score("DER", labels[:1], ["(x, 0, 6)"]) == pytest.approx(3 / 7)
+    assert score("DER", labels, [None, "no turns"]) == 1
+
+
+def test_slots_may_hold_commas_and_repeat():
+    assert slots("city: Paris, date: 3 May, 2020, city: Rome") == {"city": ["Paris", "Rome"], "date": ["3 May, 2020"]}
+    assert slots("nothing") == {}
+
+
+@pytest.mark.parametrize(("normaliser", "rate"), [("plain", 1), ("raw", 4 / 3), ("upstream", 1), ("whisper", 0)])
+def test_a_normaliser_says_how_texts_are_written(normaliser, rate):
+    """Edits of "it is doctor who" from: it's dr who; It's Dr. Who; IT'S DR. WHO; it is doctor who."""
+    assert score(normalised("WER", normaliser), ["It's Dr. Who"], ["it is doctor who"]) == pytest.approx(rate)
+    assert normalised("WER|BLEU|PER", "whisper") == "WER-whisper|BLEU|PER-whisper"
+
+
+def test_marks_are_the_letters_own_in_texts_and_phones():
+    for truth, answer in (("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u0928\u0926"), ("\u0633\u064e", "\u0633"),
+                          ("\u0e17\u0e35\u0e48", "\u0e17"), ("t\u032a", "t"), ("t\u02b0", "th")):
+        assert score("WER", [truth], [answer]) == 1 and score("CER", [truth], [truth]) == 0
+        assert score("CER", [truth], [answer]) > 0
+        assert score("PER", [truth], [answer]) == 1
+    assert score("WER", ["\u0939\u093f\u0928\u0940 \u0939\u0948"], ["\u0939\u093f\u0928\u0940"]) == 0.5
+    assert score("PER", ["NN N n"], ["nn N N"]) == pytest.approx(2 / 3)
+    assert score("PER", ["e\u0301"], ["\u00e9"]) == 0
 
 
 def test_cpwer_finds_the_best_assignment_of_speakers():
@@ -211,6 +201,7 @@ def test_iou_by_hand():
     assert score("IoU", ["1-3"], ["2-4"]) == pytest.approx(1 / 3)
     assert score("IoU", ["1-3", "0-1"], ["1-3", None]) == pytest.approx(0.5)
     assert score("IoU", ["0-1; 2-3"], ["0-3"]) == pytest.approx(2 / 3)
+    assert score("IoU", ["the first half"], ["the second half"]) == 0
 
 
 def test_event_f1_collar_names_and_one_to_one_matching():
@@ -222,6 +213,8 @@ def test_event_f1_collar_names_and_one_to_one_matching():
     assert score("event-F1", label, ["dog: 1.0-2.0; dog: 1.1-2.0"]) == 0.5
     assert score("event-F1", label, [None]) == 0
     assert score("event-F1", [""], [None]) == 1
+    assert score("event-F1", ["dog; cat"], ["a bird"]) == 0
+    assert score("event-F1", ["dog; cat"], ["cat, cow"]) == 0.5
 
 
 def test_onset_and_beat_windows():
@@ -235,6 +228,7 @@ EDGES = {
     "weighted-accuracy": (["a", "a", "b", "b"], [("a",), ("a",), ("a",), None], (1 + 0) / 2),
     "F1": (["a", "a", "b", ""], [("a",), None, ("a",), ("c",)], 2 * 1 / (3 + 3)),
     "macro-F1": (["a", "a", "b", ""], [("a",), None, ("a",), ("c",)], (2 * 1 / (2 + 2) + 0 + 0) / 3),
+    "weighted-F1": (["a", "a", "b", ""], [("a",), None, ("a",), ("c",)], (2 * 2 * 1 / (2 + 2) + 0) / 3),
     "MSE": (["", "1", "3", "5"], [9.0, None, 4.0, 8.0], (1 + 9) / 2),
     "MAE": (["", "1", "3", "5"], [9.0, None, 4.0, 8.0], (1 + 3) / 2),
     "MedAE": (["", "1", "3", "5"], [9.0, None, 4.0, 8.0], (1 + 3) / 2),
@@ -242,7 +236,7 @@ EDGES = {
     "SRCC": (["", "9", "1", "2"], [9.0, None, 7.0, 5.0], -1),
     "KTAU": (["", "9", "1", "2", "3"], [9.0, None, 1.0, 3.0, 2.0], (2 - 1) / 3),
     "WER": (["", "a b"], ["x", None], (1 + 2) / 2),
-    "CER": (["", "ab c"], ["xy", None], (2 + 3) / 3),
+    "CER": (["", "ab c"], ["xy", None], (2 + 4) / 4),
     "PER": (["", "AH0 B"], ["K", None], (1 + 2) / 2),
     "MER": (["", "\u6211 like"], ["no", None], (1 + 2) / 2),
     "cpWER": (["", ("a b", "c")], ["x", None], (1 + 3) / 3),
@@ -252,9 +246,16 @@ EDGES = {
     "word-F1": (["", "a", "", "b"], ["x", None, None, "b"], (0 + 0 + 1 + 1) / 4),
     "IoU": (["", "1-2", "", "1-3"], ["1-2", None, None, "2-3"], (0 + 0 + 1 + 1 / 2) / 4),
     "event-F1": (["", "dog: 1-2", "cat: 1-2"], ["dog: 1-2", None, "cat: 1-2"], 2 * 1 / (2 + 2)),
+    "slot-type-F1": (["", "a: x", "", "a: x, b: y"], ["a: x", None, None, "a: z"], (0 + 0 + 1 + 2 / 3) / 4),
+    "slot-value-CER": (["", "a: xyz", "b: xy"], ["a: x", None, "b: x"], (3 + 1) / 5),
+    "slot-value-CER-upstream": (["", "a: xyz", "b: xy"], ["a: x", None, "b: x"], (1 + 1) / 2),
+    "DER": (["", "(a, 0, 2)", "(a, 0, 2)"], ["(x, 0, 1)", None, "(x, 1, 4)"], (1 + 2 + 3) / 4),
     "onset-F1": (["", "1.0", "2.0"], ["1.0", None, "2.0"], 2 * 1 / (2 + 2)),
     "beat-F1": (["", "1.0", "2.0"], ["1.0", None, "2.0"], 2 * 1 / (2 + 2)),
 }
+
+EDGES |= {name: EDGES[name.rpartition("-")[0]] for name in METRICS if name.rpartition("-")[2] in NORMALISERS
+          and name not in EDGES}
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -275,7 +276,8 @@ def test_a_task_of_nothing_but_empty_references_and_answers(name):
 
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_a_perfect_answer_is_perfect(name):
-    texts = {"IoU": "1-2", "event-F1": "dog: 1-2", "onset-F1": "1.0 2.0", "beat-F1": "1.0 2.0",
+    texts = {"slot-type-F1": "a: x", "slot-value-CER": "a: x", "slot-value-CER-upstream": "a: x", "DER": "(a, 1, 2)",
+             "IoU": "1-2", "event-F1": "dog: 1-2", "onset-F1": "1.0 2.0", "beat-F1": "1.0 2.0",
              "BLEU": "one two three four five"}
     mode = METRICS[name].mode
     labels = [("a",), ("b",), ("a",)] if mode == "choice" else [("1",), ("2",), ("4",)] if mode == "number" else [
@@ -287,18 +289,31 @@ def test_a_perfect_answer_is_perfect(name):
 
 @pytest.mark.parametrize(("spelled", "ours"), [
     ("Accuracy", "accuracy"), ("wer", "WER"), ("label_f1", "label-F1"), ("event-based F1 (200 ms collar)", "event-F1"),
-    ("weighted_accuracy", "weighted-accuracy"), ("PESQ", ""), ("", "")])
+    ("weighted_accuracy", "weighted-accuracy"), ("F1_weighted", "weighted-F1"), ("slot-type F1", "slot-type-F1"),
+    ("slot-value CER", "slot-value-CER"), ("DER", "DER"), ("PESQ", ""), ("", "")])
 def test_upstream_spellings(spelled, ours):
     assert canonical(spelled) == ours
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.text(max_size=200), st.text(alphabet=string.printable, max_size=100))
-def test_no_answer_text_breaks_a_reader(answer, instruction):
-    text = clean(answer)
-    read_choice(text, ["a", "b"])
-    read_number(text, instruction)
-    parse_options(instruction)
+@given(st.text(max_size=200) | st.text(alphabet="12.,-: ()ab'/;$%s\n", max_size=80))
+def test_no_answer_text_breaks_a_metric(answer):
     for name, metric in METRICS.items():
         if metric.mode == "text":
-            assert metric.compute([("a b",)], [read_text(text)]) >= 0, name
+            assert 0 <= metric.compute([("a b",)], [read_text(clean(answer))]) < math.inf, name
+
+
+@pytest.mark.parametrize("answer", [f"{'9' * 200}-{'9' * 201}", f"dog: 1-{'9' * 400}", f"(a, 0, {'9' * 400})", "inf",
+                                    "speaker\n" * 4000, "a: b, " * 1300, "9" * 8000])
+def test_an_absurd_answer_costs_no_more_than_its_row(answer):
+    """One line of 4,000 is somebody's, so speakers are matched with lines and not lines with lines."""
+    for name, metric in METRICS.items():
+        if metric.mode == "text":
+            assert 0 <= metric.compute([("dog: 1-2",)], [answer]) < math.inf, name
+
+
+@pytest.mark.parametrize("value", [9e199, -9e199, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["MSE", "MAE", "MedAE", "LCC", "SRCC", "KTAU"])
+def test_a_number_of_no_scale_is_no_answer_in_old_records_too(name, value):
+    labels, answers = ["1", "2", "4"], [2.0, 3.0, 1.0]
+    assert score(name, [*labels, "5"], [*answers, value]) == score(name, labels, answers)

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from perser.errors import UserError
-from perser.phase2 import aggregate, report
+from perser.phase2 import aggregate, report, tasks
+
+KNOWN = sorted(tasks.catalogue())[0]
 
 
 def rows(model, instance, metric, labels, answers, *, domain="speech", clusters=None, outcome=None, scorer="strict",
@@ -100,7 +102,46 @@ def test_rows_without_a_verdict_are_left_out_and_counted():
     frame["correct"] = [1.0, 0.0, 0.0, 0.0]
     table = aggregate.tasks(frame, resamples=0)
     assert table["metric"].tolist() == ["accuracy"]
-    assert (table["value"].item(), table["ungraded"].item()) == (0.5, 0.5)
+    assert (table["value"].item(), table["ungraded"].item()) == (1 / 3, 0.25)
+    both = pd.concat([frame, rows("m", "S", "accuracy|F1", list("aaaa"), [["a"]] * 4)])
+    counts = aggregate.counts(both.assign(truncated=False, cut=False), {})
+    assert counts[["answered", "ungraded", "unparseable", "verdicts"]].to_numpy().tolist() == [[4, 1, 1, 4]]
+    assert "| 1 (25%) " in "\n".join(report._rows(counts, {}))
+
+
+def test_two_scorers_agree_by_share_and_kappa():
+    """Verdicts of a: 1 1 0 0, of b: 1 0 0 0; equal 3/4, by chance 1/2 1/4 + 1/2 3/4 = 1/2: kappa (3/4 - 1/2) / (1/2).
+
+    The strict scorer reads a, a, b and nothing: 1 1 0 0, as a does."""
+    frame = pd.concat([rows("m", "S", "accuracy", list("aaaa"), [["a"], ["a"], ["b"], None]), *(
+        rows("m", "S", "accuracy", list("aaaa"), [None] * 4, scorer=name,
+             outcome=["answered", "answered", "answered", "unparseable"]).assign(correct=values)
+        for name, values in (("a", [1.0, 1, 0, 0]), ("b", [1.0, 0, 0, 0])))])
+    table = aggregate.agreement(frame).set_index(["scorer", "other"])
+    assert table["rows"].tolist() == [4] * 3
+    assert table["agreement"].to_dict() == {("strict", "a"): 1, ("strict", "b"): 0.75, ("a", "b"): 0.75}
+    assert table["kappa"].to_dict() == {("strict", "a"): 1, ("strict", "b"): 0.5, ("a", "b"): 0.5}
+    same = aggregate.agreement(frame[frame["sample"] == "0"])
+    assert same["agreement"].tolist() == [1, 1, 1] and same["kappa"].isna().all()
+    numbers = pd.concat([rows("m", "N", "MAE", ["1", "2"], [1.0, None]),
+                         rows("m", "N", "MAE", ["1", "2"], [1.0, 2.0], scorer="a")])
+    assert aggregate.agreement(numbers)["agreement"].tolist() == [0.5]
+
+
+def test_the_report_names_the_normaliser_and_leaves_the_records_alone(tmp_path):
+    (tmp_path / "m").mkdir()
+    rows("m", "S", "WER|BLEU", ["It's Dr. Who"], ["it is doctor who"], kind="sequence_generation").to_parquet(
+        tmp_path / "m" / "records.parquet")
+    (tmp_path / "m" / "manifest.json").write_text("{}")
+    values = {}
+    for name in ("plain", "raw", "upstream", "whisper", "plain"):
+        report.write(tmp_path, normaliser=name)
+        table = pd.read_csv(tmp_path / "tasks.csv").set_index("metric")["value"]
+        values[table.index[0]] = table.iloc[0]
+        assert table.index[1] == "BLEU"
+    assert values == {"WER": pytest.approx(1), "WER-raw": pytest.approx(4 / 3), "WER-upstream": pytest.approx(1),
+                      "WER-whisper": 0}
+    assert pd.read_parquet(tmp_path / "records.parquet")["metrics"].tolist() == ["WER|BLEU"]
 
 
 def test_skill_puts_every_metric_between_majority_and_perfect():
@@ -119,6 +160,28 @@ def test_skill_puts_every_metric_between_majority_and_perfect():
         aggregate.skill(aggregate.tasks(silent, resamples=0))
 
 
+def test_the_tally_counts_intervals_without_zero_in_the_direction_of_the_metric():
+    rows = [("m", True, 0.1, 0.3), ("m", False, 0.1, 0.3), ("m", True, -0.1, 0.3), ("m", True, np.nan, np.nan),
+            ("n", False, -2.0, -1.0)]
+    gaps = pd.DataFrame(rows, columns=["model", "higher", "low", "high"])
+    assert aggregate.tally(gaps).to_dict("records") == [
+        {"model": "m", "better": 1, "worse": 1, "neither": 2}, {"model": "n", "better": 1, "worse": 0, "neither": 0}]
+
+
+def test_bold_is_the_best_model_that_knows_no_label_if_it_beats_the_majority():
+    a, b = ["a"], ["b"]
+    answers = {"majority": [a, b, b, b], "oracle": [a] * 4, "perser/x/one": [a, a, b, b], "perser/x/two": [a, b, b, b]}
+    frame = pd.concat([rows(model, "S", "accuracy", list("aaaa"), answer) for model, answer in answers.items()]
+                      + [rows("asr/three", "S", "accuracy", list("aaaa"), [None] * 4)]
+                      + [rows("majority", "E", "MAE", ["1"], [2.0], kind="regression"),
+                         rows("perser/x/one", "E", "MAE", ["1"], [3.0], kind="regression")])
+    lines = report.side_by_side(aggregate.tasks(frame, resamples=0)).split("\n")
+    head, choice, number = ([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:]))
+    assert head[4:] == ["majority", "oracle", "perser<br>one", "perser<br>two"]  # three declined everything
+    assert choice[4:] == ["0.250", "1.000", "**0.500**", "0.250"]
+    assert number[4:] == ["1.000", "-", "2.000", "-"]  # an error above the majority's
+
+
 def test_tables_and_figures_import_neither_models_nor_inspect():
     code = ("import sys; from perser.phase2 import aggregate, report; "
             "print({'torch', 'transformers', 'inspect_ai'} & {name.split('.')[0] for name in sys.modules})")
@@ -135,3 +198,30 @@ def test_the_report_of_empty_records_has_empty_tables(tmp_path):
 @pytest.mark.parametrize("name", ["a|b", "<b>x</b>", "a\nb", "\x1b[31m"])
 def test_names_in_the_report_are_sanitised(name):
     assert not set("|<>\n\x1b") & set(report.plain(name))
+
+
+def test_the_radar_has_a_corner_per_domain_and_a_line_per_model():
+    index = pd.MultiIndex.from_tuples([("speech", "A"), ("speech", "B"), ("music", "C"), ("audio", "D")],
+                                      names=["domain", "group"])
+    skill = pd.DataFrame({"m": [0.2, 0.4, -3.0, 0.5], "silent": [np.nan] * 4}, index=index)
+    figure = report.radar(skill, "Synthetic speech")
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["audio", "music", "speech"]
+    line = next(line for line in axes.get_lines() if line.get_label() == "m")
+    np.testing.assert_allclose(line.get_ydata(), [0.5, -1.0, 0.3, 0.5])  # cut at -1, and closed
+
+
+def test_first_phase_data_sets_have_the_official_dimension():
+    official = [row["instance"] for row in tasks.catalogue().values() if tasks.dimension(row["instance"])]
+    assert len(official) == 55 and {tasks.dimension(name) for name in official} == {
+        "content", "speaker", "semantics", "degradation", "paralinguistics", "audio"}
+    assert tasks.dimension("HowFarAreYou_3DSpeaker") == "paralinguistics" and tasks.dimension("SuperbER_X") == ""
+
+
+def test_a_domain_of_the_catalogue_is_marked_as_inferred(tmp_path):
+    frame = pd.concat([rows("m", name, "accuracy", list("ab"), [["a"], ["b"]]) for name in (KNOWN, "Mine")])
+    (tmp_path / "m").mkdir()
+    frame.to_parquet(tmp_path / "m" / "records.parquet")
+    report.write(tmp_path)
+    table = pd.read_csv(tmp_path / "tasks.csv").set_index("instance")
+    assert table["domain"].to_dict() == {KNOWN: "speech (inferred)", "Mine": "speech"}

@@ -97,7 +97,8 @@ def test_a_known_data_set_is_checked_against_the_catalogue(tmp_path):
     data(instance(tmp_path, "Other", path=f"DynamicSuperb/{name}", metrics=["wer"]), [ROW])
     loaded, problems = tasks.load(tmp_path)
     assert [t.metrics for t in loaded] == [("WER",), ("accuracy",)]
-    assert len(problems) == 1 and "WER here, accuracy in the catalogue" in problems[0]
+    assert len(problems) == 2 and "WER here, accuracy in the catalogue" in problems[0]
+    assert [t.instance for t in loaded] == [name, f"{name}-2"] and f"evaluated as {name}-2" in problems[1]
     assert {t.group for t in loaded} == {name} and {t.domain for t in loaded} == {"speech"}
 
 
@@ -198,6 +199,48 @@ def test_organisers_working_layout(tmp_path):
     assert row.id == "S_x.wav"
 
 
+def test_a_second_audio_of_the_first_phase_is_heard_second(tmp_path):
+    folder = instance(tmp_path, "S")
+    (folder / "data").mkdir()
+    for name in ("S_x.wav", "S_x_pair.wav", "S_x_pairs.wav", "S_xy.wav", "S_xy_pair.wav"):
+        sf.write(folder / "data" / name, WAVE, 16000)
+    entries = {name: {"instruction": "?", "label": "a"} for name in ("S_x.wav", "S_xy.wav")}
+    (folder / "data" / "metadata.json").write_text(json.dumps(entries))
+    rows = tasks.load(tmp_path)[0][0].rows
+    assert [[path.rsplit("/", 1)[1] for path in row.audios] for row in rows] == [
+        ["S_x.wav", "S_x_pair.wav"], ["S_xy.wav", "S_xy_pair.wav"]]
+
+
+def test_contributors_csv_under_data_test(tmp_path):
+    folder = instance(tmp_path, "S") / "data" / "test"
+    folder.mkdir(parents=True)
+    sf.write(folder / "x.wav", WAVE, 16000)
+    (folder / "metadata.csv").write_text('\ufefffile_name,file,instruction,label\nx.wav,f.wav,"Which, a or b?","a"\n',
+                                         encoding="utf-8")
+    row = tasks.load(tmp_path)[0][0].rows[0]
+    assert (row.id, row.instruction, row.labels) == ("f.wav", "Which, a or b?", ("a",))
+    assert row.audios[0].endswith("data/test/x.wav")
+
+
+def test_the_working_layout_without_audio_asks_in_words(tmp_path):
+    folder = instance(tmp_path, "S")
+    (folder / "data").mkdir()
+    (folder / "data" / "metadata.json").write_text(json.dumps(
+        {f"S_{i}.wav": {"instruction": "?", "text": "words", "label": "a"} for i in range(2)}))
+    loaded, problems = tasks.load(tmp_path)
+    assert [(row.id, row.audios, row.texts) for row in loaded[0].rows] == [
+        (f"S_{i}.wav", (), ("words",)) for i in range(2)] and not problems
+    sf.write(folder / "data" / "S_0.wav", WAVE, 16000)  # now the other row's file is missing
+    loaded, problems = tasks.load(tmp_path)
+    assert [row.id for row in loaded[0].rows] == ["S_0.wav"] and any("S_1.wav" in line for line in problems)
+
+
+def test_texts_are_left_out_on_request(tmp_path):
+    data(instance(tmp_path, "S"), [{**ROW, "text": "shown", "text2": "too"}])
+    assert tasks.load(tmp_path)[0][0].rows[0].texts == ("shown", "too")
+    assert tasks.load(tmp_path, texts=False)[0][0].rows[0].texts == ()
+
+
 LOAD = """
 import json, sys
 from perser.phase2 import tasks
@@ -263,7 +306,7 @@ def test_a_listing_sends_no_request_to_the_hub(tmp_path):
         with pytest.raises(TimeoutError):
             hub.accept()
     state = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines() if line.strip()}
-    assert (state["SarcasmDetection_Mustard"], state["StressDetection_MIRSD"]) == ("absent", "loaded")
+    assert (state["SarcasmDetection_Mustard"], state["StressDetection_MIRSD"]) == ("missing", "loaded")
     assert "hf download DynamicSuperb/SarcasmDetection_Mustard" in done.stderr and done.stderr.count("\n") == 1
 
 

@@ -361,7 +361,7 @@ def test_what_is_written_reads_as_the_same_corpus(root, tmp_path, content):
 
 
 WORD = st.text(st.sampled_from("aZ9 ,\"'\\äßé.-_="), min_size=1, max_size=8).map(str.strip).filter(
-    lambda word: word and word.lower() != "other")
+    lambda word: word and word.lower() != "other" and not word.startswith("'"))  # before a formula it is a mark
 CLIP = WORD.filter(lambda name: schema.clip_name(name) == name and name not in (".", ".."))
 
 
@@ -369,9 +369,9 @@ CLIP = WORD.filter(lambda name: schema.clip_name(name) == name and name not in (
 @given(st.data(), st.sampled_from(",;\t"), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"]),
        st.sampled_from(["\n", "\r\n"]), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
 def test_what_a_writer_of_csv_writes_is_read(tmp_path_factory, data, separator, encoding, end, quoting):
-    classes = data.draw(st.lists(WORD.filter(lambda w: "," not in w), min_size=1, max_size=4, unique_by=schema._alike))
+    classes = data.draw(st.lists(WORD.filter(lambda w: "," not in w), min_size=1, max_size=4, unique_by=schema.alike))
     clips = data.draw(st.lists(CLIP, min_size=1, max_size=4, unique_by=schema._bare))
-    listeners = data.draw(st.lists(WORD, min_size=1, max_size=3, unique_by=schema._alike))
+    listeners = data.draw(st.lists(WORD, min_size=1, max_size=3, unique_by=schema.alike))
     keys = [(clip, listener) for clip in clips for listener in listeners]
     ticks = [data.draw(st.sets(st.sampled_from(classes))) for _ in keys]
     frame = pd.DataFrame([(*key, ";".join(sorted(on)) or "Other") for key, on in zip(keys, ticks)],

@@ -167,6 +167,32 @@ def test_check_names_the_models_that_are_loaded():
     assert packaged.folder("whisper-tiny.en").name == check.WHISPER
 
 
+@pytest.mark.parametrize("driver, named", [("580.65.06", "  have  "), ("550.54.15", "  -     "), ("[N/A]", "  -     ")])
+def test_check_does_not_count_a_driver_that_is_too_old_for_the_lock(tmp_path, driver, named):
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text(f"#!/bin/sh\necho 'NVIDIA A100, 81920 MiB, {driver}'\n")
+    fake.chmod(0o755)
+    done = run(sys.executable, ROOT / "tools" / "check.py",
+               env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"})
+    [line] = [line for line in done.stdout.split("\n") if " GPU " in line]
+    assert line.startswith(named) and ("driver 580 or newer is needed" in line) == (named != "  have  ")
+
+
+def test_what_set_up_installs_is_checked_against_hashes(monkeypatch):
+    """All but what it built itself: the wheel of learn2learn, from a source with a hash, and the project."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from setup_env import BUILD_TOOLS
+
+    text = (ROOT / "tools" / "setup_env.py").read_text()
+    calls = re.findall(r"^    pip\(\"(?:install|download)\".*", text, re.MULTILINE)
+    free = [call for call in calls if "--require-hashes" not in call and "*sdist" not in call]
+    assert len(calls) == 6 and len(free) == 2 and "learn2learn-*.whl" in free[0] and "--editable" in free[1]
+    assert "sdist = " in text and "--require-hashes -r sdist.txt" in text
+    pinned = [line.split() for line in BUILD_TOOLS.strip().split("\n")]
+    assert all(re.fullmatch(r"[A-Za-z-]+==[0-9.]+", name) and hashes and all(
+        re.fullmatch("--hash=sha256:[0-9a-f]{64}", digest) for digest in hashes) for name, *hashes in pinned)
+
+
 def test_check_says_whether_the_default_upstream_is_here(tmp_path):
     from perser.features import packaged
 

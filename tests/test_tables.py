@@ -1,5 +1,7 @@
 """Tables, report and claims: what is printed follows from the records, in every format."""
 
+import csv
+import io
 import json
 import re
 
@@ -7,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_records import SIMPLE, exchanged, made_run, made_study
+from markdown_it import MarkdownIt
 
 from perser import records
-from perser.analysis import comparison, report, tables, wording
+from perser.analysis import comparison, figures, report, tables, wording
 from perser.analysis.claims import HARM, claims, lines, of_run
+from perser.analysis.experiments import main
 from perser.errors import UserError
 from perser.scores import CONSTANT, SCORES
 
@@ -229,8 +233,8 @@ def test_bold_marks_the_mean_alone_in_markdown_and_latex():
 
 
 def test_latex_is_booktabs_and_escaped():
-    frame = made_records().replace({"method": {"meta-perser": "50%_{of}&$#~^\\"}})
-    text = tables.latex(tables.score_table(made_run(frame)), tables.score_caption(made_run(frame)))
+    run = made_run(made_records(), settings={"meta-perser": {"title": "50%_{of}&$#~^\\"}})
+    text = tables.latex(tables.score_table(run), tables.score_caption(run))
     assert r"50\%\_\{of\}\&\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}" in text
     assert r"toy\_corpus" in text and r"95 \%" in text and r"\toprule" in text and r"\bottomrule" in text
     body = re.sub("^% .*$", "", text.replace("$-$", ""), flags=re.MULTILINE)
@@ -238,8 +242,8 @@ def test_latex_is_booktabs_and_escaped():
 
 
 def test_markdown_keeps_a_pipe_in_its_cell():
-    frame = made_records().replace({"method": {"meta-perser": "a|b"}})
-    assert r"a\|b" in tables.markdown(tables.score_table(made_run(frame)), "caption")
+    run = made_run(made_records(), settings={"meta-perser": {"title": "a|b"}})
+    assert r"a\|b" in tables.markdown(tables.score_table(run), "caption")
 
 
 @pytest.mark.parametrize("synthetic", ["", "listeners", "speech and listeners"])
@@ -295,7 +299,7 @@ def test_report_writes_the_same_bytes_twice(run, tmp_path):
     once, again = (report.report(run, tmp_path / name) for name in ("one", "two"))
     place = tmp_path / "one" / "toy_corpus" / "logmel" / "main"
     assert sorted(place.iterdir()) == sorted(once)
-    tables, figures = ("comparisons", "main", "scores"), ("gains", "main", "shots-seen", "shots-unseen")
+    tables, figures = ("comparisons", "main", "scores"), ("gains", "headline", "main", "shots-seen", "shots-unseen")
     assert {path.name for path in once} == {f"{name}.{end}" for name in tables for end in ("md", "tex", "csv")} | {
         f"{name}.{end}" for name in figures for end in ("pdf", "png")}
     for one, two in zip(once, again):
@@ -400,3 +404,33 @@ def test_the_noise_ceiling_is_in_the_caption_where_clips_were_rated_twice():
         manifest = run.manifest.model_copy(update={"noise_ceiling": ceiling})
         assert (f"of 40 clips that a listener rated again, 62.5 % got the same rating{words}"
                 in tables.score_caption(run._replace(manifest=manifest)))
+
+
+MARKUP = ["<script>alert(1)</script>", "</td><img src=x onerror=alert(1)>", "[click](javascript:alert(1))", "a|b",
+          "`a`", "**a**", "a\n# b", "a\u2028b",
+          "=HYPERLINK(\"http://x\")", "@SUM(1)", "$\\frac{1}$", "\\input{/etc/passwd}",
+          "<!-- ", "&lt;script&gt;", "![x](http://x)"]
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_names_are_text_in_every_format(tmp_path, text):
+    """A method's title, a listener and what the folder lacks; a Markdown parser and a CSV reader judge."""
+    frame = made_records()
+    frame["listener"] = frame["listener"].replace(frame["listener"].iloc[0], text)
+    run = made_run(frame, settings={"meta-perser": {"title": text}}, notes=[text])
+    table, caption = tables.score_table(run), tables.score_caption(run)
+    shown = MarkdownIt("gfm-like", {"linkify": False}).render(tables.markdown(table, caption))
+    tags = set(re.findall(r"<(\w+)", shown))
+    assert tags <= {"p", "table", "thead", "tbody", "tr", "th", "td", "strong", "details", "summary"}, tags
+    assert len(re.findall("<tr>", shown)) == 1 + len(table.cells) and "javascript" not in re.sub(">[^<]*<", "><", shown)
+    assert "alert(1)" not in text or "alert(1)" in shown
+    tex = tables.latex(table, caption)
+    assert r"\input" not in tex and r"\frac" not in tex and "\u2028" not in tex
+    table = table._replace(numbers=table.numbers.assign(listener=text))
+    for path in tables.write(table, caption, tmp_path / "t"):
+        assert path.is_file()
+    cells = list(csv.reader(io.StringIO((tmp_path / "t.csv").read_bytes().decode(), newline="")))
+    assert not [cell for row in cells for cell in row if cell[:1] in "=@" and cell]
+    assert cells[1][-1].removeprefix("'") == text
+    assert len(figures.save(main.gains(run), tmp_path / "f")) == 2
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -208,7 +208,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
 
 
 def test_a_setting_that_is_none_is_named():
-    with pytest.raises(UserError, match=r"^--set unknown key drawz; the nearest valid key is draws$"):
+    with pytest.raises(UserError, match=r"^--set drawz=3: unknown key drawz; the nearest valid key is draws$"):
         team.prepare(planted()[0], ("drawz=3",))
 
 

@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+DRIVER = 580  # of NVIDIA: the least for the lock's CUDA 13
 WHISPER = "whisper-tiny.en-589c9dac6998"  # the default upstream's folder in the cache
 HUB_MODELS = {
     "wav2vec2-base": "facebook/wav2vec2-base", "hubert-base": "facebook/hubert-base-ls960",
@@ -68,7 +69,11 @@ def environment() -> None:
     if note.is_file():
         show(False, "learn2learn", note.read_text())
     gpu = first_line("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    show(bool(gpu), "GPU", gpu or "none (NVIDIA, driver 580 or newer); optional, large models are slow without one")
+    driver = gpu.rpartition(",")[2].strip()
+    old = bool(gpu) and int(driver.partition(".")[0] if driver[:1].isdigit() else 0) < DRIVER
+    remedy = f"; driver {DRIVER} or newer is needed, so it is not used" if old else ""
+    show(bool(gpu) and not old, "GPU", f"{gpu}{remedy}" if gpu else
+         f"none (NVIDIA, driver {DRIVER} or newer); optional, large models are slow without one")
 
 
 def corpora(roots: dict[str, str]) -> bool:

@@ -36,6 +36,8 @@ def environment(lock: str) -> str:
         "# conda env create -f environment.yml && conda activate perser && pip install --no-deps -e .",
         "# Voxtral also needs these packages. Their metadata asks for an older numpy than the lock's, which works too:",
         f"# pip install --no-deps {' '.join(pins(MISTRAL))}",
+        "# It pins versions and has no hashes. To check those, leave out all below `pip`, then, in the environment:",
+        "# pip install --no-deps --require-hashes -r requirements.lock",
         "name: perser",
         "channels: [conda-forge]",
         "dependencies:",

@@ -30,7 +30,14 @@ MISTRAL = (
     "pycountry==26.2.16 --hash=sha256:115c4baf7cceaa30f59a4694d79483c9167dbce7a9de4d3d571c5f3ea77c305a\n"
     "pydantic-extra-types==2.11.1 --hash=sha256:1722ea2bddae5628ace25f2aa685b69978ef533123e5638cfbddb999e0100ec1\n"
 )
-BUILD_TOOLS = ["Cython==3.3.1", "setuptools==81.0.0", "wheel==0.46.3", "packaging==26.3"]
+BUILD_TOOLS = (  # Cython's hashes are those for Python 3.11 and 3.12
+    "Cython==3.3.1 --hash=sha256:26a28e0ca5dffe9c7d69d1e3a0f78cb74f41b2b6b40771f620262a5d04862a00 "
+    "--hash=sha256:215669fd0ce792080cd4d0748db7e1e31f424b6706a6220d08339895e6a3a03a\n"
+    "packaging==26.3 --hash=sha256:d7193f7c8e4e93f444fde0262bf90af30e16fa0ad0ad44cb553c87339b23cd1c "
+    "--hash=sha256:94edc256424af38762eb31306eed28beb9f0efc50a8837492c9d6fd6004aed79\n"
+    "setuptools==81.0.0 --hash=sha256:fdd925d5c5d9f62e4b74b30d6dd7828ce236fd6ed998a08d81de62ce5a6310d6\n"
+    "wheel==0.46.3 --hash=sha256:4b399d56c9d9338230118d705d9737a2a468ccca63d5e813e2a4fc7815d8bc4d\n"
+)
 
 
 class SetupError(Exception):
@@ -103,7 +110,8 @@ def build_learn2learn() -> None:
     shutil.rmtree(work, ignore_errors=True)
     make_venv(work / "env")
     python = work / "env" / "bin" / "python"
-    pip("install", *BUILD_TOOLS, python=python)
+    (work / "tools.txt").write_text(BUILD_TOOLS)
+    pip("install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", work / "tools.txt", python=python)
     (work / "sdist.txt").write_text(LEARN2LEARN)
     sdist = "--no-deps --no-build-isolation --no-binary :all: --require-hashes -r sdist.txt"
     pip("download", *sdist.split(), python=python, where=work)
@@ -152,7 +160,7 @@ def main() -> int:
     try:
         step("packages", "4 GB, about 4 minutes", install_packages, packages)
         step("mistral-common", "seconds", install_mistral, digest(packages, MISTRAL))
-        reference(digest(packages, LEARN2LEARN, *BUILD_TOOLS))
+        reference(digest(packages, LEARN2LEARN, BUILD_TOOLS))
         step("perser", "seconds", install_project, digest(packages, (ROOT / "pyproject.toml").read_bytes()))
     except (SetupError, OSError, subprocess.CalledProcessError) as error:
         print(f"set-up failed: {error}", file=sys.stderr)

@@ -77,7 +77,7 @@ def _harmless(run: Run, numbers: list[dict]) -> list[dict]:
     for row in numbers:
         scores.setdefault((row["method"], row["setting"]), []).append(row)
     judged = []
-    for (method, setting), rows in scores.items():
+    for (_method, setting), rows in scores.items():
         row = min(rows, key=lambda row: row["gain_low"])
         claim = _claim(run, f"{_with_shots(run, row)} is not worse than {wording.over(run)} by more than {-HARM} in "
                        f"log loss or accuracy, {setting} clips", _mean_of(row, "gain"), "harmless")

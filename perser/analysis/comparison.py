@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from perser.analysis import statistics, wording
+from perser.analysis import wording
 from perser.analysis.statistics import interval
 from perser.records import Run
 from perser.scores import CONSTANT, HEADLINE, SCORES, SETTINGS, constant, pooled, scored, sums

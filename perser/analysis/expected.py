@@ -41,7 +41,7 @@ class Claim(BaseModel):
     column: str | None = Field(None, description="the number in these rows, of which `take` is taken")
     take: Literal["min", "max"] = Field("min")
     test: str | None = Field(None, description="test, FILE::NAME, that decides it")
-    kind: Literal["above", "below"] = Field("above", description="holds if the number, or its interval, is above the bar")
+    kind: Literal["above", "below"] = Field("above", description="where its number or interval must lie: of the bar")
     bar: float = Field(0.0, allow_inf_nan=False)
     value: float | None = Field(None, allow_inf_nan=False, description="the number when it was committed")
     tolerance: float | None = Field(None, gt=0, allow_inf_nan=False, description="by how much it may move")
@@ -118,7 +118,8 @@ def _measured(claim: Claim, root: Path, rows: dict) -> tuple[float | None, float
 
 
 def _row(claim: Claim, rows: pd.DataFrame) -> tuple[float, float, float]:
-    chosen = rows[(rows["method"] == claim.method) & (rows["setting"] == claim.setting) & (rows["score"] == claim.score)]
+    place = {"method": claim.method, "setting": claim.setting, "score": claim.score}
+    chosen = rows[(rows[[*place]] == [*place.values()]).all(axis=1)]
     if len(chosen) != 1:
         raise UserError(f"claim {claim.id}: results/{claim.run} has {len(chosen)} rows for {claim.method}, "
                         f"{claim.setting}, {claim.score}; one is needed")
@@ -151,7 +152,8 @@ def headline(judged: list[Judged]) -> str:
     needs = sorted(counts.keys() - words.keys())
     parts = [f"{counts[key]} {words[key]}" for key in words if counts[key]]
     parts += [f"{counts[key]} {key if counts[key] == 1 else key.replace('needs', 'need', 1)}" for key in needs]
-    return f"{wording.count(len(judged), 'claim')}: {', '.join(parts)}; {sum(bool(one.regressed) for one in judged)} regressed"
+    regressed = sum(bool(one.regressed) for one in judged)
+    return f"{wording.count(len(judged), 'claim')}: {', '.join(parts)}; {regressed} regressed"
 
 
 def effect(one: Judged) -> str:
@@ -162,14 +164,15 @@ def effect(one: Judged) -> str:
 
 
 def lines(judged: list[Judged], everything: bool = False) -> list[str]:
-    """The totals, then each claim with its verdict and number, in 80 columns; without `everything` those that matter."""
+    """The totals, then each claim with verdict and number, in 80 columns; without `everything` those that matter."""
     printed = [*textwrap.wrap(headline(judged), 79), ""]
     for one in judged:
         if everything or one.claim.headline or one.regressed:
             verdict = {"by test": "test"}.get(one.reproduced, one.reproduced if one.value is not None else "?")
             words = f"{one.claim.says} ({one.reproduced})" if one.claim.needs else one.claim.says
             words += f" (REGRESSED: {one.claim.value:g} was committed)" if one.regressed else ""
-            printed += textwrap.wrap(words, 79, initial_indent=f"{verdict:<5}{effect(one):<19}", subsequent_indent=" " * 24)
+            first = f"{verdict:<5}{effect(one):<19}"
+            printed += textwrap.wrap(words, 79, initial_indent=first, subsequent_indent=" " * len(first))
     return printed
 
 
@@ -186,7 +189,8 @@ def paper(path: Path, judged: list[Judged]) -> list[str]:
                 entry.get("value"), int | float):
             raise UserError(f"{path}: {entry}: a number needs the id of a claim ({', '.join(known)}) and its value")
         one = known[entry["id"]]
-        printed.append(f"{entry['id']:<28} {entry['value']:>8g}  {effect(one) or one.reproduced} {entry.get('note', '')}")
+        ours = effect(one) or one.reproduced
+        printed.append(f"{entry['id']:<28} {entry['value']:>8g}  {ours} {entry.get('note', '')}")
     return printed
 
 

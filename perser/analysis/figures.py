@@ -1,5 +1,6 @@
 """Figures: style, palette, saving and the primitives that the experiments draw with."""
 
+import io
 import textwrap
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -19,7 +20,7 @@ from scipy.optimize import isotonic_regression
 
 from perser.analysis import comparison, wording
 from perser.analysis.verdicts import BETTER
-from perser.records import GROUPS, Run
+from perser.records import GROUPS, Run, whole
 from perser.scores import HEADLINE
 
 STYLE = Path(__file__).with_name("perser.mplstyle")
@@ -58,17 +59,17 @@ def save(figure: Figure, stem: Path | str) -> list[Path]:
     Both files describe themselves with the figure's label: `footnote` sets it to the origin of what is shown.
     """
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = stem.with_name(f"{stem.name}.pdf"), stem.with_name(f"{stem.name}.png")
     with plt.style.context(STYLE, after_reset=True):
-        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None,
-                                      "Subject": figure.get_label() or None})
-        figure.savefig(png)
-    with Image.open(png) as picture:
-        about = PngInfo()
+        with whole(pdf) as half:
+            figure.savefig(half, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None,
+                                                         "Subject": figure.get_label() or None})
+        picture, about = io.BytesIO(), PngInfo()
+        figure.savefig(picture, format="png")
         about.add_text("Description", figure.get_label())
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png, optimize=True, pnginfo=about,
-                                                                           dpi=picture.info["dpi"])
+        with Image.open(picture) as drawn, whole(png) as half:
+            drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+                half, format="png", optimize=True, pnginfo=about, dpi=drawn.info["dpi"])
     return [pdf, png]
 
 
@@ -92,7 +93,7 @@ def footnote(figure: Figure, text: str, source: Run | str) -> None:
         figure.set_label(wording.provenance(source.manifest))
     width = int(21 * figure.get_figwidth())  # characters of a line
     text = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""])
-    figure.supxlabel(text, fontsize=6, color="#404040", x=0.01, ha="left")
+    figure.supxlabel(text, fontsize=6, color="#404040", x=0.01, ha="left", parse_math=r"$\rho$" in text)
     if stamp:
         figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
 
@@ -361,7 +362,8 @@ def rate_maps(tables: dict[str, pd.DataFrame]) -> Figure:
         axes.set(xlabel="Inner step", ylabel="", title=title)
         axes.set_yticklabels([TENSOR_NAMES.get(name, name) for name in table.index], rotation=0)
         axes.tick_params(length=0, labelrotation=0)
-    bar = figure.colorbar(panels[0].collections[0], ax=list(panels), fraction=0.05, pad=0.02, label="Learning rate")
+    bar = figure.colorbar(panels[0].collections[0], ax=list(panels), fraction=0.05, pad=0.02, label="Learning rate",
+                          ticks=MaxNLocator(5, prune="both"))  # a tick at the end would touch the stamp
     bar.outline.set_visible(False)
     return figure
 

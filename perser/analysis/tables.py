@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from perser.analysis import comparison, wording
-from perser.records import Run
+from perser.records import Run, inert, write_text
 from perser.scores import CONSTANT, HEADLINE, SCORES, per_seed
 
 TICK = "✓"
@@ -208,28 +208,43 @@ def p_text(p: float) -> str:
 
 
 def markdown(table: Table, caption: str) -> str:
-    """GitHub Markdown: what the caption shows, the table, and a fold with the rest of the caption if there is more."""
+    """GitHub Markdown: what the caption shows, the table, and a fold with the rest of the caption if there is more.
+
+    Every cell and the caption are escaped.
+    """
     shown, *more = caption.split(wording.FOLD)
     inside = "".join(f"<p>{html.escape(part, False)}</p>" for part in more)
     fold = ["", f"<details><summary>Definitions and origin</summary>{inside}</details>"]  # no blank line: one block
-    cells = table.cells.map(lambda cell: cell.replace("|", "\\|"))
+    shown, cells = escaped(shown), table.cells.map(escaped)
     cells = cells.where(~table.bold, cells.map(lambda cell: _first_word(cell, "**{}**")))
+    cells.columns = [*map(escaped, cells.columns)]
     return "\n".join([shown, "", cells.to_markdown(index=False, disable_numparse=True), *fold * bool(more), ""])
+
+
+def escaped(text: str) -> str:
+    r"""Text that Markdown shows as it is: no HTML, links, code, emphasis, columns or lines of its own.
+
+    >>> escaped("p <0.001 [+0.1, +0.2]"), escaped("<b>*a*</b> | [x](y)")
+    ('p <0.001 [+0.1, +0.2]', '&lt;b>\\*a\\*&lt;/b> \\| [x]\\(y)')
+    """
+    text = re.sub(r"[\x00-\x1f\x85\u2028\u2029]+", " ", text)
+    text = re.sub(r"([\\`*|]|(?<!\w)_|_(?!\w)|(?<=\])[(\[])", r"\\\1", text)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
 
 
 def plain(frame: pd.DataFrame, digits: int = 1) -> str:
     """Any frame as Markdown without its index: floats with so many digits, nothing for nan, other text escaped.
 
     >>> print(plain(pd.DataFrame({"a|b": ["<i>", None], "c": [0.25, np.nan]})))
-    | a\\|b      |    c |
-    |:----------|-----:|
-    | &lt;i&gt; |  0.2 |
-    |           |      |
+    | a\\|b   |   c |
+    |:-------|----:|
+    | &lt;i> | 0.2 |
+    |        |     |
     """
     def text(cell) -> str:
         if pd.isna(cell):
             return ""
-        return f"{cell:z.{digits}f}" if isinstance(cell, float) else html.escape(str(cell), False).replace("|", "\\|")
+        return f"{cell:z.{digits}f}" if isinstance(cell, float) else escaped(str(cell))
 
     numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
     cells = frame.map(text).rename(columns=text)
@@ -259,16 +274,21 @@ def latex(table: Table, caption: str) -> str:
                      subset=(table.bold[column], [column]))
     numeric = (table.cells[column].str.match(r"[-+<]?\d|-$|all$|$").all() for column in table.cells)
     columns = "".join("r" if number else "l" for number in numeric)
-    lines = style.to_latex(hrules=True, caption=shown.translate(LATEX), column_format=columns).splitlines()
+    lines = style.to_latex(hrules=True, caption=_latex_words(shown), column_format=columns).split("\n")
     first = lines.index(r"\midrule") + 1
     for row in reversed(table.breaks):
         lines.insert(first + row, r"\midrule")
-    return "\n".join([*(f"% {part}" for part in more), *lines]) + "\n"
+    return "\n".join([*(f"% {_latex_words(part)}" for part in more), *lines]).rstrip("\n") + "\n"
 
 
 def _latex_cell(cell: str) -> str:
     """A cell escaped, with minus signs instead of hyphens."""
-    return re.sub(r"-(?=\d|$)", "$-$", cell.translate(LATEX))
+    return re.sub(r"-(?=\d|$)", "$-$", _latex_words(cell))
+
+
+def _latex_words(text: str) -> str:
+    """A text escaped, in one line."""
+    return re.sub(r"\s+", " ", text).translate(LATEX)
 
 
 def _first_word(cell: str, mark: str) -> str:
@@ -277,10 +297,9 @@ def _first_word(cell: str, mark: str) -> str:
 
 
 def write(table: Table, caption: str, stem: Path) -> list[Path]:
-    """Write STEM.md, STEM.tex and STEM.csv (full precision, no caption)."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write STEM.md, STEM.tex and STEM.csv (full precision, no caption, no formula), each whole or not at all."""
     contents = {".md": markdown(table, caption), ".tex": latex(table, caption),
-                ".csv": table.numbers.to_csv(index=False, lineterminator="\n")}
+                ".csv": inert(table.numbers).to_csv(index=False, lineterminator="\n")}
     for end, content in contents.items():
-        stem.with_name(stem.name + end).write_text(content)
+        write_text(content, stem.with_name(stem.name + end))
     return [stem.with_name(stem.name + end) for end in contents]

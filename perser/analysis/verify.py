@@ -99,10 +99,11 @@ def reasons(run: Run, other: Run) -> list[str]:
 def lines(run: Run, other: Run) -> tuple[list[str], bool]:
     """The verdict for a person, and whether it reproduced: no cell differs by more than its tolerance."""
     compared = list(cells(run, other))
-    parts = {verdict: [cell for cell in compared if cell.verdict == verdict] for verdict in ("equal", "within", "differs")}
+    parts = {verdict: [cell for cell in compared if cell.verdict == verdict]
+             for verdict in ("equal", "within", "differs")}
     reproduced, moved = not parts["differs"], parts["within"] + parts["differs"]
-    printed = [f"{'REPRODUCED' if reproduced else 'NOT REPRODUCED'}: {len(parts['equal']):,} of {len(compared):,} cells "
-               f"equal, {len(parts['within']):,} within tolerance, {len(parts['differs']):,} differ"]
+    printed = [f"{'REPRODUCED' if reproduced else 'NOT REPRODUCED'}: {len(parts['equal']):,} of {len(compared):,} "
+               f"cells equal, {len(parts['within']):,} within tolerance, {len(parts['differs']):,} differ"]
     if moved:
         largest = max(moved, key=lambda cell: cell.difference / cell.tolerance)
         printed += [f"largest difference: {largest.column}, {largest.row} (table {largest.table}): {largest.obtained} "
@@ -116,6 +117,6 @@ def _meaning(reproduced: bool, moved: list[Cell]) -> str:
     if not moved:
         return "meaning: the same settings, code and data gave the same numbers here"
     if reproduced:
-        return (f"meaning: no number moved by more than a quarter of its interval's width (or {ABSOLUTE:g} where it has "
-                "none), so no conclusion changes")
+        return (f"meaning: no number moved by more than a quarter of its interval's width (or {ABSOLUTE:g} where it "
+                "has none), so no conclusion changes")
     return "meaning: conclusions may differ; compare the tables, and the settings, data and versions of both manifests"

@@ -179,7 +179,8 @@ def caption(run: Run, *sentences: str, brackets: str = "") -> str:
         "" if seeds else "One seed: the interval does not cover variation between seeds.",
         "The listener is held out in both settings. Seen: other listeners' ratings of the clips were in the training "
         "set. Unseen: no rating from the clips' session was.",
-        *sentences[1:], noise_ceiling(run.manifest), *left_out(run)]
+        *sentences[1:], noise_ceiling(run.manifest),
+        f"Not the full release: {'; '.join(run.manifest.notes)}." if run.manifest.notes else "", *left_out(run)]
     return FOLD.join(" ".join(filter(None, parts)) for parts in (shown, folded, [provenance(run.manifest)]))
 
 

@@ -4,7 +4,9 @@ import csv
 import difflib
 import io
 import json
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from perser.terminal import counted
 
 MARKER = "SYNTHETIC.json"  # at the top of an embedded corpus, written last
 UNFINISHED = ".unfinished"  # a folder that exists while an embedded corpus is being written
+log = logging.getLogger(__name__)
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*")
 
 
@@ -31,7 +34,8 @@ class Corpus:
     results computed from it carry this stamp. options: the options it was loaded with. repeats: where listeners rated
     clips more than once, those single ratings, in the form of `ratings`. folds: sessions to train on, dev session and
     test session of every fold, where the corpus prescribes them. features: float32 (clips, layers, width) in the order
-    of `clips`, where they come with the corpus instead of audio.
+    of `clips`, where they come with the corpus instead of audio. notes: what the folder lacks of the full release, by
+    name.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Corpus:
     repeats: pd.DataFrame | None = None
     folds: tuple[tuple[tuple[int, ...], int, int], ...] = ()
     features: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         clips, listeners = self.clips, self.ratings["listener"]
@@ -89,6 +94,60 @@ def folder(root: str | Path, valid: Callable[[Path], bool], contents: str) -> Pa
     raise UserError(f"{path}: does not hold {contents}; give the folder that does")
 
 
+def child(folder: Path, *names: str) -> Path:
+    """A path below a folder, whatever the case of its names; spelt as asked where there is none."""
+    for name in names:
+        folder = listing(folder).get(name.lower(), folder / name)
+    return folder
+
+
+def listing(folder: Path) -> dict[str, Path]:
+    """What lies in a folder by name in lower case; no hidden files (macOS writes some); empty where there is no folder.
+
+    UserError: two names that differ in case alone.
+    """
+    entries = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.name.startswith(".") and entries.setdefault(path.name.lower(), path) != path:
+            raise UserError(f"{path}: differs from {entries[path.name.lower()].name} in case alone; keep one of them")
+    return entries
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in print: ten at most, then how many more.
+
+    >>> listed(map(str, range(12)))
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
+    """
+    names = list(names)
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def once(ratings: Iterable[tuple[str, str, set[str]]]) -> tuple[list, list]:
+    """Ratings with a listener's first of each clip alone, and all of the clips that a listener rates repeatedly."""
+    ratings, first = list(ratings), {}
+    for rating in ratings:
+        first.setdefault(rating[:2], rating)
+    counts = Counter(rating[:2] for rating in ratings)
+    return [*first.values()], [rating for rating in ratings if counts[rating[:2]] > 1]
+
+
+def lacking(root: Path, notes: Iterable[str]) -> tuple[str, ...]:
+    """The notes on what a folder lacks, each also as a warning."""
+    notes = tuple(filter(None, notes))
+    for note in notes:
+        log.warning("%s: %s; results will differ", root, note)
+    return notes
+
+
+def whole_number(name: str, value: object, least: int, most: int) -> int:
+    """An option that is a whole number, given as such or as text. UserError: it is none, or beyond its bounds."""
+    text = str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"-?[0-9]{1,12}", text) or not least <= int(text) <= most:
+        raise UserError(f"{name}={text[:40]}: give a whole number from {least} to {most}")
+    return int(text)
+
+
 def read_marker(root: Path) -> dict | None:
     """The marker of an embedded corpus; None if there is none. UserError: the corpus is unfinished, a bad marker."""
     if (root / UNFINISHED).exists():
@@ -113,7 +172,7 @@ def seconds(path: Path, needed_by: str) -> float:
 
 
 def read_text(path: Path) -> str:
-    """A text file decoded as UTF-8, else Latin-1, with Unix line ends. UserError: unreadable."""
+    """A text file decoded as UTF-8, else Latin-1, with Unix line ends. UserError: unreadable, no text."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -122,7 +181,11 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{path}:{line}: no text, it holds a NUL; restore the file, or save it as UTF-8")
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text else text.replace("\r", "\n")  # within a line, it is a part of free text
 
 
 def csv_rows(text: str, name: str, columns: Iterable[str], remedy: str) -> Iterator[tuple[int, dict]]:
@@ -133,9 +196,13 @@ def csv_rows(text: str, name: str, columns: Iterable[str], remedy: str) -> Itera
     reader = csv.DictReader(io.StringIO(text))
     try:
         for column in columns:
-            if column not in (reader.fieldnames or ()):
-                raise UserError(f"{name}:1: no column {column!r}; {remedy}")
+            if (reader.fieldnames or []).count(column) != 1:
+                raise UserError(f"{name}:1: {'two columns' if column in (reader.fieldnames or ()) else 'no column'} "
+                                f"{column!r}; {remedy}")
         for row in reader:
+            if any("\n" in cell for cell in row.values() if isinstance(cell, str)):
+                raise UserError(f"{name}:{reader.line_num}: a line break within a cell, so a quote is not closed; "
+                                f"{remedy}")
             if any(row[column] is None for column in columns):
                 raise UserError(f"{name}:{reader.line_num}: the row is cut short; {remedy}")
             yield reader.line_num, row

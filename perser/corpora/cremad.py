@@ -5,7 +5,22 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from perser.corpora.base import Corpus, csv_rows, folder, nearest, read_marker, read_text, safe, seconds, tables
+from perser.corpora.base import (
+    Corpus,
+    child,
+    csv_rows,
+    folder,
+    lacking,
+    listed,
+    listing,
+    nearest,
+    once,
+    read_marker,
+    read_text,
+    safe,
+    seconds,
+    tables,
+)
 from perser.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -14,32 +29,47 @@ EMOTIONS = {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NE
 CLASSES = tuple(EMOTIONS.values())
 LETTERS = {code[0]: name for code, name in EMOTIONS.items()}
 BLOCKS = ((1037, 1054), (1001, 1018), (1073, 1091), (1055, 1072), (1019, 1036))  # of actors, as in EMO-SUPERB
+ACTORS, CLIPS = (1001, 1091), 7441  # of the full release, without the silent clip
+TABLE, AUDIO = "finishedResponses.csv", "AudioWAV"
 BROKEN = frozenset({"137526", "312184"})  # indices of rows that are not ratings
 SILENT = "1076_MTI_SAD_XX"  # rated, but without audio
 _NEEDED = ("", "localid", "queryType", "clipName", "respEmo")
-_NAME = re.compile(r"(\d{4})_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX|X)", re.ASCII)
+_NAME = re.compile(r"(\d{4})_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX)", re.ASCII)
 
 
 def load(root: str | Path) -> Corpus:
     """Voice ratings (queryType 1) of CREMA-D; a session is one of EMO-SUPERB's five blocks of actors.
 
-    UserError: a root without finishedResponses.csv and AudioWAV, or a faulty row.
+    A listener's first rating of a clip counts; `repeats` holds all of those that are repeated. UserError: a root
+    without finishedResponses.csv and AudioWAV, or a faulty row.
     """
-    path = folder(root, lambda path: (path / "finishedResponses.csv").is_file() and (path / "AudioWAV").is_dir(),
-                  "CREMA-D's finishedResponses.csv and AudioWAV")
-    marker, file = read_marker(path) or {}, path / "finishedResponses.csv"
-    clips, ratings, repeated = {}, {}, 0
+    path = folder(root, lambda path: all(child(path, name).exists() for name in (TABLE, AUDIO)),
+                  f"CREMA-D's {TABLE} and {AUDIO}")
+    marker, file, place = read_marker(path) or {}, child(path, TABLE), child(path, AUDIO)
+    audio, clips, rows = listing(place), {}, []
     for number, clip, listener, emotion in parse(read_text(file), str(file)):
         if clip not in clips:
-            clips[clip] = _clip(clip, path, f"{file}:{number}")
-        repeated += (clip, listener) in ratings
-        ratings.setdefault((clip, listener), emotion)
-    if repeated:
-        log.warning("%s: %d ratings repeat a listener's earlier one of the same clip and are left out", file, repeated)
+            name = f"{clip}.wav"
+            wav = audio.get(name.lower()) or audio.get(name.lower().replace("_xx.", "_x.")) or place / name
+            clips[clip] = _clip(clip, wav, f"{file}:{number}")
+        rows.append((clip, listener, {emotion}))
     if not clips:
         raise UserError(f"{file}: holds no rating of the voice alone (queryType 1); restore the file")
-    rows = [(*key, {emotion}) for key, emotion in ratings.items()]
-    return Corpus("cremad", CLASSES, *tables([*clips.values()], rows, CLASSES), marker.get("synthetic", ""))
+    first, repeated = once(rows)
+    if repeated:
+        log.warning("%s: %d ratings repeat a listener's earlier one of the same clip and are left out", file,
+                    len(rows) - len(first))
+    known, rated = tables([*clips.values()], first, CLASSES)
+    return Corpus("cremad", CLASSES, known, rated, marker.get("synthetic", ""),
+                  repeats=tables([*clips.values()], repeated, CLASSES)[1] if repeated else None,
+                  notes=() if marker else lacking(path, _missing(clips)))
+
+
+def _missing(clips: dict[str, dict]) -> list[str]:
+    speakers = {clip["speaker"] for clip in clips.values()}
+    absent = [str(actor) for actor in range(ACTORS[0], ACTORS[1] + 1) if str(actor) not in speakers]
+    return [f"ratings of {len(clips)} clips, not {CLIPS}" if len(clips) != CLIPS else "",
+            f"no clip of actor {listed(absent)}" if absent else ""]
 
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
@@ -53,14 +83,14 @@ def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
             raise UserError(f"{where}: respEmo {letter!r} is unknown: {nearest(letter, LETTERS)}")
         if not listener.strip():
             raise UserError(f"{where}: no localid, so the listener is unknown; remove the row")
+        clip = f"{clip}X" if clip.endswith("_X") else clip  # copies of before October 2022 differ in one name
         yield line, safe(clip, where), listener.strip(), LETTERS[letter]
 
 
-def _clip(clip: str, root: Path, where: str) -> dict:
+def _clip(clip: str, wav: Path, where: str) -> dict:
     match = _NAME.fullmatch(clip)
     blocks = [i for i, (low, high) in enumerate(BLOCKS, 1) if match and low <= int(match[1]) <= high]
     if not blocks:
         raise UserError(f"{where}: {clip!r} is no clip of CREMA-D (<1001-1091>_<sentence>_<emotion>_<level>); fix it")
-    wav = root / "AudioWAV" / f"{clip}.wav"
     return {"clip": clip, "path": str(wav), "speaker": match[1], "session": blocks[0], "seconds": seconds(wav, where),
             "intended": EMOTIONS[match[2]]}

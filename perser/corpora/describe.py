@@ -25,7 +25,7 @@ def describe(corpus: Corpus) -> dict:
     share. kappa: Cohen's kappa of two listeners. Listeners with fewer than 20 such ratings, and pairs with fewer than
     20 common clips, are left out of these figures. For simulated listeners, those of real listeners are added.
     likeness: `perser.corpora.agreement.likeness`. repeats: `perser.corpora.agreement.noise_ceiling`, where listeners
-    rated clips more than once.
+    rated clips more than once. missing: what the folder lacks of the full release, where it lacks any.
     """
     cast = votes(corpus.ratings, corpus.classes)
     ticks = (cast.weights > 0).sum(axis=1)
@@ -37,6 +37,7 @@ def describe(corpus: Corpus) -> dict:
     sessions = corpus.clips.groupby("session").size()
     counts = {
         "corpus": corpus.name, "synthetic": corpus.synthetic,
+        **({"missing": list(corpus.notes)} if corpus.notes else {}),
         "clips": len(corpus.clips),
         "speakers": int(corpus.clips["speaker"].nunique()),
         "clips_per_session": {str(session): int(number) for session, number in sessions.items()},

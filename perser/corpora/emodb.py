@@ -1,16 +1,25 @@
 """Reads EmoDB's acted speech with the ratings of valence and arousal by 51 listeners (Sievers et al., study 5)."""
 
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from perser.corpora.base import Corpus, csv_rows, folder, nearest, read_text, seconds, tables
+from perser.corpora.base import (
+    Corpus,
+    child,
+    csv_rows,
+    folder,
+    lacking,
+    listed,
+    listing,
+    nearest,
+    read_text,
+    seconds,
+    tables,
+)
 from perser.errors import UserError
-
-log = logging.getLogger(__name__)
 
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral"}
 SESSIONS = {"03": 1, "08": 1, "10": 2, "09": 2, "11": 3, "13": 3, "12": 4, "14": 4, "15": 5, "16": 5}  # a man, a woman
@@ -38,8 +47,8 @@ def load(root: str | Path, labels: str = "quadrants", threshold: float | None = 
         if value not in valid:
             raise UserError(f"{option}={value!r} is unknown: {nearest(str(value), valid)}")
     cut = _threshold(threshold, labels)
-    path = folder(root, lambda path: (path / "wav").is_dir(), "EmoDB's wav/")
-    clips, file = _clips(path / "wav"), path / Path(ratings).expanduser()
+    path = folder(root, lambda path: child(path, "wav").is_dir(), "EmoDB's wav/")
+    clips, file = _clips(child(path, "wav")), path / Path(ratings).expanduser()
     rows = [row[1:] for row in parse(file, set(clips)) if listeners == "all" or row[0] == (listeners == "development")]
     if not rows:
         raise UserError(f"{file}: holds no rating of EmoDB's speech by {listeners} listeners; restore the file")
@@ -50,7 +59,16 @@ def load(root: str | Path, labels: str = "quadrants", threshold: float | None = 
         tables([*clips.values()], [(clip, listener, ticks(*scales, labels, cut))
                                    for clip, listener, *scales in rows.itertuples(index=False)], CLASSES[labels])
         for rows in (averaged, repeated))
-    return Corpus("emodb", CLASSES[labels], known, rated, repeats=repeats)
+    return Corpus("emodb", CLASSES[labels], known, rated, repeats=repeats,
+                  notes=lacking(path, _missing(clips, set(single["clip"]))))
+
+
+def _missing(clips: dict[str, dict], rated: set[str]) -> list[str]:
+    absent = sorted(SESSIONS.keys() - {clip["speaker"] for clip in clips.values()})
+    unrated = sorted(clips.keys() - rated)
+    return [f"{len(clips)} clips, not {CLIPS}" if len(clips) != CLIPS else "",
+            f"no clip of speaker {listed(absent)}" if absent else "",
+            f"no rating of {listed(unrated)}" if unrated else ""]
 
 
 def parse(file: Path, clips: set[str]) -> Iterator[tuple[bool, str, str, float, float]]:
@@ -81,10 +99,8 @@ def ticks(valence: float, arousal: float, labels: str, cut: float) -> set[str]:
 
 
 def _clips(place: Path) -> dict[str, dict]:
-    files = [path for path in sorted(place.iterdir())
-             if path.suffix.lower() in (".wav", ".flac") and not path.name.startswith(".")]
     clips = {}
-    for file in files:
+    for file in (path for name, path in listing(place).items() if name.endswith((".wav", ".flac"))):
         match = _NAME.fullmatch(file.stem)
         if not match or match[1] not in SESSIONS:
             raise UserError(f"{file}: the name is not speaker sentence emotion take, as in 03a01Fa; rename it")
@@ -94,8 +110,6 @@ def _clips(place: Path) -> dict[str, dict]:
                             "seconds": seconds(file, str(file)), "intended": EMOTIONS[match[3]]}
     if not clips:
         raise UserError(f"{place}: holds no .wav or .flac file; unpack EmoDB's wav/ there")
-    if len(clips) != CLIPS:
-        log.warning("%s: %d clips, not the release's %d; results will differ", place, len(clips), CLIPS)
     return clips
 
 

@@ -6,7 +6,20 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from perser.corpora.base import Corpus, folder, nearest, read_marker, read_text, safe, seconds, tables
+from perser.corpora.base import (
+    Corpus,
+    child,
+    folder,
+    lacking,
+    listed,
+    listing,
+    nearest,
+    read_marker,
+    read_text,
+    safe,
+    seconds,
+    tables,
+)
 from perser.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -16,8 +29,8 @@ WORDS = {"Frustration": "frustrated", "Anger": "angry", "Sadness": "sad", "Disgu
          "Fear": "fear", "Neutral": "neutral", "Neutral state": "neutral", "Surprise": "surprise",
          "Happiness": "happy", "Other": ""}
 DIALOGS, CLIPS, OBSERVERS_PER_CLIP = 151, 10_039, 3  # of the full release
+SESSIONS = range(1, 6)
 _LISTENERS = ("observers", "all")
-_FOLDERS = "Session[1-5]/dialog/EmoEvaluation"
 _HEAD = re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*\]\t([^\t]+)\t([^\t]+)\t\[[^\]\t]*\]\s*")
 _NAME = re.compile(r"(Ses(\d\d)[FM]_\w+)_([FM])\d{3}", re.ASCII)
 _RATING = re.compile(r"C-([EFM]\d{1,2}):\s*([^(]*)(\(.*)?")
@@ -41,17 +54,19 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     """
     if listeners not in _LISTENERS:
         raise UserError(f"listeners={listeners!r} is unknown: {nearest(str(listeners), _LISTENERS)}")
-    path = folder(root, lambda path: any(path.glob(_FOLDERS)), "IEMOCAP's Session1 ... Session5")
+    path = folder(root, lambda path: any(_evaluation(path, session).is_dir() for session in SESSIONS),
+                  "IEMOCAP's Session1 ... Session5, each with dialog/EmoEvaluation")
     marker = read_marker(path)
-    # Sub-folders hold the same ratings again; names with a leading dot are macOS metadata.
-    files = sorted(file for file in path.glob(f"{_FOLDERS}/*.txt") if not file.name.startswith("."))
-    clips, ratings = {}, []
-    for file in files:
+    # Sub-folders hold the same ratings again.
+    files = {(session, name.removesuffix(".txt")): file for session in SESSIONS
+             for name, file in listing(_evaluation(path, session)).items() if name.endswith(".txt")}
+    clips, ratings, audio = {}, [], {}
+    for (session, _), file in files.items():
         for line, block in parse(read_text(file), str(file)):
             where = f"{file}:{line}"
             if block.clip in clips:
                 raise UserError(f"{where}: {block.clip} was annotated before; remove one of the two blocks")
-            clips[block.clip] = _clip(block, file, where)
+            clips[block.clip] = _clip(block, path, session, audio, where)
             chosen = [(block.clip, listener, ticks) for listener, ticks in block.ratings.items()
                       if listeners == "all" or listener[0] == "E"]
             if not chosen:
@@ -59,14 +74,35 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
             ratings += chosen
     if not clips:
         raise UserError(f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation")
-    if marker is None:
-        _check_size(path, len(files), list(clips), ratings)
-    return Corpus("iemocap", CLASSES, *tables([*clips.values()], ratings, CLASSES), (marker or {}).get("synthetic", ""))
+    notes = () if marker is not None else lacking(path, _missing(path, files))
+    if marker is None and len(files) == DIALOGS:
+        _check_size(path, list(clips), ratings)
+    return Corpus("iemocap", CLASSES, *tables([*clips.values()], ratings, CLASSES), (marker or {}).get("synthetic", ""),
+                  notes=notes)
+
+
+def _evaluation(root: Path, session: int) -> Path:
+    return child(root, f"Session{session}", "dialog", "EmoEvaluation")
+
+
+def _missing(root: Path, files: dict[tuple[int, str], Path]) -> list[str]:
+    """The sessions without annotations, and dialogs that have audio, but no annotations."""
+    absent = [session for session in SESSIONS if session not in {session for session, _ in files}]
+    dialogs = [name.name for session in SESSIONS if session not in absent
+               for key, name in listing(child(root, f"Session{session}", "sentences", "wav")).items()
+               if name.is_dir() and (session, key) not in files]
+    for place in {file.parent for file in files.values()}:
+        if place.parts[-2:] != ("dialog", "EmoEvaluation"):
+            log.warning("%s: read as dialog/EmoEvaluation", place)
+    places = [f"Session{session}/dialog/EmoEvaluation" for session in absent]
+    return [f"no annotations in {listed(places)}" if places else "",
+            f"no annotations of {listed(dialogs)}" if dialogs else "",
+            f"{len(files)} dialogs, not {DIALOGS}" if len(files) != DIALOGS else ""]
 
 
 def parse(text: str, name: str) -> list[tuple[int, Block]]:
     """Blocks of one annotation file with the number of their head line; `name` is the file's, for errors."""
-    dialog, blocks = Path(name).name.removesuffix(".txt"), []
+    dialog, blocks = Path(name).stem, []
     for number, line in enumerate(text.split("\n"), 1):
         where = f"{name}:{number}"
         if line.startswith("["):
@@ -113,22 +149,23 @@ def _add(block: Block, line: str, where: str) -> None:
     block.ratings[match[1]] = {WORDS[word] for word in words} - {""}
 
 
-def _clip(block: Block, file: Path, where: str) -> dict:
+def _clip(block: Block, root: Path, session: int, audio: dict[str, tuple[Path, dict]], where: str) -> dict:
+    """The clip of a block; audio: by dialog its folder and files, read when first asked for."""
     dialog, number, sex = _NAME.fullmatch(block.clip).groups()
-    session = file.parents[2]
-    if session.name != f"Session{int(number)}":
-        raise UserError(f"{where}: {block.clip} lies in {session.name}; move it to Session{int(number)}")
-    wav = session / "sentences" / "wav" / dialog / f"{block.clip}.wav"
+    if session != int(number):
+        raise UserError(f"{where}: {block.clip} lies in Session{session}; move it to Session{int(number)}")
+    if dialog not in audio:
+        place = child(root, f"Session{session}", "sentences", "wav", dialog)
+        audio[dialog] = place, listing(place)
+    place, wavs = audio[dialog]
+    wav = wavs.get(f"{block.clip}.wav".lower(), place / f"{block.clip}.wav")
     # The speaker is the letter of the last token; the letter after the session's number is who wore the markers.
     return {"clip": block.clip, "path": str(wav), "speaker": f"Ses{number}{sex}", "session": int(number),
             "seconds": seconds(wav, where), "dialog": dialog, "consensus": block.consensus}
 
 
-def _check_size(path: Path, dialogs: int, clips: list[str], ratings: list[tuple]) -> None:
-    """The full release must have its exact sizes; an incomplete one only causes a warning."""
-    if dialogs != DIALOGS:
-        log.warning("%s: %d dialogs, not the full release's %d; results will differ", path, dialogs, DIALOGS)
-        return
+def _check_size(path: Path, clips: list[str], ratings: list[tuple]) -> None:
+    """The full release must have its exact sizes."""
     if len(clips) != CLIPS:
         raise UserError(f"{path}: {len(clips)} utterances, but the release has {CLIPS}; unpack the release again")
     observers = Counter(clip for clip, listener, _ in ratings if listener[0] == "E")

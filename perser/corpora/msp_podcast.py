@@ -8,7 +8,21 @@ from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from perser.corpora.base import Corpus, csv_rows, folder, nearest, read_text, safe, seconds, tables
+from perser.corpora.base import (
+    Corpus,
+    child,
+    csv_rows,
+    folder,
+    lacking,
+    listed,
+    listing,
+    nearest,
+    once,
+    read_text,
+    safe,
+    seconds,
+    tables,
+)
 from perser.errors import UserError
 from perser.records import whole
 
@@ -21,7 +35,10 @@ SPLITS = ("Train", "Development", "Validation", "Test1", "Test2", "Test3")  # Va
 TRAIN, DEV, TEST = (1, 4, 5), 2, 3  # sessions of the official partitions
 PARTS = 5  # sessions where there are none
 SAVED = "splits.csv"  # the sessions of a corpus without official partitions, in its folder
+PARTITIONS = (("Train",), ("Development", "Validation"), ("Test1",), ("Test2",))  # that every release has
 AUDIO = ("Audios", "Audio", "wavs", "Annotation_wav_files")  # the last two: WHiSER
+LABELS = ("Labels", "Label")
+CONSENSUS = ("labels_consensus.csv", "labels_concensus.csv")  # the second: releases before 1.10
 _CLASSES = {"primary": PRIMARY, "secondary": SECONDARY}
 _NEEDED = ("FileName", "SpkrID")
 _WORKER = re.compile(r"WORKER\w+", re.ASCII)
@@ -34,45 +51,64 @@ def load(root: str | Path, labels: str = "primary") -> Corpus:
     The official partitions are the only fold: Train (sessions 1, 4 and 5, which share no speaker), Development (2) and
     all test sets (3). Where Split_Set is NA or absent, five sessions that share no speaker are made and saved in `root`
     as splits.csv, which later calls read. `labels` is "primary" (eight classes, one tick) or "secondary" (sixteen, the
-    primary and all secondary ones). Class names are lower case. UserError: a root that is not the release, an unknown
-    label or split, a clip that is in only one of the two label files, a clip without audio.
+    primary and all secondary ones). Class names are lower case. A worker's first rating of a clip counts; `repeats` has
+    all of those that are repeated. UserError: a root that is not the release, an unknown label or split, a clip twice
+    in a label file, without audio or with single ratings alone.
     """
     if labels not in _CLASSES:
         raise UserError(f"labels={labels!r} is unknown: {nearest(str(labels), _CLASSES)}")
-    path = folder(root, lambda path: bool(_files(path)), "MSP-Podcast's labels_consensus.csv and labels.txt")
-    consensus, single = _files(path)
-    known = dict(clips(read_text(consensus), str(consensus)))
+    path = folder(root, lambda path: bool(_files(path)), "MSP-Podcast's Audios, labels_consensus.csv and labels.txt")
+    consensus, single, audio = _files(path)
+    known = _known(consensus)
     classes = tuple(name.lower() for name in _CLASSES[labels])
-    ticks = _gather(single, consensus, known, labels)
-    rated = sorted({clip for clip, _ in ticks})
+    ratings, repeated = once(_gather(single, consensus, known, labels))
+    if repeated:
+        log.warning("%s: %d ratings repeat a listener's rating of a clip; the first counts", single, len(repeated))
+    rated = sorted({clip for clip, *_ in ratings})
     splits = {known[clip][2] for clip in rated}
     sessions = _saved(path, rated, known) if splits == {""} else _official(rated, known)
-    audio = next((path / name for name in AUDIO if (path / name).is_dir()), path / "Audios")
-    rows = []
+    wavs, rows = listing(audio), []
     for clip in rated:
-        (line, speaker, split), wav = known[clip], audio / f"{clip}.wav"
+        (line, speaker, split), wav = known[clip], wavs.get(f"{clip}.wav".lower(), audio / f"{clip}.wav")
         if not split and splits != {""}:
             raise UserError(f"{consensus}:{line}: no Split_Set, but other clips have one; fill it in")
         rows.append({"clip": clip, "path": str(wav), "speaker": speaker, "session": sessions[clip],
                      "seconds": seconds(wav, f"{consensus}:{line}"), "split": split})
-    return Corpus("msp_podcast", classes, *tables(rows, [(*key, on) for key, on in ticks.items()], classes),
-                  folds=() if splits == {""} else ((TRAIN, DEV, TEST),))
+    return Corpus("msp_podcast", classes, *tables(rows, ratings, classes),
+                  repeats=tables(rows, repeated, classes)[1] if repeated else None,
+                  folds=() if splits == {""} else ((TRAIN, DEV, TEST),),
+                  notes=lacking(path, _missing(known, rated, splits)))
 
 
-def _gather(single: Path, consensus: Path, known: dict, labels: str) -> dict[tuple[str, str], set[str]]:
-    """Ticks by (clip, listener); of several ratings, the first."""
-    ticks, repeated = {}, 0
+def _known(consensus: Path) -> dict[str, tuple[int, str, str]]:
+    """What `clips` gives, by clip. UserError: a clip is there twice."""
+    known = {}
+    for clip, (line, *about) in clips(read_text(consensus), str(consensus)):
+        if clip in known:
+            raise UserError(f"{consensus}:{line}: {clip} again, as in line {known[clip][0]}; a clip is in one "
+                            "partition alone: remove a row")
+        known[clip] = (line, *about)
+    return known
+
+
+def _missing(known: dict, rated: list[str], splits: set[str]) -> list[str]:
+    unrated = sorted(known.keys() - set(rated))
+    absent = [names[0] for names in PARTITIONS if splits != {""} and not splits & {*names}]
+    return [f"no single ratings of {listed(unrated)}" if unrated else "",
+            f"no clip of {listed(absent)}" if absent else ""]
+
+
+def _gather(single: Path, consensus: Path, known: dict, labels: str) -> list[tuple[str, str, set[str]]]:
+    """All ratings: clip, listener and ticks."""
+    ratings = []
     for number, clip, listener, primary, secondary in parse(read_text(single), str(single)):
         if clip not in known:
             raise UserError(f"{single}:{number}: {clip!r} is not in {consensus}; use label files of one release")
-        repeated += (clip, listener) in ticks
         chosen = {primary} | (secondary if labels == "secondary" else set())
-        ticks.setdefault((clip, listener), {name.lower() for name in chosen})
-    if not ticks:
+        ratings.append((clip, listener, {name.lower() for name in chosen}))
+    if not ratings:
         raise UserError(f"{single}: holds no rating; restore the file")
-    if repeated:
-        log.warning("%s: %d ratings repeat a listener's earlier one of a clip and are left out", single, repeated)
-    return ticks
+    return ratings
 
 
 def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
@@ -85,7 +121,7 @@ def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
         split = "" if split.upper() == "NA" else split
         if split and split not in SPLITS:
             raise UserError(f"{name}:{line}: split {split!r} is unknown: {nearest(split, SPLITS)}")
-        clip = safe(clip, f"{name}:{line}").removesuffix(".wav")
+        clip = _bare(safe(clip, f"{name}:{line}"))
         yield clip, (line, clip.rpartition("_")[0] if speaker in ("", "NA", "Unknown") else speaker, split)
 
 
@@ -126,7 +162,7 @@ def deal(rated: list[str], known: dict, parts: int) -> dict[str, int]:
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]:
     """Line, clip, listener, primary and secondary labels of labels.txt; the label Other is no class."""
-    clip, head, rated = "", 0, True
+    clip, head, rated, heads = "", 0, True, {}
     for number, line in enumerate(text.split("\n"), 1):
         where, fields = f"{name}:{number}", [field.strip() for field in line.split(";")]
         if not line.strip():
@@ -137,11 +173,13 @@ def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]
                 raise UserError(f"{where}: {line[:60]!r} is no rating of a clip: WORKER<id>; primary; secondary; ...")
             rated = True
             yield number, clip, fields[0], *_labels(words, where)
-        elif len(fields) < 2 or not fields[0].endswith(".wav"):
+        elif len(fields) < 2 or not fields[0].lower().endswith(".wav"):
             raise UserError(f"{where}: {line[:60]!r} is neither <file>.wav; ... nor WORKER<id>; ...; restore it")
         else:
             _check_rated(rated, clip, name, head)
-            clip, head, rated = safe(fields[0], where).removesuffix(".wav"), number, False
+            clip, head, rated = _bare(safe(fields[0], where)), number, False
+            if heads.setdefault(clip, number) != number:
+                raise UserError(f"{where}: {clip} again, as in line {heads[clip]}; remove one of the two blocks")
     _check_rated(rated, clip, name, head)
 
 
@@ -172,10 +210,14 @@ def _is_label(word: str, known: dict[str, str]) -> bool:
     return word in known or word.startswith("other")
 
 
-def _files(path: Path) -> tuple[Path, Path] | None:
-    """labels_consensus.csv and labels.txt (the single ratings), which lie in Labels/ or at the top."""
-    files = []
-    for name in ("labels_consensus.csv", "labels.txt"):
-        places = [path / "Labels" / name, path / name]
-        files += [next((place for place in places if place.is_file()), None)]
-    return (files[0], files[1]) if all(files) and path.name != "Labels" else None
+def _bare(clip: str) -> str:
+    return clip[:-4] if clip.lower().endswith(".wav") else clip
+
+
+def _files(path: Path) -> tuple[Path, Path, Path] | None:
+    """labels_consensus.csv, labels.txt (the single ratings), which lie in Labels/ or at the top, and the audio."""
+    places = [*(child(path, name) for name in LABELS), path]
+    tried = ([child(place, name) for place in places for name in names] for names in (CONSENSUS, ("labels.txt",)))
+    files = [next((file for file in several if file.is_file()), None) for several in tried]
+    audio = next((place for name in AUDIO if (place := child(path, name)).is_dir()), None)
+    return (*files, audio) if all(files) and audio else None

@@ -1,21 +1,18 @@
 """Reads RAVDESS's acted speech. Single ratings are not released, so the listeners are simulated."""
 
-import logging
 import re
 from pathlib import Path
 
 import numpy as np
 
-from perser.corpora.base import Corpus, folder, seconds, tables
+from perser.corpora.base import Corpus, folder, lacking, listed, listing, seconds, tables, whole_number
 from perser.corpora.synthetic.acoustics import measure, standardise
 from perser.corpora.synthetic.listeners import REPEATED, assign, intended, moment, panel, ticks
 from perser.errors import UserError
 from perser.seeds import rng
 
-log = logging.getLogger(__name__)
-
 CLASSES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-CLIPS = 1440  # speech clips of the release
+ACTORS = 24
 PER_CLIP = (5, 8)  # fewest and most listeners of one clip
 _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)", re.ASCII)
 _FORM = "MM-VC-EE-II-SS-RR-AA with EE 01 to 08 and AA the actor of its folder"
@@ -27,13 +24,11 @@ def load(root: str | Path, listeners: int = 48, seed: int = 0) -> Corpus:
     A session is four consecutive actors, two of each sex. UserError: a root without Actor_NN folders, a file whose
     name has another form, fewer than 8 listeners.
     """
-    count, seed = _whole_number("listeners", listeners, PER_CLIP[1]), _whole_number("seed", seed, 0)
-    path = folder(root, lambda path: any(path.glob("Actor_[0-9][0-9]")), "RAVDESS's Actor_01 ... Actor_24")
+    count, seed = whole_number("listeners", listeners, PER_CLIP[1], 10_000), whole_number("seed", seed, 0, 2**32 - 1)
+    path = folder(root, lambda path: bool(_actors(path)), "RAVDESS's Actor_01 ... Actor_24")
     clips = [clip for file in _files(path) if (clip := _clip(file))]
     if not clips:
         raise UserError(f"{path}: holds no speech (names that begin with 03-01); unpack Audio_Speech_Actors_01-24")
-    if len(clips) != CLIPS:
-        log.warning("%s: %d speech clips, not the release's %d; results will differ", path, len(clips), CLIPS)
     paths = {}
     for clip in clips:
         if clip["clip"] in paths:
@@ -41,7 +36,8 @@ def load(root: str | Path, listeners: int = 48, seed: int = 0) -> Corpus:
         paths[clip["clip"]] = clip["path"]
     ratings, repeats = _ratings(clips, [f"L{number:02d}" for number in range(1, count + 1)], seed)
     known, rated = tables(clips, ratings, CLASSES)
-    return Corpus("ravdess", CLASSES, known, rated, "listeners", repeats=tables(clips, repeats, CLASSES)[1])
+    return Corpus("ravdess", CLASSES, known, rated, "listeners", repeats=tables(clips, repeats, CLASSES)[1],
+                  notes=lacking(path, _missing(set(paths))))
 
 
 def _ratings(clips: list[dict], names: list[str], seed: int) -> tuple[list, list]:
@@ -61,15 +57,37 @@ def _ratings(clips: list[dict], names: list[str], seed: int) -> tuple[list, list
     return ratings, repeats
 
 
+def _actors(root: Path) -> dict[int, Path]:
+    return {int(name[-2:]): path for name, path in listing(root).items()
+            if re.fullmatch(r"actor_[0-9]{2}", name) and path.is_dir()}
+
+
 def _files(root: Path) -> list[Path]:
-    files = [path for kind in ("wav", "flac") for path in root.glob(f"Actor_[0-9][0-9]/*.{kind}")]
-    return sorted(path for path in files if not path.name.startswith("."))
+    actors = _actors(root)
+    for number, path in actors.items():
+        if not 1 <= number <= ACTORS:
+            raise UserError(f"{path}: RAVDESS has {ACTORS} actors, so this is another corpus's speech; remove it")
+    return [file for _, path in sorted(actors.items()) for name, file in listing(path).items()
+            if name.endswith((".wav", ".flac"))]
+
+
+def _missing(clips: set[str]) -> list[str]:
+    """What is not there of 24 actors, who each speak two sentences twice in eight emotions, all but the first also
+    strongly."""
+    spoken = [(emotion, level, sentence, take) for emotion in range(1, len(CLASSES) + 1)
+              for level in ((1,) if emotion == 1 else (1, 2)) for sentence in (1, 2) for take in (1, 2)]
+    full = {actor: [f"03-01-{'-'.join(f'{part:02d}' for part in (*parts, actor))}" for parts in spoken]
+            for actor in range(1, ACTORS + 1)}
+    absent = {actor: [name for name in names if name not in clips] for actor, names in full.items()}
+    actors = [f"Actor_{actor:02d}" for actor, names in absent.items() if len(names) == len(spoken)]
+    single = [name for names in absent.values() if len(names) < len(spoken) for name in names]
+    return [f"no speech of {listed(actors)}" if actors else "", f"no clip {listed(single)}" if single else ""]
 
 
 def _clip(file: Path) -> dict | None:
     """One speech clip; None for video sound tracks and songs. UserError: the name has another form."""
     match = _NAME.fullmatch(file.stem)
-    if not match or not 1 <= int(match[3]) <= len(CLASSES) or file.parent.name != f"Actor_{match[7]}":
+    if not match or not 1 <= int(match[3]) <= len(CLASSES) or file.parent.name.lower() != f"actor_{match[7]}":
         raise UserError(f"{file}: the name is not {_FORM}; rename or remove the file")
     if match[1] != "03" or match[2] != "01":
         return None
@@ -77,12 +95,3 @@ def _clip(file: Path) -> dict | None:
             "session": 1 + (int(match[7]) - 1) // 4, "seconds": seconds(file, str(file)),
             "intended": CLASSES[int(match[3]) - 1], "intensity": int(match[4])}
 
-
-def _whole_number(name: str, value: object, least: int) -> int:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = least - 1
-    if number < least:
-        raise UserError(f"{name}={value!r}: give a whole number of at least {least}")
-    return number

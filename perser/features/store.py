@@ -6,19 +6,23 @@ settings, so a changed file is computed again and a moved file is not.
 
 import hashlib
 import io
+import json
 import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import torch
+from joblib import delayed
 from lmdb import verify
+from safetensors.numpy import load, save
 
-from perser import audio
+from perser import audio, cluster, records
 from perser.errors import UserError
 from perser.features import upstreams
 from perser.features.upstreams import Upstream
@@ -32,6 +36,7 @@ FULL = "computed features are kept: free some space and run the same command aga
 
 Wave = np.ndarray  # float32 (samples,) at 16 kHz
 Clip = tuple[str, str]  # path, digest of the file's content
+Compute = Callable[[list[Wave]], Iterable[np.ndarray]]
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +73,7 @@ def extract(corpus, upstream: Upstream, store: str | os.PathLike,
             normalise = _moments(environment, clips, bad, progress)
         prepare, setting = _preparation(normalise, upstream)
         keys = [_key(digest, upstream.identity, setting) for _, digest in clips]
-        _complete(environment, dict(zip(keys, clips)), lambda waves: upstream(list(map(prepare, waves))).numpy(),
+        _complete(environment, dict(zip(keys, clips)), partial(_embedded, upstream, prepare),
                   f"{upstream.name} features", bad, progress)
         features = torch.empty(len(keys), upstream.layers, upstream.width)
         for index, matrix in enumerate(_values(environment, keys)):
@@ -111,16 +116,18 @@ def _contents(corpus) -> tuple[list[Clip], dict[str, str]]:
 def _moments(environment: lmdb.Environment, clips: list[Clip], bad: dict[str, str],
              progress: bool) -> tuple[float, float]:
     keys = [_key(digest, "moments") for _, digest in clips]
-    _complete(environment, dict(zip(keys, clips)), lambda waves: map(_sums, waves), "mean and sd of the corpus", bad,
-              progress)
+    _complete(environment, dict(zip(keys, clips)), _sums, "mean and sd of the corpus", bad, progress)
     samples, total, squares = np.sum(list(_values(environment, keys)), axis=0)
     mean = total / samples
     return float(mean), math.sqrt(max(squares / samples - mean**2, 0)) or 1.0
 
 
-def _sums(wave: Wave) -> np.ndarray:
-    wave = wave.astype(np.float64)
-    return np.array([len(wave), wave.sum(), wave @ wave])
+def _sums(waves: list[Wave]) -> list[np.ndarray]:
+    return [np.array([len(wave), wave.sum(), wave @ wave]) for wave in (wave.astype(np.float64) for wave in waves)]
+
+
+def _embedded(upstream: Upstream, prepare: Callable[[Wave], Wave], waves: list[Wave]) -> np.ndarray:
+    return upstream(list(map(prepare, waves))).numpy()
 
 
 def _preparation(normalise: str | tuple[float, float], upstream: Upstream) -> tuple[Callable[[Wave], Wave], str]:
@@ -141,34 +148,90 @@ def _key(digest: str, *settings: str) -> bytes:
     return f"{audio.VERSION} ".encode() + hashlib.blake2b(text.encode(), digest_size=32).digest()
 
 
-def _complete(environment: lmdb.Environment, wanted: dict[bytes, Clip],
-              compute: Callable[[list[Wave]], Iterable[np.ndarray]], label: str, bad: dict[str, str],
-              progress: bool) -> None:
+def _complete(environment: lmdb.Environment, wanted: dict[bytes, Clip], compute: Compute, label: str,
+              bad: dict[str, str], progress: bool) -> None:
     """Compute and write the entries of `wanted` that are not stored yet; ClipsError in the end if there are `bad` ones.
 
     Batches are cut from all wanted clips, not from the missing ones: after a kill, the same clips are computed
-    together as without it, so that results agree to the last bit.
+    together as without it, so that results agree to the last bit. On a cluster every batch is a shard: a file that a
+    worker writes beside the store, and that is deleted when the store has it.
     """
     order = sorted(wanted, key=lambda key: (Path(wanted[key][0]).stat().st_size, key))
+    batches = [order[start:start + BATCH] for start in range(0, len(order), BATCH)]
+    folder = Path(f"{environment.path()}.shards").absolute()
+
+    def lacking(batch: list[bytes]) -> dict[bytes, Clip]:
+        with environment.begin() as reading:
+            return {key: wanted[key] for key in batch if reading.get(key) is None}
+
+    if cluster.active():
+        _fill(folder, list(filter(None, map(lacking, batches))), compute, label, progress)
     with shown_progress(label, len(order), "clips", progress) as step:
-        for start in range(0, len(order), BATCH):
-            batch = order[start:start + BATCH]
-            with environment.begin() as reading:
-                missing = [key for key in batch if reading.get(key) is None]
-            waves = {key: wave for key in missing if (wave := _read(*wanted[key], bad)) is not None}
-            if waves:
-                values = dict(zip(waves, compute([*waves.values()]), strict=True))
-                infinite = [wanted[key][0] for key, value in values.items() if not np.isfinite(value).all()]
-                bad |= {path: f"{path}: {label} are NaN or infinite; check the file and the model's weights"
-                        for path in infinite}
-                if len(infinite) == len(waves) > 1:
-                    raise UserError(f"{infinite[0]}: {label} are NaN or infinite, as for all {len(waves)} clips of its "
-                                    "batch; check the model's weights")
-                _write(environment, {key: value for key, value in values.items() if wanted[key][0] not in bad}.items())
-                log.debug("stored %d of clips %d to %d", len(values), start, start + len(batch))
+        for batch in batches:
+            if missing := lacking(batch):
+                shard = _shard(folder, missing)
+                values, problems = _taken(shard) or _computed(missing, compute, label)
+                _write(environment, values.items())
+                shard.unlink(missing_ok=True)
+                bad |= problems
+                log.debug("stored %d of %d clips", len(values), len(batch))
             step(len(batch))
+    with suppress(OSError):  # it is not there, or another process uses it
+        folder.rmdir()
     if bad:
         raise ClipsError(bad)
+
+
+def _computed(batch: dict[bytes, Clip], compute: Compute, label: str) -> tuple[dict[bytes, np.ndarray], dict[str, str]]:
+    """The values of a batch's clips, and the problems of the others by path."""
+    bad: dict[str, str] = {}
+    waves = {key: wave for key, clip in batch.items() if (wave := _read(*clip, bad)) is not None}
+    values = dict(zip(waves, compute([*waves.values()]), strict=True)) if waves else {}
+    infinite = {key: batch[key][0] for key, value in values.items() if not np.isfinite(value).all()}
+    if len(infinite) == len(waves) > 1:
+        raise UserError(f"{next(iter(infinite.values()))}: {label} are NaN or infinite, as for all {len(waves)} clips "
+                        "of its batch; check the model's weights")
+    bad |= {path: f"{path}: {label} are NaN or infinite; check the file and the model's weights"
+            for path in infinite.values()}
+    return {key: value for key, value in values.items() if key not in infinite}, bad
+
+
+def _fill(folder: Path, batches: list[dict[bytes, Clip]], compute: Compute, label: str, progress: bool) -> None:
+    """Let the cluster write the shards that are not there yet; as many threads as here, for the same last bits."""
+    def todo() -> list[tuple]:
+        return [delayed(_write_shard)(_shard(folder, batch), batch, compute, label, torch.get_num_threads())
+                for batch in batches if not _shard(folder, batch).exists()]
+
+    def done() -> int:
+        return sum(_shard(folder, batch).exists() for batch in batches)
+
+    with shown_progress(label, len(batches), "shards", progress and bool(todo()), initial=done(), count=done):
+        cluster.work(todo)
+
+
+def _shard(folder: Path, batch: Iterable[bytes]) -> Path:
+    """The file of a batch; its name changes with the clips' content, the upstream and the settings."""
+    return folder / hashlib.blake2b(b"".join(batch), digest_size=16).hexdigest()
+
+
+def _write_shard(shard: Path, batch: dict[bytes, Clip], compute: Compute, label: str, threads: int) -> None:
+    """Compute a batch; write a checksum and, as safetensors, its values by key and the problems of its clips."""
+    torch.set_num_threads(threads)
+    values, problems = _computed(batch, compute, label)
+    arrays = {key.hex(): np.ascontiguousarray(value) for key, value in values.items()}
+    content = save(arrays | {"problems": np.frombuffer(json.dumps(problems).encode(), np.uint8)})
+    with records.whole(shard) as half:
+        half.write_bytes(_checksum(shard.name.encode(), memoryview(content)) + content)
+
+
+def _taken(shard: Path) -> tuple[dict[bytes, np.ndarray], dict[str, str]] | None:
+    """Values and problems of a shard; None where there is none, or a damaged one."""
+    checksum, content = (data := shard.read_bytes() if shard.is_file() else b"")[:CHECKSUM], data[CHECKSUM:]
+    if checksum != _checksum(shard.name.encode(), memoryview(content)):
+        return None
+    arrays = load(content)
+    problems = json.loads(arrays.pop("problems").tobytes())
+    return {bytes.fromhex(key): value for key, value in arrays.items()}, problems
 
 
 def _read(path: str, digest: str, bad: dict[str, str]) -> Wave | None:
@@ -260,4 +323,4 @@ def _damaged(folder: str | Path, problem: str) -> UserError:
 
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0]
+    return text.strip().split("\n")[0]

@@ -288,6 +288,10 @@ class _Transformer:
     whole: bool  # whisper only: pad every clip to 30 s
     seconds: float = 80.0  # of padded audio per forward pass, which bounds memory
 
+    def __reduce__(self) -> tuple:
+        """Weights are not sent to another process: it reads them from the folder."""
+        return _received, (self.folder, str(self.device), self.whole, self.seconds)
+
     @cached_property
     def model(self) -> torch.nn.Module:
         """The model; of whisper the encoder."""
@@ -373,7 +377,7 @@ class _Transformer:
     def _states(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> Sequence[torch.Tensor]:
         """All encoder states of inputs (clips, time, ...), each (clips, frames, width)."""
         if self.config.model_type == "whisper":
-            return _whisper_states(self.model, inputs.transpose(1, 2))
+            return whisper_states(self.model, inputs.transpose(1, 2))
         with warnings.catch_warnings():
             # WavLM mixes a boolean padding mask with its float position bias, which torch has deprecated.
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
@@ -392,7 +396,13 @@ class _Transformer:
         return torch.stack([torch.einsum("btd,bt->bd", state, share) for state in states], dim=1).cpu()
 
 
-def _whisper_states(encoder: torch.nn.Module, mel: torch.Tensor) -> list[torch.Tensor]:
+@cache
+def _received(folder: Path, device: str, whole: bool, seconds: float) -> _Transformer:
+    """A model that was sent to this process; one that is sent again has its weights already."""
+    return _Transformer(folder, _config(folder, folder.name), torch.device(device), whole, seconds)
+
+
+def whisper_states(encoder: torch.nn.Module, mel: torch.Tensor) -> list[torch.Tensor]:
     """States of (clips, bands, frames): input of the first layer, output of every layer, the last one normed.
 
     transformers' own forward refuses anything but 30 s; here the positions are cut to the length.

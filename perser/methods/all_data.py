@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import product
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from perser.evaluate import choose
 from perser.methods.base import GradientModel, Method, Start, numbers, tensor_numbers
 from perser.methods.population_prior import PopulationPriorModel, prior_of
 from perser.model import Head
-from perser.settings import TensorName
+from perser.settings import MOST, Amounts, Grid, Positives, TensorName
 
 
 class AllDataModel(NamedTuple):
@@ -57,18 +57,19 @@ class AllDataModel(NamedTuple):
 
 
 class AllData(Method):
-    """The best adaptation of SSL-E to every other rating of the listener: what all of a listener's ratings could give."""
+    """The best adaptation of SSL-E to every other rating of the listener: what all of them could give."""
 
     kind: Literal["all-data"] = "all-data"
     title: str = "All data (upper bound)"
     group: ClassVar[str] = "Upper bound"
     Model: ClassVar[type] = AllDataModel
 
-    parts: int = Field(5, ge=2, description="parts of a listener's ratings; the model of the others answers each")
+    parts: int = Field(5, ge=2, le=MOST,
+                       description="parts of a listener's ratings; the model of the others answers each")
     adapts_grid: tuple[tuple[TensorName, ...], ...] = (("P", "b", "A", "a"), ("A", "a"), ("a",))
-    inner_lr_grid: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
-    inner_steps_grid: tuple[Annotated[int, Field(ge=1)], ...] = (5, 20)
-    factor_grid: tuple[float, ...] = Field((0.0, 1.0, 4.0), description="on the population prior; 0 is SSL-E itself")
+    inner_lr_grid: Positives = (0.01, 0.03, 0.1, 0.3)
+    inner_steps_grid: Grid = (5, 20)
+    factor_grid: Amounts = Field((0.0, 1.0, 4.0), description="on the population prior; 0 is SSL-E itself")
 
     @model_validator(mode="after")
     def _something_to_try(self) -> "AllData":

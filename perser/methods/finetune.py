@@ -14,7 +14,7 @@ from perser.episodes import Draws
 from perser.methods.base import GradientModel, Method, Start, fitted, tensor_numbers
 from perser.methods.ssl_e import train
 from perser.model import Head
-from perser.settings import TensorName
+from perser.settings import Grid, Positives, Share, TensorName
 
 
 class Finetune(Method):
@@ -25,12 +25,12 @@ class Finetune(Method):
     Model: ClassVar[type] = GradientModel
 
     start: Literal["ssl-e", "scratch"] = Field("ssl-e", description="where descent starts: SSL-E or a fresh head")
-    soft_f1: float = Field(0.0, ge=0, le=1, description="share of the soft macro F1 in the loss of SSL-E, trained anew")
+    soft_f1: Share = Field(0.0, description="share of the soft macro F1 in the loss of SSL-E, trained anew")
     adapts_grid: tuple[tuple[TensorName, ...], ...] = Field(
         (("P", "b", "A", "a"), ("A", "a"), ("b", "a"), ("a",)), min_length=1,
         description="sets of tensors that may adapt: all, the last layer, the biases, the output bias")
-    inner_lr_grid: tuple[float, ...] = Field((0.003, 0.01, 0.03, 0.1, 0.3, 1.0), min_length=1)
-    inner_steps_grid: tuple[int, ...] = Field((5, 20), min_length=1)
+    inner_lr_grid: Positives = Field((0.003, 0.01, 0.03, 0.1, 0.3, 1.0), min_length=1)
+    inner_steps_grid: Grid = Field((5, 20), min_length=1)
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> GradientModel:
         """The start with the best inner learning rates for each number of shots."""

@@ -17,6 +17,7 @@ from perser.episodes import Batch, Draws
 from perser.evaluate import query_loss
 from perser.methods.base import Method, Start, fitted, hidden_values, stacked
 from perser.model import Head, cross_entropy
+from perser.settings import Count, Grid, Number, Positive, Positives, Share
 
 
 class ListenerEmbeddingModel(NamedTuple):
@@ -69,12 +70,12 @@ class ListenerEmbedding(Method):
     title: str = "Listener embedding"
     Model: ClassVar[type] = ListenerEmbeddingModel
 
-    size: int = Field(8, ge=1, description="width of the embedding")
-    lr: float = Field(1e-3, gt=0, description="AdamW learning rate in training")
-    epochs: int = Field(10, ge=0, description="passes over the training ratings; the epoch of lowest dev loss is kept")
-    soft_f1: float = Field(0.0, ge=0, le=1, description="share of the soft macro F1 in the training loss")
-    inner_lr_grid: tuple[float, ...] = Field((0.03, 0.1, 0.3, 1.0, 3.0), min_length=1)
-    inner_steps_grid: tuple[int, ...] = Field((5, 20), min_length=1)
+    size: Count = Field(8, description="width of the embedding")
+    lr: Positive = Field(1e-3, description="AdamW learning rate in training")
+    epochs: Number = Field(10, description="passes over the training ratings; the epoch of lowest dev loss is kept")
+    soft_f1: Share = Field(0.0, description="share of the soft macro F1 in the training loss")
+    inner_lr_grid: Positives = Field((0.03, 0.1, 0.3, 1.0, 3.0), min_length=1)
+    inner_steps_grid: Grid = Field((5, 20), min_length=1)
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> ListenerEmbeddingModel:
         """Train head and embeddings from SSL-E; choose the descent of a new embedding on the dev listeners."""

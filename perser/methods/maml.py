@@ -16,7 +16,7 @@ from perser.errors import UserError
 from perser.evaluate import choose, dev_score, query_loss
 from perser.methods.base import GradientModel, Method, Start, numbers, tensor_numbers
 from perser.model import TENSORS, Head
-from perser.settings import TensorName
+from perser.settings import Count, Fraction, Number, Positive, Positives, Share, TensorName
 
 
 class Maml(Method):
@@ -31,32 +31,32 @@ class Maml(Method):
         "maml", description="outer step: the meta-gradient, or towards the adapted weights (arXiv 1803.02999)")
     csmt: Literal["split", "combined", "shared"] = Field(
         "combined", description="support and query from two pools, from one pool, or the same clips")
-    anneal: float = Field(0.0, ge=0, le=1, description="DA: share of the epochs, from the start, in first order")
+    anneal: Share = Field(0.0, description="DA: share of the epochs, from the start, in first order")
     lslr: bool = Field(False, description="learn one inner learning rate per tensor and inner step")
-    lslr_lr: float = Field(2e-3, gt=0, description="Adam learning rate of the learnt inner learning rates")
+    lslr_lr: Positive = Field(2e-3, description="Adam learning rate of the learnt inner learning rates")
     lslr_log: bool = Field(False, description="learn the logarithm of the inner learning rates: they keep their sign, "
                                               "and a step multiplies them")
     lr_by_shots: bool = Field(False, description="learn the power of the number of shots that inner learning rates "
                                                  "grow with")
     per_weight_lr: bool = Field(False, description="learn one inner learning rate per weight (arXiv 1707.09835)")
-    msl: float = Field(0.0, ge=0, le=1, description="share of the epochs with a loss after every inner step")
+    msl: Share = Field(0.0, description="share of the epochs with a loss after every inner step")
     adapts: tuple[TensorName, ...] = Field(("P", "b", "A", "a"), min_length=1,
                                            description="tensors that the inner loop adapts")
-    inner_steps: int = Field(5, ge=1)
-    inner_lr_grid: tuple[float, ...] = Field(
+    inner_steps: Count = 5
+    inner_lr_grid: Positives = Field(
         (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1,
         description="first inner learning rates to choose from on the dev listeners")
-    outer_lr: float = Field(2e-3, gt=0, description="Adam learning rate, annealed to zero by a cosine")
-    epochs: int = Field(10, ge=0, description="the best epoch on the dev listeners is kept")
-    outer_steps_per_epoch: int = Field(10, ge=1)
-    meta_batch_size: int = Field(16, ge=1, description="episodes per outer step")
-    query: int = Field(20, ge=1, description="query clips per training episode")
-    grad_clip: float = Field(1.0, gt=0, description="bound on the norm of the outer gradient")
-    crossfit: float = Field(0.0, ge=0, le=1, description="share of the outer steps that start from an SSL-E which has "
-                                                         "not seen the episodes' session")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of feature dimensions left out of an outer step")
-    soft_f1: float = Field(0.0, ge=0, le=1, description="share of the soft macro F1 in the outer loss")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of the weights; 0: no averaging")
+    outer_lr: Positive = Field(2e-3, description="Adam learning rate, annealed to zero by a cosine")
+    epochs: Number = Field(10, description="the best epoch on the dev listeners is kept")
+    outer_steps_per_epoch: Count = 10
+    meta_batch_size: Count = Field(16, description="episodes per outer step")
+    query: Count = Field(20, description="query clips per training episode")
+    grad_clip: Positive = Field(1.0, description="bound on the norm of the outer gradient")
+    crossfit: Share = Field(0.0, description="share of the outer steps that start from an SSL-E which has not seen the "
+                                             "episodes' session")
+    dropout: Fraction = Field(0.0, description="share of feature dimensions left out of an outer step")
+    soft_f1: Share = Field(0.0, description="share of the soft macro F1 in the outer loss")
+    ema_decay: Fraction = Field(0.0, description="decay of the running mean of the weights; 0: no averaging")
     early_stopping: Literal["loss", "f1", "last"] = Field(
         "loss", description="keep the epoch with the best outer loss or macro F1 on the dev listeners, or the last")
 

@@ -16,6 +16,7 @@ from perser.data import Task, by_listener
 from perser.episodes import Batch, Draws, Episodes, batch_of
 from perser.methods.base import GradientModel, Method, Start, fitted
 from perser.model import Head, cross_entropy
+from perser.settings import Count, Grid, Positives
 
 
 class NearestListenerModel(NamedTuple):
@@ -64,10 +65,10 @@ class NearestListener(Method):
     title: str = "Nearest listener"
     Model: ClassVar[type] = NearestListenerModel
 
-    ratings: int = Field(256, ge=1, description="ratings that each personal model is trained on")
-    inner_lr_grid: tuple[float, ...] = Field((0.03, 0.1, 0.3), min_length=1)
-    inner_steps: int = Field(20, ge=1)
-    neighbours_grid: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1)
+    ratings: Count = Field(256, description="ratings that each personal model is trained on")
+    inner_lr_grid: Positives = Field((0.03, 0.1, 0.3), min_length=1)
+    inner_steps: Count = 20
+    neighbours_grid: Grid = Field((1, 2, 4, 8), min_length=1)
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> NearestListenerModel:
         """Fine-tune SSL-E on every training listener's ratings at every learning rate; choose on the dev listeners.

@@ -20,6 +20,7 @@ from perser.episodes import Batch, Draws
 from perser.evaluate import choose
 from perser.methods.base import Method, Start, numbers, stacked
 from perser.model import Head
+from perser.settings import Amounts
 
 NEWTON_STEPS = 20
 LONGEST_STEP = 2.0  # in any logit of the support: a full Newton step overshoots where SSL-E is too sure of itself
@@ -27,7 +28,7 @@ EM_STEPS = 12
 
 
 class PopulationPriorModel(NamedTuple):
-    """SSL-E, the prior covariance (C F, C F) of a listener's map (C, F = 1 + C), and per number of shots a factor on it."""
+    """SSL-E, the prior covariance (C F, C F) of a listener's map (C, F = 1 + C), and by number of shots its factor."""
 
     head: Head
     covariance: Tensor
@@ -63,7 +64,7 @@ class PopulationPrior(Method):
     group: ClassVar[str] = "Meta-learning"
     Model: ClassVar[type] = PopulationPriorModel
 
-    factor_grid: tuple[float, ...] = Field(
+    factor_grid: Amounts = Field(
         (0.0, 0.5, 1.0, 2.0, 4.0), min_length=1,
         description="factors on the prior covariance; 0 is the general model")
 
@@ -83,7 +84,7 @@ class PopulationPrior(Method):
 
 @torch.no_grad()
 def prior_of(task: Task, head: Head) -> Tensor:
-    """The covariance that the training listeners' ratings give, those of the dev session, which nobody trains on, too."""
+    """The covariance that the training listeners' ratings give, those of the dev session included."""
     pool = np.concatenate([task.split.train, task.split.base_dev])
     logits, pools = heads.logits(head, task.data.features), list(by_listener(task.data, pool, 1).values())
     longest = max(map(len, pools))

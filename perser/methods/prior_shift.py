@@ -13,6 +13,7 @@ from perser.data import Task
 from perser.episodes import Batch, Draws
 from perser.methods.base import Method, Start, fitted, stacked
 from perser.model import Head
+from perser.settings import Amounts, Positives
 
 
 class PriorShiftModel(NamedTuple):
@@ -41,8 +42,8 @@ class PriorShift(Method):
     title: str = "Prior shift"
     Model: ClassVar[type] = PriorShiftModel
 
-    mass_grid: tuple[float, ...] = Field((0.3, 1.0, 3.0, 10.0, 30.0), min_length=1, description="pseudo-clips of SSL-E")
-    strength_grid: tuple[float, ...] = Field((0.5, 1.0), min_length=1, description="factors on the shift")
+    mass_grid: Positives = Field((0.3, 1.0, 3.0, 10.0, 30.0), min_length=1, description="pseudo-clips of SSL-E")
+    strength_grid: Amounts = Field((0.5, 1.0), min_length=1, description="factors on the shift")
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> PriorShiftModel:
         """SSL-E with the best mass and strength for each number of shots."""

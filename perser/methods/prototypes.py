@@ -14,6 +14,7 @@ from perser.episodes import Batch, Draws
 from perser.methods.base import Method, Start, fitted, hidden_values, numbers, stacked
 from perser.methods.ssl_e import labelled
 from perser.model import Head
+from perser.settings import Positives
 
 
 class PrototypesModel(NamedTuple):
@@ -55,8 +56,8 @@ class Prototypes(Method):
     title: str = "Prototypes"
     Model: ClassVar[type] = PrototypesModel
 
-    mass_grid: tuple[float, ...] = Field((0.3, 1.0, 3.0, 10.0), min_length=1, description="pseudo-clips per class")
-    temperature_grid: tuple[float, ...] = Field((0.1, 0.2, 0.5, 1.0), min_length=1,
+    mass_grid: Positives = Field((0.3, 1.0, 3.0, 10.0), min_length=1, description="pseudo-clips per class")
+    temperature_grid: Positives = Field((0.1, 0.2, 0.5, 1.0), min_length=1,
                                                 description="in units of the spread")
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> PrototypesModel:

@@ -2,28 +2,84 @@
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.metrics import cohen_kappa_score
 
 from perser.errors import UserError
-from perser.phase2.metrics import ANSWERED, METRICS, NONE
+from perser.phase2.metrics import ANSWERED, FAILED, JUDGED, METRICS, NONE, UNPARSEABLE, exact
 
 RESAMPLES, LEVEL, PERFECT = 200, 0.95, {"BLEU": 100.0}  # PERFECT: where it is neither 0 nor 1
+LATER = ("truncated", "cut")  # columns that records of earlier versions lack
 TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metric", "main", "higher", "rows", "value",
                 "low", "high", "N/A", "ungraded", "synthetic"]
 
 
-def read(out: str | Path) -> pd.DataFrame:
-    """The records of all models under `out`, or the one file of a committed folder. Raises UserError if none exist."""
-    paths = sorted(Path(out).glob("*/records.parquet")) or sorted(Path(out).glob("records.parquet"))
-    if not paths:
-        raise UserError(f"{out}: no records; create them with `perser phase2 --suite --model NAME --out {out}`")
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+def read(*folders: str | Path) -> pd.DataFrame:
+    """The records of all models under folders, or the one file of a committed folder.
+
+    Raises UserError if a folder has none, or if two of them hold different answers of a model to a question.
+    """
+    frames = []
+    for folder in folders:
+        paths = sorted(Path(folder).glob("*/records.parquet")) or sorted(Path(folder).glob("records.parquet"))
+        if not paths:
+            raise UserError(f"{folder}: no records; create them with "
+                            f"`perser phase2 --suite --model NAME --out {folder}`")
+        frames += [pd.read_parquet(path) for path in paths]
+    frame = pd.concat(frames, ignore_index=True)
+    for name in LATER:
+        frame[name] = (frame[name] if name in frame else pd.Series(False, frame.index)).fillna(False).astype(bool)
+    frame = frame.drop_duplicates(ignore_index=True)
+    if (twice := frame.duplicated(["model", "instance", "sample", "scorer"])).any():
+        row = frame[twice].iloc[0]
+        raise UserError(f"{', '.join(map(str, folders))}: {row['model']} has two answers to {row['sample']!r} of "
+                        f"{row['instance']}; leave out one of its runs")
+    return frame
+
+
+def manifests(*folders: str | Path) -> dict[str, dict]:
+    """What the runs under folders state of themselves, by model folder."""
+    stated: dict[str, dict] = {}
+    for folder in map(Path, folders):
+        single = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/manifest.json"))}
+        joined = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").is_file() else {}
+        stated |= single or ({folder.name: joined} if isinstance(joined.get("model"), str) else joined)
+    return stated
+
+
+def counts(frame: pd.DataFrame, stated: dict[str, dict]) -> pd.DataFrame:
+    """Rows per model and data set by what became of them, from the strict scorer's records and the manifests.
+
+    skipped: bad data, never asked; missing: asked without success; ungraded, unparseable: of `verdicts`, all graders'.
+    """
+    strict = frame[frame["scorer"] == "strict"]
+    table = strict.groupby(["model", "instance"], sort=True).agg(
+        answered=("outcome", lambda x: (x == ANSWERED).sum()), none=("outcome", lambda x: (x == NONE).sum()),
+        truncated=("truncated", "sum"), cut=("cut", "sum"))
+    outcomes = frame.groupby(["model", "instance"])["outcome"]
+    table["ungraded"] = outcomes.apply(lambda x: (x == FAILED).sum())
+    table["unparseable"] = outcomes.apply(lambda x: (x == UNPARSEABLE).sum())
+    table["verdicts"] = frame[frame["scorer"] != "strict"].groupby(["model", "instance"]).size()
+    for name, key in (("missing", "without_answer"), ("skipped", "skipped")):
+        numbers = {(run["model"], instance): count for run in stated.values()
+                   for instance, count in run.get(key, {}).items() if count}
+        table = table.reindex(table.index.union(pd.MultiIndex.from_tuples(numbers, names=table.index.names))
+                              if numbers else table.index)
+        table[name] = pd.Series(numbers, dtype=float) if numbers else 0
+    return table.fillna(0).astype(int).reset_index()
+
+
+def common(frame: pd.DataFrame, models: Sequence[str], outcomes: Sequence[str] = JUDGED) -> pd.DataFrame:
+    """The models' rows of questions for which each of them has one of the outcomes: only these can be compared."""
+    judged = frame[frame["outcome"].isin(outcomes) & frame["model"].isin(models)]
+    return judged[judged.groupby(["instance", "sample", "scorer"])["model"].transform("nunique") == len(models)]
 
 
 @dataclass(frozen=True)
@@ -78,8 +134,9 @@ def read_cell(frame: pd.DataFrame, metric: str) -> Cell | None:
         parts = np.stack([np.nan_to_num(frame["correct"].to_numpy(float)), np.ones(len(frame))], 1)
     elif METRICS[metric].parts:
         parts = np.array([METRICS[metric].parts(*row) for row in zip(labels, answers, strict=True)], float)
-    return Cell(metric, frame["cluster"].to_numpy(str), (frame["outcome"] == NONE).to_numpy(),
-                ~frame["outcome"].isin([ANSWERED, NONE]).to_numpy(), parts, labels, answers)
+    silent = [NONE, UNPARSEABLE] if METRICS[metric].mode == "number" else [NONE]
+    return Cell(metric, frame["cluster"].to_numpy(str), frame["outcome"].isin(silent).to_numpy(),
+                ~frame["outcome"].isin(JUDGED).to_numpy(), parts, labels, answers)
 
 
 def cluster_interval(count: int, statistic: Callable, resamples: int, seed: int) -> np.ndarray:
@@ -172,26 +229,70 @@ def _summary(improvements: dict[str, float]) -> np.ndarray:
 
 
 def domains(frame: pd.DataFrame, reference: str, scorer: str = "strict", resamples: int = RESAMPLES,
-            seed: int = 0) -> pd.DataFrame:
+            seed: int = 0, by: str = "domain") -> pd.DataFrame:
     """Improvement over the reference per model and domain: the mean, as published, with the median and win rate.
 
-    As published, groups on which the reference scores 0 or a model answers nothing are excluded; `left_out` names
-    them. Intervals resample audio files, jointly for all tasks that ask about a file.
+    by: the column that holds the domains; rows without one are left out.
+
+    Only questions with a verdict for both models count. As published, groups on which the reference scores 0 or a model
+    answers nothing are excluded; `left_out` names them. Intervals resample audio files, jointly for all tasks that ask
+    about a file.
     """
     frame, table = frame[frame["scorer"] == scorer], []
-    for domain, rows in frame.groupby("domain", sort=True):
+    for domain, rows in frame[frame[by] != ""].groupby(by, sort=True):
         for model in sorted(set(rows["model"]) - {reference}):
-            pairs = _pairs(rows, model, reference)
+            pairs = _pairs(common(rows, [model, reference]), model, reference)
             names = sorted({name for _, _, placed in pairs for rows in placed for name in rows})
             improvements = _improvements(pairs, names)
             low, high = cluster_interval(len(names), lambda drawn, pairs=pairs, names=names: _summary(
                 _improvements(pairs, [names[i] for i in drawn])), resamples, seed)
             excluded = [group for group, value in improvements.items() if not np.isfinite(value)]
-            table.append({"model": model, "domain": domain, "groups": len(improvements) - len(excluded),
+            table.append({"model": model, by: domain, "groups": len(improvements) - len(excluded),
                           "left_out": ", ".join(excluded)})
             for name, *values in zip(("mean", "median", "wins"), _summary(improvements), low, high, strict=True):
                 table[-1] |= zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
     return pd.DataFrame(table)
+
+
+def differences(frame: pd.DataFrame, reference: str, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Every model's main metric minus the reference's per data set, on common rows, with 95 % paired intervals.
+
+    Of number tasks only questions count that both answered. Positive is better where `higher`.
+    """
+    frame, table = frame[frame["scorer"] == "strict"], []
+    for model in sorted(set(frame["model"]) - {reference}):
+        both = common(frame, [model, reference])
+        for instance, rows in both.groupby("instance", sort=True):
+            metric = rows["metrics"].iloc[0].split("|")[0]
+            if METRICS[metric].mode == "number":
+                rows = common(rows, [model, reference], [ANSWERED])
+            if rows.empty:
+                continue
+            cells = [read_cell(rows[rows["model"] == name].sort_values("sample"), metric)
+                     for name in (model, reference)]
+            names, inverse = np.unique(cells[0].clusters, return_inverse=True)
+            places = [np.flatnonzero(inverse == i) for i in range(len(names))]
+
+            def gap(drawn: np.ndarray, cells: list = cells, places: list = places) -> np.ndarray:
+                chosen = np.concatenate([places[i] for i in drawn])
+                return np.array([cells[0].value(chosen) - cells[1].value(chosen)])
+
+            low, high = cluster_interval(len(names), gap, resamples, seed)[:, 0]
+            table.append((model, instance, metric, METRICS[metric].higher, len(rows) // 2,
+                          gap(np.arange(len(names)))[0], low, high))
+    return pd.DataFrame(table, columns=["model", "instance", "metric", "higher", "rows", "difference", "low", "high"])
+
+
+def tally(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Per model, on how many data sets it is better or worse than the reference, or neither: the interval holds 0.
+
+    gaps: as of `differences`.
+    """
+    sign = np.where(gaps["higher"], 1, -1)
+    ends = np.sort(gaps[["low", "high"]].mul(sign, axis=0), axis=1)
+    marks = gaps[["model"]].assign(better=ends[:, 0] > 0, worse=ends[:, 1] < 0)
+    marks["neither"] = ~(marks["better"] | marks["worse"])
+    return marks.groupby("model").sum().reset_index()
 
 
 def skill(table: pd.DataFrame, floor: str = "majority") -> pd.DataFrame:
@@ -208,3 +309,32 @@ def skill(table: pd.DataFrame, floor: str = "majority") -> pd.DataFrame:
     perfect = [PERFECT.get(about.loc[group, "metric"], float(about.loc[group, "higher"])) for _, group in wide.index]
     room = np.array(perfect) - wide[floor]
     return wide.sub(wide[floor], axis=0).div(room.where(room != 0), axis=0).dropna(subset=[floor]) + 0.0
+
+
+def _verdicts(rows: pd.DataFrame, mode: str) -> pd.Series:
+    """By sample: whether a choice is right, or the number that was read; without the rows that got no verdict."""
+    rows = rows[rows["outcome"].isin(JUDGED)].set_index("sample")
+    if mode == "number":
+        return rows["answer_read"]
+    read = [exact(json.loads(labels), json.loads(answer))[0]
+            for labels, answer in zip(rows["labels"], rows["answer_read"], strict=True)]
+    return rows["correct"].fillna(pd.Series(read, rows.index, float)).astype(bool)
+
+
+def agreement(frame: pd.DataFrame) -> pd.DataFrame:
+    """How far two scorers agree on the rows that both judged: share of equal verdicts, and Cohen's kappa of choices.
+
+    Kappa is None where both say the same of all rows. Texts are not judged.
+    """
+    table = []
+    for (model, instance), rows in frame.groupby(["model", "instance"], sort=True):
+        mode = METRICS[rows["metrics"].iloc[0].split("|")[0]].mode
+        parts = {} if mode == "text" else {name: _verdicts(part, mode) for name, part in rows.groupby("scorer")}
+        for first, second in combinations(sorted(parts, key=lambda name: (name != "strict", name)), 2):
+            both = pd.concat([parts[first], parts[second]], axis=1, join="inner").to_numpy()
+            if len(both):
+                defined = mode == "choice" and len(set(both.ravel())) > 1
+                table.append({"model": model, "data set": instance, "scorer": first, "other": second,
+                              "rows": len(both), "agreement": float((both[:, 0] == both[:, 1]).mean()),
+                              "kappa": float(cohen_kappa_score(*both.astype(bool).T)) if defined else None})
+    return pd.DataFrame(table, columns=["model", "data set", "scorer", "other", "rows", "agreement", "kappa"])

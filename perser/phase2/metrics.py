@@ -1,16 +1,11 @@
-"""Read an answer and score a list of answers: extraction and metrics, independent of any model.
-
-An answer is read in one of three modes: `choice` (a set of options), `number` or `text`. An answer that cannot be read
-is None, an outcome in its own right; it is never replaced by a guess.
-"""
+"""Score a list of answers that `answers` has read: metrics, independent of any model."""
 
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import zip_longest
+from functools import cache, lru_cache
 
 import jiwer
 import mir_eval
@@ -18,139 +13,14 @@ import numpy as np
 import sacrebleu
 from scipy import optimize, stats
 from sklearn import metrics as sk
-from text_to_num import alpha2digit
 
 from perser import scores
+from perser.phase2.answers import LARGEST, fold, is_letter, key, read_number, tokens, within
 
-LONGEST_ANSWER = 8192
 ANSWERED, NONE, UNPARSEABLE, FAILED = "answered", "none", "unparseable", "failed"  # outcomes
-NUMBER = r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])-?\.\d+"
-UNITS = {"second": (r"s|secs?|seconds?", 1.0), "millisecond": (r"ms|msecs?|milliseconds?", 1e-3),
-         "minute": (r"min|mins|minutes?", 60.0), "hertz": (r"hz|hertz", 1.0), "kilohertz": (r"khz|kilohertz", 1e3),
-         "decibel": (r"db|decibels?", 1.0), "bpm": (r"bpm|beats per minute", 1.0)}
-DIMENSION = {"millisecond": "second", "minute": "second", "kilohertz": "hertz"}
-NEGATIONS = {"not", "no", "never", "isn't", "without", "nor", "neither", "cannot", "can't", "doesn't", "don't"}
-NO_ANSWER = {"n a", "na", "not applicable", ""}
-TRIGGER = re.compile(
-    r"(?:answers?|options?|choices?|labels?|categories|candidates?|one|following|classes)\s+"
-    r"(?:could|can|may|should|must|might|will)\s+be(?:\s+(?:one of|either|any of))?:?\s+|"
-    r"(?:options|choices|candidates|labels|categories|classes)(?:\s+(?:are|include)|\s*:)\s*:?\s*|"
-    r"(?:choose|select|pick)\s+(?:\w+\s+){0,4}?(?:from|among|between|of):?\s+(?:the following:?\s+)?", re.I)
+JUDGED = (ANSWERED, NONE, UNPARSEABLE)  # a verdict that cannot be read is no answer to a number task, otherwise wrong
 Labels = Sequence[Sequence[str]]
 Parts = Callable[[Sequence[str], object], tuple[float, float]]
-
-
-def clean(answer: str) -> str:
-    """The text that is scored: tagged reasoning removed, control characters blanked, cut to LONGEST_ANSWER."""
-    text = re.sub(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", " ", answer[: 4 * LONGEST_ANSWER], flags=re.S | re.I)
-    text = "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in text)
-    return text.strip()[:LONGEST_ANSWER]
-
-
-def _fold(text: str) -> str:
-    """NFKC, case folded, with ASCII minus signs and apostrophes."""
-    return unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-").replace("\u2019", "'")
-
-
-def tokens(text: str) -> list[str]:
-    """Words and numbers of a text: NFKC, case folded, number words as digits, punctuation dropped.
-
-    >>> tokens("It is Twenty-one  dB, I'd say.")
-    ['it', 'is', '21', 'db', "i'd", 'say']
-    """
-    words = re.findall(r"(?<!\w)-?\d+(?:\.\d+)?(?!\w)|[\w#+%']+", alpha2digit(_fold(text), "en", threshold=0))
-    return [word for word in (word.strip("'") for word in words) if word]
-
-
-@lru_cache(maxsize=4096)
-def key(text: str) -> str:
-    """The form in which options and labels are compared."""
-    return " ".join(tokens(text))
-
-
-def parse_options(instruction: str, labels: Sequence[str] = ()) -> list[str]:
-    """The options that an instruction lists ("The answer could be a, b, or c."), [] when it lists none.
-
-    A parse counts only if it gives at least two options and they include `labels` (those of the row).
-
-    >>> parse_options("Which? The answer could be rock and roll, jazz, or blues.")
-    ['rock and roll', 'jazz', 'blues']
-    """
-    for match in reversed(list(TRIGGER.finditer(instruction))):
-        rest = instruction[match.end():].strip()
-        for text in (rest, re.split(r"[.?!](?:\s|$)|\n", rest)[0]):
-            for options in _enumerations(text.strip().rstrip(".?!")):
-                if len(options) > 1 and {key(v) for v in labels} <= {key(v) for v in options}:
-                    return options
-    return []
-
-
-def _enumerations(text: str) -> list[list[str]]:
-    """Possible splits of an enumeration; commas bind looser than "or", "or" looser than "and"."""
-    *parts, last = [part.strip() for part in re.split(r"[,;|\n]", text)]
-    splits = [[*parts, *re.split(rf"^(?:or|and)\s+|\s+(?:{word})\s+", last)] for word in ("or", "or|and")]
-    return [[part for part in (re.sub(r"^['\"(\[]+|['\")\].:]+$", "", option.strip()) for option in split)
-             if key(part)] for split in splits]
-
-
-def read_choice(answer: str, options: Sequence[str]) -> tuple[str, ...] | None:
-    """The options that an answer names, as the instruction spells them; None when it names none.
-
-    An answer equal to an option is that option. Otherwise the longest options are matched first, so that "very sad"
-    is not also "sad", and an option that follows a negation does not count.
-
-    >>> read_choice("I hear a very sad voice, not happy.", ["sad", "very sad", "happy"])
-    ('very sad',)
-    """
-    forms, text = {key(option): option for option in options}, key(answer)
-    if text in forms:
-        return (forms[text],)
-    if text in NO_ANSWER:
-        return None
-    text, matches = f" {text} ", []
-    for form in sorted(forms, key=lambda form: (-len(form), form)):
-        while (start := text.find(f" {form} ")) >= 0:
-            before = text[:start].split()[-1:]
-            if form and not (before and before[0] in NEGATIONS):
-                matches.append(forms[form])
-            text = f"{text[:start]} \x00 {text[start + len(form) + 2:]}"
-    return tuple(option for option in options if option in matches) or None
-
-
-def read_number(answer: str, instruction: str = "") -> float | None:
-    """The one number that an answer gives, in the unit that the instruction asks for; None if it gives none or several.
-
-    >>> read_number("about one thousand five hundred ms", "How long is it, in seconds?")
-    1.5
-    """
-    text = unicodedata.normalize("NFKC", answer).casefold().replace("\u2212", "-")
-    text = re.sub(r"\b(?:minus|negative)\s+(?=[\d.])", "-", alpha2digit(text, "en", threshold=0))
-    text = re.sub(r"(\d)\s*(?:/|out of)\s*\d+(?:\.\d+)?", r"\1", text)
-    wanted = [name for name, (form, _) in UNITS.items()
-              if re.search(rf"(?<![a-z])(?:{form})(?![a-z])", instruction.casefold())]
-    target = wanted[0] if len(wanted) == 1 else None
-    plain, converted = set(), set()
-    for match in re.finditer(NUMBER, text):
-        value, tail = float(match[0].replace(",", "")), text[match.end():].lstrip(" -")
-        unit = next((name for name, (form, _) in UNITS.items() if re.match(rf"(?:{form})(?![a-z])", tail)), None)
-        if unit and target and DIMENSION.get(unit, unit) == DIMENSION.get(target, target):
-            converted.add(value * UNITS[unit][1] / UNITS[target][1])
-        else:
-            plain.add(value)
-    values = converted or plain
-    return values.pop() if len(values) == 1 else None
-
-
-def read_text(answer: str) -> str | None:
-    """The answer itself; None when it is blank or states that there is no answer."""
-    return answer if answer.strip() and key(answer) not in NO_ANSWER - {""} else None
-
-
-def read(mode: str, answer: str, options: Sequence[str] = (), instruction: str = "") -> tuple | float | str | None:
-    """Read a cleaned answer in the given mode; None for no answer."""
-    if mode == "choice":
-        return read_choice(answer, options)
-    return read_number(answer, instruction) if mode == "number" else read_text(answer)
 
 
 def _set(values: Sequence[str] | None) -> frozenset[str]:
@@ -168,13 +38,26 @@ def weighted_accuracy(labels: Labels, answers: Sequence) -> float:
     return float(np.mean([np.mean([r for r, t in zip(right, truth, strict=True) if t == name]) for name in set(truth)]))
 
 
-def macro_f1(labels: Labels, answers: Sequence) -> float:
-    """F1 over label sets, averaged over all classes that occur among labels or answers."""
+def _class_counts(labels: Labels, answers: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True positives, false positives and false negatives of all classes that occur among labels or answers."""
     sides = [_set(row) for row in labels], [_set(answer) for answer in answers]
     classes = sorted(frozenset().union(*sides[0], *sides[1]))
     truth, predicted = (np.array([[c in row for c in classes] for row in side], dtype=bool) for side in sides)
-    tp, fp, fn = ((truth & predicted).sum(0), (~truth & predicted).sum(0), (truth & ~predicted).sum(0))
-    return float(scores.macro_f1(tp, fp, fn)) if classes else 1.0
+    return (truth & predicted).sum(0), (~truth & predicted).sum(0), (truth & ~predicted).sum(0)
+
+
+def macro_f1(labels: Labels, answers: Sequence) -> float:
+    """F1 over label sets, averaged over all classes that occur among labels or answers."""
+    counts = _class_counts(labels, answers)
+    return float(scores.macro_f1(*counts)) if len(counts[0]) else 1.0
+
+
+def weighted_f1(labels: Labels, answers: Sequence) -> float:
+    """F1 over label sets, averaged over the classes of the labels with their number of labels as weight."""
+    tp, fp, fn = _class_counts(labels, answers)
+    if not (tp + fn).any():
+        return float(not fp.any())
+    return float(np.average(2 * tp / np.maximum(1, 2 * tp + fp + fn), weights=tp + fn))
 
 
 def _overlap(truth: Counter, predicted: Counter) -> tuple[float, float]:
@@ -206,33 +89,123 @@ def word_f1(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
 
 
 def _plain(text: str) -> str:
-    """Lower case without punctuation except the apostrophe: the form for word and character errors."""
-    return " ".join(re.sub(r"[^\w\s']|_", " ", _fold(text)).split())
+    """Lower case without punctuation except the apostrophe; letters keep their marks."""
+    return " ".join("".join(c if is_letter(c) or c == "'" else " " for c in fold(text)).split())
 
 
-def _edits(truth: str, answer: str) -> tuple[float, float]:
-    out = jiwer.process_words(truth, answer)
-    return float(out.substitutions + out.deletions + out.insertions), float(len(truth.split()))
+@cache
+def _whisper_normalisers() -> tuple[Callable[[str], str], Callable[[str], str]]:
+    """Whisper's normalisers for English and for other languages; without its list of British spellings."""
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    return EnglishTextNormalizer({}), BasicTextNormalizer()
 
 
-def _errors(form: Callable[[str], str]) -> Parts:
-    return lambda labels, answer: _edits(form(" ".join(labels)), form(answer or ""))
+@lru_cache(maxsize=4096)
+def _whisper(text: str) -> str:
+    """Whisper's normaliser, the one for English if the text is in ASCII; it drops marks of other scripts."""
+    english, basic = _whisper_normalisers()
+    try:
+        return (english if text.isascii() else basic)(text).strip()
+    except ValueError:  # the one for English fails on some numbers
+        return basic(text).strip()
 
 
-wer = _errors(_plain)
-cer = _errors(lambda text: " ".join(_plain(text).replace(" ", "")))
-per = _errors(lambda text: " ".join(text.replace(",", " ").split()))  # symbols as written: phonemes, tags
-mer = _errors(lambda text: re.sub(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])", r" \1 ", _plain(text)))
+NORMALISERS: dict[str, Callable[[str], str]] = {"plain": _plain, "raw": lambda text: " ".join(text.split()),
+                                                "upstream": str.upper, "whisper": _whisper}
 
 
-def cpwer(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
+def _edits(truth: str, answer: str, characters: bool = False) -> tuple[float, float]:
+    """Edits and length of the reference, in words or in characters, spaces included."""
+    out = (jiwer.process_characters if characters else jiwer.process_words)(truth, answer)
+    length = len(truth.strip() if characters else truth.split())
+    return float(out.substitutions + out.deletions + out.insertions), float(length)
+
+
+def _errors(form: Callable[[str], str], characters: bool = False) -> Parts:
+    return lambda labels, answer: _edits(form(" ".join(labels)), form(answer or ""), characters)
+
+
+def _symbols(text: str) -> str:
+    """Symbols between spaces or commas as written, so that case counts: phones, part-of-speech tags."""
+    return " ".join(unicodedata.normalize("NFC", text).replace(",", " ").split())
+
+
+def _mixed(form: Callable[[str], str]) -> Parts:
+    """Errors over words, and over the characters of Chinese, Japanese and Korean."""
+    return _errors(lambda text: re.sub(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])", r" \1 ", form(text)))
+
+
+def _cpwer(form: Callable[[str], str]) -> Parts:
     """Concatenated minimum-permutation WER: one label (or line) per speaker, one line of the answer per speaker."""
-    sides = [[_plain(re.sub(r"^\s*speaker\s*\w+\s*:", "", line, flags=re.I))
-              for line in text.splitlines() if line.strip()] for text in ("\n".join(labels), answer or "")]
-    pairs = list(zip_longest(*sides, fillvalue="")) or [("", "")]
-    cost = np.array([[_edits(truth, predicted)[0] for _, predicted in pairs] for truth, _ in pairs])
-    best = cost[optimize.linear_sum_assignment(cost)].sum()
-    return float(best), float(sum(len(truth.split()) for truth in sides[0]))
+    def parts(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
+        truth, lines = ([form(re.sub(r"^\s*speaker\s*\w+\s*:", "", line, flags=re.I))
+                         for line in text.split("\n") if line.strip()] for text in ("\n".join(labels), answer or ""))
+        added = [float(len(line.split())) for line in lines]  # the errors of a line that is nobody's
+        none = [_edits(text, "")[0] for text in truth]
+        cost = np.array([[_edits(text, line)[0] - extra for line, extra in zip(lines, added, strict=True)]
+                         + [missed] * len(truth) for text, missed in zip(truth, none, strict=True)])
+        best = cost[optimize.linear_sum_assignment(cost)].sum() if truth else 0.0
+        return float(best + sum(added)), float(sum(len(text.split()) for text in truth))
+    return parts
+
+
+def _text_errors(name: str) -> dict[str, Parts]:
+    """The error rates of texts under one of NORMALISERS; symbols are never changed but by upstream's upper case."""
+    form = NORMALISERS[name]
+    return {"WER": _errors(form), "CER": _errors(form, True), "MER": _mixed(form), "cpWER": _cpwer(form),
+            "PER": _errors({"plain": _symbols, "whisper": _symbols}.get(name, form))}
+
+
+def slots(text: str) -> dict[str, list[str]]:
+    """The values of each type in "type: value, type: value"; what has no colon belongs to the value before it.
+
+    >>> slots("city: Paris, date: 3 May, 2020, city: Rome")
+    {'city': ['Paris', 'Rome'], 'date': ['3 May, 2020']}
+    """
+    values: dict[str, list[str]] = {}
+    for item in re.split(r"[,;\n]\s*(?=[^,;:\n]+:)", text.strip()):
+        name, mark, value = item.partition(":")
+        if mark:
+            values.setdefault(name.strip(), []).append(value.strip())
+    return values
+
+
+def slot_type_f1(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
+    """F1 of the slot types of a row, averaged over rows; types as written."""
+    truth, predicted = (Counter(set(slots(text))) for text in (", ".join(labels), answer or ""))
+    shared, total = _overlap(truth, predicted)
+    return shared / total if total else 1.0, 1.0
+
+
+def slot_value_cer(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
+    """Character errors of each value of the label against the answer's nearest value of that type, in upper case."""
+    predicted, parts = slots((answer or "").upper()), [(0.0, 0.0)]
+    for name, values in slots(", ".join(labels).upper()).items():
+        parts += [min(_edits(value, other, True) for other in predicted.get(name, [""])) for value in values]
+    edits, lengths = np.sum(parts, axis=0)
+    return float(edits), float(lengths)
+
+
+def turns(text: str) -> list[tuple[str, float, float]]:
+    """Speaker turns in "(speaker, onset, offset) (speaker, ...)", in seconds; reversed and empty ones are dropped."""
+    rows = re.findall(r"\(\s*([^(),]+?)\s*,\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*\)", text)
+    return [(name, float(start), float(end)) for name, start, end in rows if float(start) < float(end) < LARGEST]
+
+
+def der(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
+    """Diarisation errors and speech, in seconds: missed, false and confused time, overlaps included, no collar."""
+    sides = turns(" ".join(labels)), turns(answer or "")
+    edges = np.unique([time for side in sides for turn in side for time in turn[1:]])
+    if not len(edges):
+        return 0.0, 0.0
+    middles, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    truth, predicted = (np.array([np.any([(start < middles) & (middles < end) for name, start, end in side
+                                          if name == speaker], axis=0) for speaker in sorted({t[0] for t in side})],
+                                 dtype=float).reshape(-1, len(middles)) for side in sides)
+    shared = (truth * widths) @ predicted.T
+    right = shared[optimize.linear_sum_assignment(shared, maximize=True)].sum()
+    return float((np.maximum(truth.sum(0), predicted.sum(0)) * widths).sum() - right), float((truth * widths).sum())
 
 
 def bleu(labels: Labels, answers: Sequence[str | None]) -> float:
@@ -250,7 +223,7 @@ def _number(labels: tuple[str, ...]) -> float | None:
 
 def _deviation(power: int) -> Parts:
     def parts(labels: Sequence[str], answer: float | None) -> tuple[float, float]:
-        truth = _number(tuple(labels))
+        truth, answer = _number(tuple(labels)), within(answer)
         return (0.0, 0.0) if truth is None or answer is None else (abs(truth - answer) ** power, 1.0)
     return parts
 
@@ -258,7 +231,7 @@ def _deviation(power: int) -> Parts:
 def _over_numbers(rule: Callable, correlation: bool) -> Callable[[Labels, Sequence], float]:
     """A rule over the answered rows. A constant answer has correlation 0; too few rows give NaN."""
     def metric(labels: Labels, answers: Sequence) -> float:
-        pairs = [(_number(tuple(row)), answer) for row, answer in zip(labels, answers, strict=True)]
+        pairs = [(_number(tuple(row)), within(answer)) for row, answer in zip(labels, answers, strict=True)]
         truth, predicted = np.array([p for p in pairs if None not in p], dtype=float).reshape(-1, 2).T
         if not correlation:
             return float(rule(truth, predicted)) if len(truth) else float("nan")
@@ -270,19 +243,24 @@ def _over_numbers(rule: Callable, correlation: bool) -> Callable[[Labels, Sequen
 
 def time_spans(text: str) -> np.ndarray:
     """Pairs of times in a text ("1.2-3.4 s, from 5 to 6"), (n, 2) in seconds; reversed and empty ones are dropped."""
-    pairs = re.findall(r"(\d+(?:\.\d+)?)\s*s?(?:ec(?:onds?)?)?\s*(?:-|\u2013|to|and|,)\s*(\d+(?:\.\d+)?)", text)
+    number = r"(\d+(?:\.\d+)?)"
+    pairs = re.findall(rf"(?<![\d.]){number}\s*s?(?:ec(?:onds?)?)?\s*(?:-|\u2013|to|and|,)\s*{number}", text)
     table = np.array(pairs, dtype=float).reshape(-1, 2)
-    return table[table[:, 1] > table[:, 0]]
+    return table[(table[:, 1] > table[:, 0]) & (table[:, 1] < LARGEST)]
 
 
 def iou(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
-    """Intersection over union of time, averaged over rows; the spans of a row are merged first."""
+    """Intersection over union of time, averaged over rows; the spans of a row are merged first.
+
+    A label that has no times, but is not blank, scores 0.
+    """
     truth, predicted = time_spans(" ".join(labels)), time_spans(answer or "")
     edges = np.unique(np.concatenate([truth.ravel(), predicted.ravel()]))
     middles, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
     inside = [((side[:, :1] < middles) & (middles < side[:, 1:])).any(0) for side in (truth, predicted)]
     covered = widths[inside[0] | inside[1]].sum()
-    return float(widths[inside[0] & inside[1]].sum() / covered) if covered else 1.0, 1.0
+    blank = not " ".join(labels).strip()
+    return float(widths[inside[0] & inside[1]].sum() / covered) if covered else float(blank), 1.0
 
 
 def events(text: str) -> list[tuple[str, float, float]]:
@@ -297,8 +275,11 @@ def events(text: str) -> list[tuple[str, float, float]]:
 def event_f1(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
     """Event-based micro-F1: same name, onset within 200 ms, offset within 200 ms or half the length.
 
-    Events are matched by mir_eval as notes, one-to-one and maximally, with a pitch per name.
+    Events are matched by mir_eval as notes, one-to-one and maximally, with a pitch per name. If the label has names
+    without times, names alone are compared.
     """
+    if (names := "\n".join(labels).strip()) and not events(names):
+        return item_f1(labels, answer)
     sides = events("\n".join(labels)), events(answer or "")
     total = float(len(sides[0]) + len(sides[1]))
     if not all(sides):
@@ -315,6 +296,7 @@ def _onset_f1(window: float) -> Parts:
     def parts(labels: Sequence[str], answer: str | None) -> tuple[float, float]:
         truth, predicted = (np.sort(np.array(re.findall(r"\d+(?:\.\d+)?", text), dtype=float))
                             for text in (" ".join(labels), answer or ""))
+        truth, predicted = truth[truth < LARGEST], predicted[predicted < LARGEST]
         hits = mir_eval.util.match_events(truth, predicted, window) if len(truth) and len(predicted) else []
         return 2.0 * len(hits), float(len(truth) + len(predicted))
     return parts
@@ -350,21 +332,26 @@ def _family(mode: str, higher: bool, form: str, **rules: Callable) -> dict[str, 
 KINDS = {"choice": "classification", "number": "regression", "text": "sequence_generation"}  # of task, by mode
 METRICS: dict[str, Metric] = {
     **_family("choice", True, "parts", accuracy=exact, F1=set_f1),
-    **_family("choice", True, "whole", weighted_accuracy=weighted_accuracy, macro_F1=macro_f1),
+    **_family("choice", True, "whole", weighted_accuracy=weighted_accuracy, macro_F1=macro_f1,
+              weighted_F1=weighted_f1),
     **_family("number", False, "parts", MSE=_deviation(2), MAE=_deviation(1)),
     **_family("number", False, "whole", MedAE=_over_numbers(sk.median_absolute_error, False)),
     **_family("number", True, "whole", LCC=_over_numbers(stats.pearsonr, True),
               SRCC=_over_numbers(stats.spearmanr, True), KTAU=_over_numbers(stats.kendalltau, True)),
-    **_family("text", False, "parts", WER=wer, CER=cer, PER=per, MER=mer, cpWER=cpwer),
+    **{name if normaliser == "plain" else f"{name}-{normaliser}": Metric("text", False, parts)
+       for normaliser in NORMALISERS for name, parts in _text_errors(normaliser).items()},
+    **_family("text", False, "parts", slot_value_CER=slot_value_cer, DER=der,
+              slot_value_CER_upstream=lambda labels, answer: slot_value_cer([answer or ""], ", ".join(labels))),
     **_family("text", True, "whole", BLEU=bleu),
-    **_family("text", True, "parts", item_F1=item_f1, label_F1=label_f1, word_F1=word_f1, IoU=iou, event_F1=event_f1,
-              onset_F1=_onset_f1(0.05), beat_F1=_onset_f1(0.07)),
+    **_family("text", True, "parts", item_F1=item_f1, label_F1=label_f1, word_F1=word_f1, slot_type_F1=slot_type_f1,
+              IoU=iou, event_F1=event_f1, onset_F1=_onset_f1(0.05), beat_F1=_onset_f1(0.07)),
 }
 ALIASES = {"pearson": "LCC", "pearson correlation": "LCC", "pcc": "LCC", "spearman": "SRCC", "kendall": "KTAU",
            "word error rate": "WER", "character error rate": "CER", "phoneme error rate": "PER", "pos": "PER",
-           "phone error rate": "PER", "acc": "accuracy", "llm": "accuracy", "sacrebleu": "BLEU", "f1 weighted": "F1",
-           "mean squared error": "MSE", "mean absolute error": "MAE", "event based f1": "event-F1",
-           "note onset f measure": "onset-F1", "beat f measure": "beat-F1", "slot type f1": "label-F1"}
+           "phone error rate": "PER", "acc": "accuracy", "llm": "accuracy", "sacrebleu": "BLEU",
+           "f1 weighted": "weighted-F1", "mean squared error": "MSE", "mean absolute error": "MAE",
+           "event based f1": "event-F1", "note onset f measure": "onset-F1", "beat f measure": "beat-F1",
+           "diarization error rate": "DER", "diarisation error rate": "DER"}
 
 
 def _spelling(name: str) -> str:
@@ -374,8 +361,18 @@ def _spelling(name: str) -> str:
 def canonical(name: str) -> str:
     """The name in METRICS for any of a metric's upstream spellings; "" when it is unknown.
 
-    >>> canonical("Pearson correlation (proposed)"), canonical("word_F1"), canonical("DER")
+    >>> canonical("Pearson correlation (proposed)"), canonical("word_F1"), canonical("PESQ")
     ('LCC', 'word-F1', '')
     """
     spelling = _spelling(re.sub(r"\(.*?\)", " ", name))
     return {_spelling(known): known for known in METRICS}.get(spelling) or ALIASES.get(spelling, "")
+
+
+def normalised(metrics: str, normaliser: str) -> str:
+    """Metrics joined by |, those of a text's errors under one of NORMALISERS.
+
+    >>> normalised("WER|BLEU", "whisper"), normalised("WER", "plain")
+    ('WER-whisper|BLEU', 'WER')
+    """
+    names = ((name, f"{name}-{normaliser}") for name in metrics.split("|"))
+    return "|".join(form if form in METRICS else name for name, form in names)

@@ -4,5 +4,4 @@
 tables(run), captioned tables by name, the first to print; figures(run), pairs of name and figure.
 """
 
-from perser.analysis.experiments import (ablation, listeners, main, methods, readings,  # noqa: F401
-                                         recipe, shots, steps, upstreams)
+from perser.analysis.experiments import ablation, listeners, main, methods, readings, recipe, shots, steps, upstreams  # noqa: F401

@@ -9,7 +9,9 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
+from perser.analysis import comparison, statistics, wording
+from perser.analysis import figures as drawing
+from perser.analysis import tables as printing
 from perser.analysis.experiments import main
 from perser.analysis.tables import Captioned, p_text
 from perser.records import Run
@@ -99,13 +101,14 @@ def who(run: Run, method: str, seed: int = 0) -> Figure:
                 axes.plot(inside[trait], inside["value"], markersize=3, markeredgewidth=0.6, linestyle="none",
                           **mark | {"color": colour})
             rho = rho_text(measured.loc[(last, setting, trait, "")]).replace("-", drawing.MINUS)
-            axes.set_title(rf"$\rho$ = {rho}", fontsize=6.5)
+            axes.set_title(rf"$\rho$ = {rho}", fontsize=6.5, parse_math=True)
         row[0].set_ylabel(f"{drawing.UNITS[main.headline(run)]}\n{setting} clips")
     for axes, label in zip(panels[-1], TRAITS.values()):
         axes.set_xlabel(label)
+    title = run.title(method).replace("$", r"\$")  # the text holds a formula
     open_marks = "Open: gain" if last == "gain" else "Open: gain, filled: personal part"
     drawing.footnote(
-        figure, f"{open_marks} of {run.title(method)}, a mark per listener.\n"
+        figure, f"{open_marks} of {title}, a mark per listener.\n"
         rf"$\rho$: Spearman's rank correlation of the {comparison.PARTS[last].lower()}, 95 % bootstrap interval",
         wording.stamp(run))
     return figure

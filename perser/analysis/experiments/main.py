@@ -6,7 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perser.analysis import comparison, figures as drawing, tables as printing, wording
+from perser.analysis import comparison, wording
+from perser.analysis import figures as drawing
+from perser.analysis import tables as printing
 from perser.analysis.experiments import methods, shots
 from perser.analysis.statistics import interval
 from perser.analysis.tables import Captioned

@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
+from perser.analysis import comparison, statistics, wording
+from perser.analysis import figures as drawing
+from perser.analysis import tables as printing
 from perser.analysis.statistics import compare_methods, select
 from perser.analysis.tables import Captioned, interval_text
 from perser.records import Run

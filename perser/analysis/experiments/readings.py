@@ -1,6 +1,7 @@
 """What the paper leaves open: runs of one corpus and upstream that differ in the targets or the corpus' options."""
 
-from perser.analysis import tables as printing, wording
+from perser.analysis import tables as printing
+from perser.analysis import wording
 from perser.analysis.tables import Captioned
 from perser.records import Run
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from perser.analysis import tables as printing, wording
+from perser.analysis import tables as printing
+from perser.analysis import wording
 from perser.analysis.experiments import methods
 from perser.analysis.statistics import compare_with
 from perser.analysis.tables import Captioned

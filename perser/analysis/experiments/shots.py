@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import comparison, figures as drawing, tables as printing, wording
+from perser.analysis import comparison, wording
+from perser.analysis import figures as drawing
+from perser.analysis import tables as printing
 from perser.analysis.experiments import methods
 from perser.analysis.tables import Captioned, interval_text
 from perser.records import Run

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import comparison, figures as drawing, statistics, tables as printing, wording
+from perser.analysis import comparison, statistics, wording
+from perser.analysis import figures as drawing
+from perser.analysis import tables as printing
 from perser.analysis.statistics import most_shots, select
 from perser.analysis.tables import TICK, Captioned, Table
 from perser.records import KEYS, Run

@@ -3,7 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from perser.analysis import comparison, figures as drawing, tables as printing, wording
+from perser.analysis import comparison, wording
+from perser.analysis import figures as drawing
+from perser.analysis import tables as printing
 from perser.analysis.tables import Captioned
 from perser.errors import UserError
 from perser.records import Run

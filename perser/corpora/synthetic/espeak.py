@@ -49,7 +49,7 @@ def speak(lines: Sequence[Line]) -> None:
     command = [sys.executable, "-P", __file__]
     done = subprocess.run(command, input=json.dumps(list(lines)), text=True, stderr=subprocess.PIPE)
     if done.returncode:
-        raise RuntimeError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
+        raise RuntimeError((done.stderr.strip() or f"exit status {done.returncode}").split("\n")[-1])
 
 
 def shape(raw: np.ndarray, line: Line) -> np.ndarray:
