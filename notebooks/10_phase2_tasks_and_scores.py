@@ -119,7 +119,7 @@ display(Markdown(report.markdown(domains, 2)))
 #
 # `SuperbER_RAVDESS` is a task of the benchmark: eight emotions, acted by professional actors who say two neutral
 # sentences. The words carry no emotion, so whoever reads only them cannot be better than chance. Our classifier was
-# trained on **synthetic** listeners of **synthetic** speech and knows four of the eight emotions.
+# trained on **synthetic** listeners of **synthetic** speech, so its score here says what carries over to real voices.
 
 # %%
 played = aggregate.read(acted)
