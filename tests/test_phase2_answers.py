@@ -137,6 +137,8 @@ def test_no_that_is_an_option_is_not_a_negation_of_itself():
     ("1.2.3", "", None), ("2024.01.02", "", None), ("5k", "", None), ("1_000", "", None), ("MP3", "", None),
     ("10\u00b3 Hz", "in Hz?", None), ("the 2nd is 5 dB", "in dB?", 5.0), ("\u0663", "", 3.0),
     ("1/2", "", 0.5), ("2 1/2", "", 2.5), ("2\u00bd s", "in seconds?", 2.5), ("1/10 of a second", "in seconds?", 0.1),
+    ("point five", "", 0.5), ("minus point two five", "", -0.25), ("zero point five", "", 0.5),
+    ("at this point two people speak", "", 2.0), ("twenty point five", "", 20.5),
     ("two and a half", "", 2.5), ("half a second", "in seconds?", 0.5), ("one third", "", 1 / 3),
     ("three quarters of a minute", "in seconds?", 45.0), ("one second", "in ms?", 1000.0),
     ("10-12 seconds", "in seconds?", None), ("10 to 12 s", "in seconds?", None), ("5 \u00b1 1 dB", "in dB?", None),

@@ -126,6 +126,16 @@ def test_a_bad_row_is_reported_and_the_others_stay(tmp_path):
         assert any(f"line {number}:" in p and word in p for p in problems), (number, problems)
 
 
+def test_a_byte_order_mark_and_line_separators_in_texts_cost_no_row(tmp_path):
+    folder = instance(tmp_path, "S")
+    rows = [{**ROW, "file": str(number), "text": text} for number, text in enumerate(["a\u2028b", "a\x85b", "a\x0bb"])]
+    data(folder, rows)
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (folder / "data" / "metadata.jsonl").write_text(text, encoding="utf-8-sig")
+    loaded, problems = tasks.load(tmp_path)
+    assert [row.id for row in loaded[0].rows] == ["0", "1", "2"] and not problems
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
     folder = instance(tmp_path, "S")
     data(folder, [{**ROW, "audio": "link.wav"}])

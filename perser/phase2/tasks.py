@@ -298,7 +298,7 @@ def _records(table: Path) -> Iterator[tuple[str, object]]:
             for number, record in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
                 yield f"row {number}", record
         elif table.suffix == ".jsonl":
-            for number, line in enumerate(table.read_text(encoding="utf-8").split("\n"), 1):
+            for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), 1):
                 if not line.strip():
                     continue
                 try:
@@ -321,7 +321,7 @@ def _working_records(table: Path) -> Iterator[tuple[str, object]]:
 
     The first audio has the key's name. A data set of which no row has such a file asks without audio.
     """
-    content = json.loads(table.read_text(encoding="utf-8"))
+    content = json.loads(table.read_text(encoding="utf-8-sig"))
     sounds = any((table.parent / name).is_file() for name in content)
     for name, record in content.items():
         if isinstance(record, dict):
