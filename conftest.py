@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest_plugins = ["browser"]  # tests/browser.py
+
 
 @pytest.fixture
 def collected() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""A real browser for tests: `pytest_plugins = "browser"` in a test file, then `visit(address)` opens a page.
+"""A real browser for tests: `visit(address)` opens a page.
 
 It is the Chromium or Chrome on the PATH; without one the tests are skipped. No wait is longer than TIMEOUT.
 """

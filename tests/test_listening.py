@@ -195,6 +195,7 @@ def test_the_curve_on_paper():
 def test_without_gradio_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "perser.app", raising=False)
+    monkeypatch.delattr("perser.app", raising=False)
     with pytest.raises(SystemExit) as stop:
         main.main(["app", "--model", str(tmp_path), "--audio", str(tmp_path), "--out", str(tmp_path / "out")])
     assert stop.value.code == 1

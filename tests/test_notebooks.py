@@ -113,7 +113,7 @@ def test_ideas_are_introduced_in_prose(source):
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_page_says_what_is_synthetic(source):
-    assert "synthetic" in source.read_text()
+    assert "synthetic" in source.read_text() or source.stem[:2] in REAL
     simulated = "synthetic (speech and (listeners|sounds)|listeners)"
     stamp = "synthetic: nothing" if source.stem[:2] in REAL else simulated
     assert re.search(stamp, printed(committed(source)))

@@ -18,7 +18,6 @@ from perser.analysis import expected
 from perser.cli import main
 from perser.errors import UserError
 
-pytest_plugins = "browser"
 ROOT = Path(__file__).parents[1]
 
 

@@ -104,7 +104,7 @@ def asked() -> Solver:
 def duration(seconds: float) -> str:
     """Seconds in words.
 
-    >>> duration(20), duration(150), duration(9000)
+    >>> duration(20), duration(160), duration(9000)
     ('20 s', '3 min', '2.5 h')
     """
     if seconds < 100:
