@@ -76,8 +76,9 @@ pdf, png = perser.figures.save(figure, "../out/notebooks/figures/phase2_heat")
 display(Image(png, width=560, alt="Models by task, from the majority control to a perfect score"))
 
 # %% [markdown]
-# The same, averaged over the tasks of a domain. The dashed circle is the majority control, the rim a perfect score, and
-# the centre is as far below the control. A model without a corner answered none of the domain's tasks.
+# The same, cut at -1 and averaged over the tasks of a domain. The dashed circle is the majority control, the rim a
+# perfect score, and the centre is as far below the control. A model without a corner answered none of the domain's
+# tasks.
 
 # %% tags=["nbval-ignore-output"]
 pdf, png = perser.figures.save(report.radar(aggregate.skill(table), stamp), "../out/notebooks/figures/phase2_radar")

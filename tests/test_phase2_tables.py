@@ -201,14 +201,15 @@ def test_names_in_the_report_are_sanitised(name):
 
 
 def test_the_radar_has_a_corner_per_domain_and_a_line_per_model():
-    index = pd.MultiIndex.from_tuples([("speech", "A"), ("speech", "B"), ("music", "C"), ("audio", "D")],
+    index = pd.MultiIndex.from_arrays([["speech", "speech", "music", "audio", "audio"], list("ABCDE")],
                                       names=["domain", "group"])
-    skill = pd.DataFrame({"m": [0.2, 0.4, -3.0, 0.5], "silent": [np.nan] * 4}, index=index)
+    skill = pd.DataFrame({"m": [0.2, 0.4, -3.0, -9e3, 0.5], "silent": [np.nan] * 5}, index=index)
     figure = report.radar(skill, "Synthetic speech")
     [axes] = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["audio", "music", "speech"]
     line = next(line for line in axes.get_lines() if line.get_label() == "m")
-    np.testing.assert_allclose(line.get_ydata(), [0.5, -1.0, 0.3, 0.5])  # cut at -1, and closed
+    np.testing.assert_allclose(line.get_ydata(), [-0.25, -1.0, 0.3, -0.25])  # tasks cut at -1, and closed
+    assert {"-3.00", "< -10"} <= {text.get_text() for text in report.heat(skill).axes[0].texts}
 
 
 def test_first_phase_data_sets_have_the_official_dimension():

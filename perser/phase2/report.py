@@ -169,7 +169,8 @@ def heat(skill: pd.DataFrame, stamp: str = "") -> Figure:
     axes = figure.subplots()
     shown = skill.rename(columns=short).rename(index=lambda name: short(name.removesuffix("_Embedded")), level="group")
     shown.index = shown.index.get_level_values("group")
-    seaborn.heatmap(shown, vmin=-1, vmax=1, cmap="vlag_r", annot=True, fmt=".2f", annot_kws={"fontsize": 5.5},
+    numbers = shown.map(lambda value: f"{value:.2f}" if value > -10 else "< -10")
+    seaborn.heatmap(shown, vmin=-1, vmax=1, cmap="vlag_r", annot=numbers, fmt="", annot_kws={"fontsize": 5.5},
                     cbar=False, linewidths=0.5, xticklabels=True, yticklabels=True, ax=axes)
     axes.set(xlabel="", ylabel="")
     axes.grid(False)
@@ -186,9 +187,9 @@ def heat(skill: pd.DataFrame, stamp: str = "") -> Figure:
 def radar(skill: pd.DataFrame, stamp: str = "") -> Figure:
     """Models over domains on one scale, 0 the majority control (dashed) and 1 perfect; no corner where none answered.
 
-    skill: as of `aggregate.skill`, averaged here over the groups of each domain.
+    skill: as of `aggregate.skill`, cut at -1 and averaged here over the groups of each domain.
     """
-    means = skill.groupby(level="domain").mean().clip(-1, 1)
+    means = skill.clip(-1, 1).groupby(level="domain").mean()  # or one wild number would hide the rest
     angles = np.linspace(0, 2 * np.pi, len(means), endpoint=False)
     figure = Figure(figsize=(3.4, 3.4))
     axes = figure.add_subplot(projection="polar")
@@ -197,7 +198,7 @@ def radar(skill: pd.DataFrame, stamp: str = "") -> Figure:
         axes.plot([*angles, angles[0]], [*values, values.iloc[0]], marker=".", linewidth=1, label=short(model))
     axes.plot(np.linspace(0, 2 * np.pi, 100), np.zeros(100), color="#404040", linestyle="--", linewidth=0.6)
     axes.set(xticks=angles, xticklabels=list(means.index), ylim=(-1, 1), yticks=[-1, 0, 1])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=5.5, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=5.5, frameon=False)
     if stamp:
         figure.suptitle(stamp, x=0.99, ha="right", fontsize=6, color="#b00020", fontstyle="italic")
     return figure
