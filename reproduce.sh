@@ -21,7 +21,7 @@ usage: ./reproduce.sh [COMMAND]
             tables, figures and notebooks from the committed records   4 minutes
   full --corpus NAME --root DIR [--upstream NAME ...]
             the main experiment on a corpus of your own    minutes to hours
-  test      every check: unit tests and the committed notebooks       12 minutes
+  test      every check: unit tests and the committed notebooks       21 minutes
   promote out/CORPUS/UPSTREAM/EXPERIMENT
             copy a finished run into the committed results/            seconds
   help      this text
@@ -290,7 +290,7 @@ full() {
 }
 
 run_tests() {
-    printf 'Every check: set-up 4 min once, embedded corpus 1 min once, unit tests 8 min, notebooks 3 min\n'
+    printf 'Every check: set-up 4 min once, embedded corpus 1 min once, unit tests 14 min, notebooks 4 min\n'
     only_one
     mkdir -p out/log
     rm -f out/log/*.xml
