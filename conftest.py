@@ -2,7 +2,7 @@
 
 import gc
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,6 +14,21 @@ def collected() -> Iterator[None]:
     """Collect a test's garbage before the next one, so that a warning on collection fails the test that caused it."""
     yield
     gc.collect()
+
+
+@pytest.fixture
+def perser(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process: exit code, standard output, standard error."""
+    from perser.cli import main
+
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main.main([str(word) for word in words])
+        return stop.value.code, *capsys.readouterr()
+
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,10 +11,11 @@ from benchmarks.problem import CLIPS, Problem, Shape, Size, make_problem
 from perser.adapt import SpanHeads, personal_heads
 
 LISTENERS = 1000
+SIZE = Size()
 ONE_BY_ONE = 50  # listeners that the slow implementations are timed on
 
 
-def adapt(device: torch.device, turns: Turns, listeners: int = LISTENERS, shots: int = 20, size: Size = Size(),
+def adapt(device: torch.device, turns: Turns, listeners: int = LISTENERS, shots: int = 20, size: Size = SIZE,
           clips: int = CLIPS) -> list[dict]:
     """A row per implementation: all listeners in one batch, one after the other, and by learn2learn.
 

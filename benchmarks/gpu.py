@@ -44,14 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=ABOUT)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        device = benchmarks._device(given.device)
+        device = benchmarks._device(options.device)
     except UserError as error:
         parser.exit(1, f"{error}\n")
     result = {"benchmark": "check", "about": ABOUT, "conditions": measure.conditions(device), "settings": {},
               "rows": check(device)}
-    benchmarks.write(result, given.out)
+    benchmarks.write(result, options.out)
     print(benchmarks.table(result))
     parser.exit(not all(row["agrees"] for row in result["rows"]))
 

@@ -33,8 +33,11 @@ class Timed(NamedTuple):
     setup_seconds: float
 
 
+SHAPE = Shape(64, 10, 10)
+
+
 def scale(device: torch.device, turns: Turns, listeners: tuple[int, ...] = LISTENERS, clips: int = CLIPS,
-          size: Size = SIZE, shape: Shape = Shape(64, 10, 10)) -> list[dict]:
+          size: Size = SIZE, shape: Shape = SHAPE) -> list[dict]:
     """A row per number of listeners: seconds to set up, milliseconds of an episode draw and of an outer step, memory.
 
     Features and ratings are memory-mapped files. On an accelerator only the features are copied to it.

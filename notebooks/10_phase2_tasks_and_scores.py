@@ -34,11 +34,11 @@ tally = aggregate.tally(aggregate.differences(records, "majority").merge(answere
 answer = "; ".join(f"{report.short(row.model)} answers {row.better + row.worse + row.neither}, better than the majority"
                    f" on {row.better} and worse on {row.worse}" for row in tally.itertuples())
 display(Markdown(f"**Of {records['instance'].nunique()} tasks, {answer} (95 % intervals of the difference).**"))
-print(stamp or "real recordings")
-print(records["sample"].groupby(records["instance"]).nunique().max(), "questions per task at most,",
-      records["model"].nunique(), "models")
-print(records.groupby("domain")["instance"].nunique().to_dict())
-print(records.groupby("kind")["instance"].nunique().to_dict())
+questions = records["sample"].groupby(records["instance"]).nunique().max()
+counted = {column: records.groupby(column)["instance"].nunique() for column in ("domain", "kind")}
+parts = [", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()) for counts in counted.values()]
+display(Markdown(f"*{stamp or 'real recordings'}*. {records['model'].nunique()} models, at most {questions} questions a "
+                 f"task. Tasks: {parts[0]}; {parts[1]}."))
 
 # %% [markdown]
 # ## What the benchmark contains

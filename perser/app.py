@@ -1,4 +1,4 @@
-"""The page of `perser app`, and its server: one listener rates clips by ear; `perser.listening` does the rest.
+"""The page of `perser app`, and its server: one listener rates clips by ear; `perser.by_ear` does the rest.
 
 The page keeps nothing: a session knows a listener's name and the clip that plays; everything else is read from disk.
 """
@@ -17,8 +17,8 @@ import soundfile
 
 from perser import audio
 from perser.analysis import verdicts
+from perser.by_ear import LONGEST, Study, cleaned, curve, standing
 from perser.errors import UserError
-from perser.listening import LONGEST, Study, cleaned, curve, standing
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 try:

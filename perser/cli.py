@@ -645,11 +645,11 @@ def app(model: Path, audio: Path, ratings: Path | None, upstream: str | None, ou
     """
     now(f"reading clips of {audio}")
     from perser import app as page
-    from perser import listening
+    from perser import by_ear
 
     if host not in page.LOOPBACK:
         tell(f"everybody who reaches {host} can open the page and rate under any name")
-    study = usage(listening.study, model, audio, out, shots, ratings, upstream, **corpus_options((), **table))
+    study = usage(by_ear.study, model, audio, out, shots, ratings, upstream, **corpus_options((), **table))
     page.serve(study, host, port, click.echo)
 
 

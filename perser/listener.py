@@ -106,19 +106,19 @@ def adapt(trained: Checkpoint, table: Table, names: list[str], clips: dict[str, 
     for name in names:
         own = personal.of_listener(table, Path(), name)
         try:
-            given = [clips[rating.clip] for rating in own.ratings]
-            for clip in given:
+            rated = [clips[rating.clip] for rating in own.ratings]
+            for clip in rated:
                 if isinstance(clip, UserError):
                     raise clip
-            features, ticks = torch.stack([clip.features for clip in given]), personal.ticks_of(own)
+            features, ticks = torch.stack([clip.features for clip in rated]), personal.ticks_of(own)
             model = personal.adapted(trained, features, ticks)
-            test = tested(trained, features, ticks, [clip.content for clip in given])
+            test = tested(trained, features, ticks, [clip.content for clip in rated])
             difference = differs(trained, model, features, [rating.clip for rating in own.ratings], name, cast)
         except UserError as error:
             yield name, error, []
             continue
         about = {"listener": name, "test": test, "differs": difference}
-        yield name, model._replace(about=model.about | about), warnings(own, given, trained.about, repeats)
+        yield name, model._replace(about=model.about | about), warnings(own, rated, trained.about, repeats)
 
 
 def warnings(table: Table, clips: list[Clip], about: dict, repeats: str = "") -> list[str]:

@@ -180,8 +180,8 @@ class Personaliser(BaseEstimator):
     @classmethod
     def _of(cls, about: dict) -> "Personaliser":
         """An estimator with the parameters that a model was fitted with."""
-        given = {"upstream": about["upstream"]} | about.get("parameters", {})
-        parameters = {name: value for name, value in given.items() if name in PARAMETERS}
+        saved = {"upstream": about["upstream"]} | about.get("parameters", {})
+        parameters = {name: value for name, value in saved.items() if name in PARAMETERS}
         return cls(**parameters | {"settings": tuple(parameters.get("settings", ()))})
 
     def _take(self, trained: checkpoints.Checkpoint) -> "Personaliser":

@@ -107,8 +107,8 @@ def override(settings: dict, change: str) -> None:
 def blamed(error: dict, changes: Iterable[str], file: object) -> str:
     """Where the value of one of pydantic's errors was given: the last `--set` of its key, or else the file."""
     place = ".".join(map(str, error["loc"]))
-    given = [change for change in changes if f"{place}.".startswith(f"{change.partition('=')[0].strip()}.")]
-    return f"--set {given[-1][:80]}" if given else str(file)
+    changed = [change for change in changes if f"{place}.".startswith(f"{change.partition('=')[0].strip()}.")]
+    return f"--set {changed[-1][:80]}" if changed else str(file)
 
 
 def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings]) -> str:

@@ -19,7 +19,6 @@ from test_team import OVERRIDES
 from perser import checkpoints, corpora, features, personal, team
 from perser.corpora import schema
 
-
 ROOT = Path(__file__).parents[1]
 SHOTS, TESTED, CLIPS = 8, 20, 60
 SWAP = {"angry": "happy", "happy": "angry", "neutral": "neutral", "sad": "sad"}

@@ -13,26 +13,13 @@ import pytest
 import soundfile
 
 from perser import about, checkpoints, experiment, records, walkthrough, workers
-from perser.cli import main, planned
+from perser.cli import planned
 from perser.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 TINY = ("seeds=[0]", "shots=[3, 5]", "draws=2", "dev_draws=2", "folds=[1]", "base.epochs=2", "base.hidden=16",
         *(f"methods.{name}.{change}" for name in ("maml", "meta-perser")
           for change in ("epochs=1", "outer_steps_per_epoch=2", "query=3")))
-
-
-@pytest.fixture
-def perser(capsys, monkeypatch):
-    """Run a command line: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            main.main([str(word) for word in words])
-        return stop.value.code, *capsys.readouterr()
-
-    return run
 
 
 def reseal(run):

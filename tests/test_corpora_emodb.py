@@ -121,7 +121,7 @@ def test_wrong_trees_are_one_line(tmp_path):
         load("emodb", root)
     for path in (root / "wav").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="holds no .wav or .flac file"):
+    with pytest.raises(UserError, match=r"holds no \.wav or \.flac file"):
         load("emodb", root)
 
 

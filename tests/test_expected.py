@@ -14,8 +14,8 @@ from perser.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "results/expected.toml"
-TABLE = dict(id="speed", source="us", says="Fast", table="b.csv", column="times", bar=2.0, value=3.0, tolerance=0.5,
-             reason="timings vary")
+TABLE = {"id": "speed", "source": "us", "says": "Fast", "table": "b.csv", "column": "times", "bar": 2.0, "value": 3.0,
+         "tolerance": 0.5, "reason": "timings vary"}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def test_nothing_committed_has_regressed(judged):
 
 
 def test_artifact_shows_the_claims_as_judged(judged):
-    block = re.search(r"<!-- expected: results/expected.toml -->\n(.*?)<!-- end -->", (ROOT / "ARTIFACT.md").read_text(),
-                      re.DOTALL)[1]
+    text = (ROOT / "ARTIFACT.md").read_text()
+    block = re.search(r"<!-- expected: results/expected.toml -->\n(.*?)<!-- end -->", text, re.DOTALL)[1]
     assert block == f"{expected.headline(judged)}.\n\n{expected.markdown(judged)}"
     assert block.count("\n| ") == len(judged) + 2
 
@@ -84,10 +84,15 @@ def test_what_decides_a_claim_must_be_there(tmp_path):
 
 def test_numbers_of_a_paper_stand_before_ours(tmp_path, judged):
     file = tmp_path / "paper.toml"
-    file.write_text('[[number]]\nid = "engine-jax"\nvalue = 7.5\nnote = "Table 2"\n[[number]]\nid = "paper-seen"\nvalue = 2\n')
+    file.write_text('[[number]]\nid = "engine-jax"\nvalue = 7.5\nnote = "Table 2"\n'
+                    '[[number]]\nid = "paper-seen"\nvalue = 2\n')
     first, second = expected.paper(file, judged)[1:]
     assert first.split() == ["engine-jax", "7.5", "4.27", "Table", "2"]
     assert second.split() == ["paper-seen", "2", "needs", "IEMOCAP"]
+    for text in ("[[number]]\nid = ", "number = 3", "", "number = [1]"):
+        file.write_text(text)
+        with pytest.raises(UserError, match=r"is no list of \[\[number\]\] tables"):
+            expected.paper(file, judged)
     file.write_text('[[number]]\nid = "nope"\nvalue = 1\n')
     with pytest.raises(UserError, match="needs the id of a claim"):
         expected.paper(file, judged)

@@ -194,7 +194,7 @@ def test_a_hostile_archive_is_refused_whole(server, tmp_path, name, content):
     buffer = io.BytesIO(archive(**{"wav/08a01Na.wav": b"1", "wav/08a01Nb.wav": b"2"}))
     with zipfile.ZipFile(buffer, "a") as opened:
         opened.writestr(name, content)
-    with pytest.raises(UserError, match="is a link or lies outside .*; nothing was unpacked"):
+    with pytest.raises(UserError, match=r"is a link or lies outside .*; nothing was unpacked"):
         fetch(release(server, buffer.getvalue()), tmp_path / "in")
     assert set(contents(tmp_path)) == {"in/emodb.zip.part"}
 
@@ -223,7 +223,7 @@ def test_a_full_disk_stops_before_the_download_or_before_unpacking(server, tmp_p
             opened.writestr(name, content)
     size = len(buffer.getvalue())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size + kept))
-    with pytest.raises(UserError, match="MB are needed and 0.0 MB are free"):
+    with pytest.raises(UserError, match=r"MB are needed and 0\.0 MB are free"):
         fetch(release(server, buffer.getvalue()), tmp_path)
     assert set(contents(tmp_path)) == left
 

@@ -15,8 +15,8 @@ import perser
 PACKAGE = Path(perser.__file__).parent
 # A file or folder imports only from those before it and, in a folder, from the folder.
 ORDER = ("errors terminal processes cluster seeds provenance records scores settings audio corpora analysis features "
-         "kernels model data episodes adapt evaluate methods experiment about checkpoints protocol plan workers personal "
-         "listener page team personaliser walkthrough search listening app phase2 site cli __main__").split()
+         "kernels model data episodes adapt evaluate methods experiment about checkpoints protocol plan workers "
+         "personal listener page team personaliser walkthrough search by_ear app phase2 site cli __main__").split()
 ANALYSIS = {"errors", "records", "scores", "corpora.agreement", "analysis"}  # all that tables and figures read
 TORCH = {"torch", "torchaudio", "transformers"}
 WORDS = {"found", "each", "said", "way", "beside"}  # they name nothing
@@ -124,6 +124,14 @@ def test_importing_the_library_costs_almost_nothing():
     assert {loaded for _, loaded in runs} == {"[]"}
 
 
+def test_ruff_finds_nothing():
+    """The rules of pyproject.toml: unused names, imports in order, docstrings, known mistakes, lines of 120."""
+    folders = ["perser", "tests", "tools", "benchmarks", "conftest.py"]
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", *folders], cwd=PACKAGE.parent,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("name", perser.__all__)
 def test_every_public_name_resolves(name):
     assert getattr(perser, name) is not None and name in dir(perser)
@@ -174,7 +182,8 @@ def test_the_checks_see_what_they_forbid():
     assert len(empty_names(ast.parse(source))) == 8
 
 
-SOURCES = sorted(path for folder in ("perser", "tools", "benchmarks") for path in (PACKAGE.parent / folder).rglob("*.py"))
+SOURCES = sorted(path for folder in ("perser", "tools", "benchmarks")
+                 for path in (PACKAGE.parent / folder).rglob("*.py"))
 
 
 def unsafe_loading(source: ast.Module) -> list[str]:

@@ -13,7 +13,6 @@ from scipy import stats
 from perser import about, checkpoints, listener, personal
 from perser.adapt import constant_lr
 from perser.checkpoints import Checkpoint
-from perser.cli import main
 from perser.corpora import schema
 from perser.data import rating_targets
 from perser.errors import UserError
@@ -30,19 +29,6 @@ ABOUT = made.ABOUT | {"upstream": READY, "upstream_identity": ready(2, 6).identi
 def general_head():
     """Twice the features of the class, without any other knowledge."""
     return Head(torch.zeros(2), torch.eye(6), torch.zeros(6), 2 * torch.eye(6)[:4], torch.zeros(4))
-
-
-@pytest.fixture
-def perser(capsys, monkeypatch):
-    """Run a command line: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            main.main([str(word) for word in words])
-        return stop.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

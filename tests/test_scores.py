@@ -173,8 +173,8 @@ def test_two_rows_of_one_cell_are_refused():
 def test_interval_of_one_seed_is_students():
     values = np.random.default_rng(0).normal(0.4, 1, 20)
     expected = stats.ttest_1samp(values, 0)
-    for given in (values, pd.DataFrame({0: values}), pd.Series(values), [*values, np.nan]):
-        mean, low, high, p, listeners = interval(given)
+    for sample in (values, pd.DataFrame({0: values}), pd.Series(values), [*values, np.nan]):
+        mean, low, high, p, listeners = interval(sample)
         assert (mean, p, listeners) == (pytest.approx(values.mean()), pytest.approx(expected.pvalue), 20)
         assert (low, high) == pytest.approx(expected.confidence_interval())
 

@@ -157,9 +157,9 @@ def test_the_committed_search_is_that_of_its_file():
 
 
 def test_the_tuned_settings_are_those_of_the_committed_trials():
-    margin = search.read(ROOT / "perser" / "experiments" / "search.toml")[0].margin
-    expected = search.tuned(pd.read_csv(TRIALS), margin)
-    assert (ROOT / "perser" / "experiments" / "tuned.toml").read_text() == expected == TRIALS.with_name("tuned.toml").read_text()
+    folder = ROOT / "perser" / "experiments"
+    expected = search.tuned(pd.read_csv(TRIALS), search.read(folder / "search.toml")[0].margin)
+    assert (folder / "tuned.toml").read_text() == expected == TRIALS.with_name("tuned.toml").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "perser" / "experiments").glob("*.toml")

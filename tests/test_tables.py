@@ -162,8 +162,8 @@ def test_how_meta_training_went_is_in_table_and_caption():
 
 
 def test_runs_that_do_not_say_how_meta_training_went_say_nothing():
-    run = personal_run()
-    for run in (run, trained(run, {"meta-perser": ((0, 9.0),)})._replace(learnt=None)):
+    silent = personal_run()
+    for run in (silent, trained(silent, {"meta-perser": ((0, 9.0),)})._replace(learnt=None)):
         assert comparison.risen(run) == "" and comparison.training(run).empty
         assert "Epoch 0" not in tables.score_table(run).cells and "Epoch 0" not in tables.score_caption(run)
 
@@ -192,7 +192,8 @@ def test_neither_controls_nor_the_bound_are_bold():
 
 
 def test_all_ratings_are_a_bound_only_where_no_method_is_better():
-    assert "another method is better in every score: no upper bound" in tables.score_caption(personal_run(**{"all-data": 1}))
+    assert "another method is better in every score: no upper bound" in tables.score_caption(
+        personal_run(**{"all-data": 1}))
     run = personal_run(**{"all-data": 8})  # Meta-PerSER: 6 and 4 for its shots
     more = run.records["method"].eq("all-data") & run.records["setting"].eq("unseen")
     run = run._replace(records=run.records.assign(log_loss=run.records["log_loss"] - 100.0 * more))

@@ -100,7 +100,7 @@ def test_the_same_call_again_computes_nothing_and_gives_the_same(finished, monke
 
 def test_every_listener_has_a_file_inside_the_folder_and_it_answers_as_the_listener(finished):
     out, _, _ = finished
-    manifest, (corpus, features) = json.loads((out / "manifest.json").read_text()), planted()
+    manifest, (_, features) = json.loads((out / "manifest.json").read_text()), planted()
     files = {row["listener"]: out / row["file"] for row in manifest["listeners"]}
     assert sorted(files.values()) == sorted((out / "listeners").iterdir()) and set(files) == set(LISTENERS)
     general = personal.load(out / "general.safetensors")

@@ -198,6 +198,6 @@ def test_a_walk_that_is_not_whole_is_one_line_with_the_command(tmp_path, damage)
         for name in ("rates", "shots", "steps", "answers") + (("draws", "sound") if damage == "garbled" else ()):
             (tmp_path / "walk" / f"{name}.csv").write_text("a\n1\n")
         (tmp_path / "walk" / "about.json").write_text("{")
-    with pytest.raises(UserError, match="no whole record of a walk.*perser walk .* --root DIR") as error:
+    with pytest.raises(UserError, match=r"no whole record of a walk.*perser walk .* --root DIR") as error:
         walkthrough.read(tmp_path)
     assert "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from perser import listening
+from perser import by_ear
 from perser.corpora import schema
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def answers(team: Path, audio: Path, listener: str) -> dict[str, str]:
     for rating, on in zip(table.ratings, table.ticks):
         if on:
             heard.setdefault(rating.clip, {})[rating.listener] = min(on)
-    names = {clip: number for number, clip in enumerate(listening.files(audio))}
+    names = {clip: number for number, clip in enumerate(by_ear.files(audio))}
     return {f"clips/{names[clip]}": by.get(listener) or Counter(by.values()).most_common(1)[0][0]
             for clip, by in heard.items()}
 

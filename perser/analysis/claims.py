@@ -184,9 +184,9 @@ def _narrow_lines(claims: list[dict]) -> list[str]:
         harmless = cells.get((method, setting, "harmless", ""))
         printed.append(f"  {method}, {setting} clips; harmless: {VERDICTS[harmless['verdict']] if harmless else '-'}")
         for score in ("log_loss", "accuracy"):
-            given = [(part, cells.get((method, setting, part, score))) for part in HEADS]
-            texts = [f"{_effect(claim)} {VERDICTS[claim['verdict']]}" if claim else "-" for _, claim in given]
-            effects = " ".join(f"{part} {text:<24}" for (part, _), text in zip(given, texts))
+            known = [(part, cells.get((method, setting, part, score))) for part in HEADS]
+            texts = [f"{_effect(claim)} {VERDICTS[claim['verdict']]}" if claim else "-" for _, claim in known]
+            effects = " ".join(f"{part} {text:<24}" for (part, _), text in zip(known, texts))
             printed.append(f"    {SCORES[score].words:<9} {effects}".rstrip())
     return printed
 

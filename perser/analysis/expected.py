@@ -74,24 +74,31 @@ class Judged(NamedTuple):
 
 def read(path: Path) -> list[Claim]:
     """The claims of a file. Raises UserError that names the file, the claim and what it lacks."""
-    try:
-        entries = [*tomllib.loads(Path(path).read_text(encoding="utf-8"))["claim"]]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); it comes with the checkout") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no list of [[claim]] tables ({error})") from None
     claims = []
-    for number, entry in enumerate(entries, start=1):
+    for number, entry in enumerate(_entries(path, "claim"), start=1):
         try:
             claims.append(Claim.model_validate(entry))
         except ValidationError as error:
-            first, name = error.errors()[0], entry.get("id", f"claim {number}") if isinstance(entry, dict) else number
-            place = ".".join(map(str, first["loc"]))
-            raise UserError(f"{path}: {name}: {place + ': ' if place else ''}{first['msg']}") from None
+            first, name = error.errors()[0], entry.get("id", f"claim {number}")
+            where = "".join(f"{part}: " for part in first["loc"])
+            raise UserError(f"{path}: {name}: {where}{first['msg']}") from None
     for name, count in Counter(claim.id for claim in claims).items():
         if count > 1:
             raise UserError(f"{path}: {count} claims are called {name}; rename one")
     return claims
+
+
+def _entries(path: Path, name: str) -> list[dict]:
+    """The [[name]] tables of a file. Raises UserError."""
+    try:
+        entries = tomllib.loads(Path(path).read_text(encoding="utf-8"))[name]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and permissions") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise UserError(f"{path}: is no list of [[{name}]] tables ({error})") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: is no list of [[{name}]] tables")
+    return entries
 
 
 def judge(claims: list[Claim], root: Path) -> list[Judged]:
@@ -182,7 +189,7 @@ def paper(path: Path, judged: list[Judged]) -> list[str]:
     The file has [[number]] tables with id (a claim's), value, and optionally note. Raises UserError that names what is
     wrong.
     """
-    entries = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("number", [])
+    entries = _entries(path, "number")
     known, printed = {one.claim.id: one for one in judged}, [f"{'claim':<28} {'paper':>8}  here"]
     for entry in entries:
         if set(entry) - {"id", "value", "note"} or entry.get("id") not in known or not isinstance(

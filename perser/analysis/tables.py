@@ -131,7 +131,9 @@ def _bounded(run: Run, method: str) -> str:
     names = [f"{SCORES[name].words} ({setting})" for name in HEADLINE if name in means
              for setting, part in means[name].groupby("setting", sort=False)
              if (SCORES[name].factor * part).idxmax() == (setting, method)]
-    return f"an upper bound in {', '.join(names)}" if names else "another method is better in every score: no upper bound"
+    if not names:
+        return "another method is better in every score: no upper bound"
+    return f"an upper bound in {', '.join(names)}"
 
 
 def compact_table(run: Run, methods: Iterable[str] = ()) -> Table:

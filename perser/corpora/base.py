@@ -50,6 +50,7 @@ class Corpus:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
+        """Name, sizes and classes in three lines."""
         clips, listeners = self.clips, self.ratings["listener"]
         sizes = [counted(number, noun) for number, noun in (
             (len(clips), "clip"), (clips["speaker"].nunique(), "speaker"), (clips["session"].nunique(), "session"),

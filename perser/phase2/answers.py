@@ -246,8 +246,9 @@ def _number_text(text: str) -> str:
     text = re.sub(r"(?<!\d)(\d*)([\u00bc-\u00be\u2150-\u215e])",
                   lambda match: repr(float(match[1] or 0) + unicodedata.numeric(match[2])), text)
     text = re.sub("[\u2012-\u2015]", "-", fold(text))
-    text = re.sub(r"(?:^|(?<=minus )|(?<=negative )|(?<=about )|(?<=\bis ))point (?=(?:zero|oh|one|two|three|four|five|six|"
-                  r"seven|eight|nine)\b)", "zero point ", text)  # "point five", but not "at this point two people"
+    # "point five", but not "at this point two people"
+    text = re.sub(r"(?:^|(?<=minus )|(?<=negative )|(?<=about )|(?<=\bis ))point "
+                  r"(?=(?:zero|oh|one|two|three|four|five|six|seven|eight|nine)\b)", "zero point ", text)
     text = alpha2digit(re.sub(r"\bseconds?\b", "s", text), "en", threshold=0)
     text = re.sub(r"\b(?:minus|negative)\s+(?=[\d.])", "-", text)
     text = re.sub(r"(\d)\s*(?:x|\u00d7|\*)\s*10\s*\^\s*([-+]?\d+)", r"\1e\2", text)

@@ -136,9 +136,9 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
         _model(name, {})  # fail on a missing grader before the run rather than after it
     prompt, verdicts = read_prompt(judge_prompt) if judge_prompt else "", str(folder.parent / "verdicts")
     folder.mkdir(parents=True, exist_ok=True)
-    given = (dict(source) if model in CONTROLS else {}) | ({"batch_size": batch_size} if batch_size else {})
+    own = (dict(source) if model in CONTROLS else {}) | ({"batch_size": batch_size} if batch_size else {})
     with _process_settings(folder):
-        served = _model(f"{model}/labels" if model in CONTROLS else model, given | (args or {}), timeout)
+        served = _model(f"{model}/labels" if model in CONTROLS else model, own | (args or {}), timeout)
         limit = None if isinstance(served.api, models.Provider) else timeout
         with Watch(model, sum(len(t.rows) for t in tasks), limit, progress).watching():
             done = _ask(tasks, served, logs, [graded(name, verdicts, prompt=prompt) for name in graders], generate)

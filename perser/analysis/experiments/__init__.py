@@ -4,4 +4,6 @@
 tables(run), captioned tables by name, the first to print; figures(run), pairs of name and figure.
 """
 
-from perser.analysis.experiments import ablation, listeners, main, methods, readings, recipe, shots, steps, upstreams  # noqa: F401
+from perser.analysis.experiments import ablation, listeners, main, methods, readings, recipe, shots, steps, upstreams
+
+__all__ = ["ablation", "listeners", "main", "methods", "readings", "recipe", "shots", "steps", "upstreams"]

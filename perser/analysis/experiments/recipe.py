@@ -22,7 +22,8 @@ def tables(run: Run) -> dict[str, Captioned]:
     """The scores; every method against the first reference, one-change variants of the second against it."""
     shown, (first, *second) = printing.score_tables(run), run.manifest.config["references"][:2]
     compared = {"comparisons": (first, wording.methods(run, wording.META) + wording.methods(run, wording.SIMPLE))}
-    compared |= {"published": (reference, one_change(run, reference)) for reference in second}
+    if second:
+        compared["published"] = second[0], one_change(run, second[0])
     for name, (reference, variants) in compared.items():
         rows = [method for method in variants if method not in (reference, wording.baseline(run))]
         if reference in wording.methods(run) and rows:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from made import CLASSES, UPSTREAM
 from test_team import OVERRIDES, planted
 
-from perser import listening, personal, team
+from perser import by_ear, personal, team
 from perser.analysis import verdicts
+from perser.by_ear import Study, opinions, order
 from perser.cli import main
 from perser.corpora import schema
 from perser.errors import UserError
-from perser.listening import Study, opinions, order
 
 SHOTS = 8
 
@@ -160,12 +160,12 @@ def test_too_few_clips_say_how_many_are_missing(trained, tmp_path):
 @pytest.mark.parametrize("name", ["", "  ", "../x", ".x", "=1+1", "-a", "a\0b", "a\x1bb", "\ud800x", "x" * 61, "<b>"])
 def test_a_name_that_no_table_could_hold_is_refused(name):
     with pytest.raises(UserError, match="a name begins with a letter or digit"):
-        listening.cleaned(name)
+        by_ear.cleaned(name)
 
 
 @given(st.text(), st.text())
 def test_file_names_stay_in_the_folder_and_differ(one, other):
-    stems = [listening.stem(name) for name in (one, other)]
+    stems = [by_ear.stem(name) for name in (one, other)]
     assert all(len(stem) < 100 and set(stem) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") for stem in stems)
     assert (stems[0] == stems[1]) == (schema.alike(one) == schema.alike(other))
 
@@ -174,22 +174,22 @@ def test_clips_of_a_folder(tmp_path):
     for name in ("b/x y.WAV", "a.flac", ".hidden.wav", "._a.wav", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert listening.files(tmp_path) == {"a.flac": tmp_path / "a.flac", "b/x y.wav": tmp_path / "b" / "x y.WAV"}
+    assert by_ear.files(tmp_path) == {"a.flac": tmp_path / "a.flac", "b/x y.wav": tmp_path / "b" / "x y.WAV"}
     (tmp_path / "b" / "x y.wav").touch()
     with pytest.raises(UserError, match="no table of ratings can name this clip; rename it"):
-        listening.files(tmp_path)
+        by_ear.files(tmp_path)
     with pytest.raises(UserError, match="has no clips"):
-        listening.files(tmp_path / "notes")
+        by_ear.files(tmp_path / "notes")
 
 
 def test_the_curve_on_paper():
     """The general model is right on the 1st of 2, the personal on both: 50 % and 100 %."""
     rows = [("general", 8, 1.0), ("own", 8, 1.0), ("general", 9, 0.0), ("own", 9, 1.0)]
-    drawn = listening.curve(pd.DataFrame(rows, columns=["shots_of", "rating", "hit"]), 8)
+    drawn = by_ear.curve(pd.DataFrame(rows, columns=["shots_of", "rating", "hit"]), 8)
     assert drawn["general"] == "0.0,0.0 240.0,70.0" and drawn["own"] == "0.0,0.0 240.0,0.0"
     assert "50% of them, yours with 100%" in drawn["words"] and (drawn["first"], drawn["last"]) == (9, 10)
     assert drawn["general_y"] - drawn["own_y"] == pytest.approx(70)
-    assert listening.curve(pd.DataFrame(), 8) is None
+    assert by_ear.curve(pd.DataFrame(), 8) is None
 
 
 def test_without_gradio_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):

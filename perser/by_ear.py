@@ -187,12 +187,12 @@ def study(model: Path, audio: Path, out: Path, shots: int, ratings: Path | None 
     """
     trained = checkpoints.load(checkpoints.choose(model)[0])
     clips = files(audio)
-    given = schema.read(ratings, tuple(trained.about["classes"]), **options) if ratings else None
-    if given:
-        names, paths = {path: name for name, path in clips.items()}, schema.files(given, audio)
-        given = given._replace(ratings=[one._replace(clip=names[paths[one.clip]]) for one in given.ratings])
+    table = schema.read(ratings, tuple(trained.about["classes"]), **options) if ratings else None
+    if table:
+        names, paths = {path: name for name, path in clips.items()}, schema.files(table, audio)
+        table = table._replace(ratings=[one._replace(clip=names[paths[one.clip]]) for one in table.ratings])
     features = personal.embed([*clips.values()], trained.about, trained.mean, trained.scale, out / "features", upstream)
-    return Study(trained, clips, features, shots, out, given)
+    return Study(trained, clips, features, shots, out, table)
 
 
 def files(folder: Path) -> dict[str, Path]:
