@@ -29,7 +29,7 @@ from perser.records import whole
 DOCUMENTS = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")
 GROUPS = ("Pages", "Results", "Documents", "Reference")
 NO_REFERENCE = ("cli", "__main__")  # commands, which have --help
-INTERVAL = r" \[([-+]?[\d.]+), ([-+]?[\d.]+)\]"
+INTERVAL = r"(<td[^>]*>)([^<]* \[[-+]?[\d.]+, [-+]?[\d.]+\])(?=</td>)"
 LONG = 40  # a page with more headings lists only the upper ones
 LEAD = 220  # characters of a page's first sentences on the start page
 # Of HTML that is not ours, this stays; other tags go and their text stays.
@@ -138,7 +138,7 @@ def _markdown(text: str) -> str:
     """Markdown as HTML, sanitised where it holds HTML: without, the renderer escapes everything."""
     raw = re.search(r"<[a-z/!?]", text, re.IGNORECASE)
     rendered = MarkdownWithMath(renderer=IPythonRenderer(escape=not raw, exclude_anchor_links=True)).render(text)
-    kept = re.sub(INTERVAL, "\u00a0[\\1,\u00a0\\2]", rendered)  # a mean and its interval stay in one line
+    kept = re.sub(INTERVAL, r'\1<span class="interval">\2</span>', rendered)
     return sanitised(kept) if raw else kept
 
 

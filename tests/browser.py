@@ -36,9 +36,9 @@ def binary() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """The browser, started once."""
+    """The browser, started once a file: while it runs, Playwright's event loop keeps other tests from theirs."""
     library = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     if not binary():
         pytest.skip("no chromium or google-chrome on the PATH")

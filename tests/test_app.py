@@ -52,6 +52,11 @@ def place(tmp_path_factory):
     return root
 
 
+def hears_control_c():
+    """A job in the background of a shell ignores Ctrl-C; a command that somebody watches does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Server:
     """`perser app` in a process of its own; `address` is where."""
 
@@ -60,7 +65,8 @@ class Server:
         command = [sys.executable, "-m", "perser", "app", "--model", place / "team", "--audio", place / "audio",
                    "--ratings", place / "ratings.csv", "--out", place / "out", "--shots", str(SHOTS), "--port", "0"]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen([*map(str, command), *words], cwd=ROOT, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*map(str, command), *words], cwd=ROOT, stdout=log, stderr=log,
+                                            preexec_fn=hears_control_c)
         end = time.monotonic() + STARTS
         while not (line := re.search(r"http://127\.0\.0\.1:\d+", self.log.read_text())):
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()

@@ -124,7 +124,8 @@ def busy(raylets):
 
 
 def parts(out):
-    return list(out.parent.glob("parts/*/records.parquet"))
+    """The complete parts; their last file is part.json."""
+    return list(out.parent.glob("parts/*/part.json"))
 
 
 @needs_ray
