@@ -29,7 +29,7 @@ display(Markdown(perser.wording.opening(perser.experiments.methods.answer(run), 
 # printed like those that hold.
 
 # %%
-print("\n".join(perser.claims.lines(perser.claims.of_run(run, results))))
+display(Markdown(perser.claims.markdown(perser.claims.of_run(run, results))))
 
 # %% [markdown]
 # ## The table
