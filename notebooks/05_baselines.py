@@ -31,8 +31,9 @@ search = "../results/search"
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 runs = [perser.records.load(f"{folder}/methods") for folder in (first, second)]
 answers = []

@@ -18,8 +18,9 @@ results = "../results/emodb/whisper-tiny.en"
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 folders = {name: f"{results}/{name}" for name in ("methods", "main", "ablation", "recipe")}
 runs = {name: perser.records.load(folder) for name, folder in folders.items()}

@@ -16,8 +16,9 @@ root = "../data/synthetic"
 
 # %%
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 runs = [perser.records.load(f"{folder}/methods") for folder in (first, second)]
 real = runs[0]

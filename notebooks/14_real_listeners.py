@@ -16,8 +16,9 @@ results = "../results/emodb/whisper-tiny.en/methods"
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 run = perser.records.load(Path(results))
 display(Markdown(perser.wording.opening(perser.experiments.methods.answer(run), run)))
