@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import soundfile as sf
 
@@ -21,7 +22,7 @@ def numbered(name: str, values: Sequence[str]) -> dict[str, str]:
     return {f"{name}{i}" if i > 1 else name: value for i, value in enumerate(values, 1)}
 
 
-def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], *, kind: str, domain: str,
+def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict[str, Any]], *, kind: str, domain: str,
                metrics: Sequence[str], description: str, synthetic: str = "", license: str = "MIT") -> Path:
     """Write `instance.json` and `data/metadata.jsonl` under `root/<task>/<task>_<dataset>`; returns that folder.
 

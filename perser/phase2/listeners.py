@@ -8,6 +8,7 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile as sf
@@ -90,7 +91,7 @@ def build(root: str | Path, corpus: Corpus, experiment: Experiment, *, fold: int
                       description=f"Name what one listener hears, from {at} clips that this listener labelled.")
 
 
-def _rows(chosen: list[Query], data: Data, corpus: Corpus, folder: Path, seed: int) -> Iterator[dict]:
+def _rows(chosen: list[Query], data: Data, corpus: Corpus, folder: Path, seed: int) -> Iterator[dict[str, Any]]:
     """Upstream's columns of the rows, writing their clips to `folder`."""
     forms, classes = wordings(), list(data.classes)
     order = np.resize(rng(seed, "listener task wording").permutation(len(forms)), len(chosen))

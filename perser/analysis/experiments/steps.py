@@ -1,6 +1,7 @@
 """Inner steps: scores after every number of them, and the learned rates by step."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -36,11 +37,15 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
         yield f"steps-{setting}", lines(run, setting)
 
 
+def _of_steps(number: int, frame: pd.DataFrame) -> pd.Series:
+    return frame["shots"].eq(0) | frame["inner_steps"].eq(number)
+
+
 def by_step(run: Run) -> pd.DataFrame:
     """`comparison.rows` of each number of inner_steps, at each setting's largest number of shots."""
-    run, tables = comparison.largest(run), []
+    run, tables = comparison.largest(run), list[pd.DataFrame]()
     for number in sorted(set(run.records.loc[run.records["shots"] > 0, "inner_steps"])):
-        part = run.only(lambda frame, number=number: frame["shots"].eq(0) | frame["inner_steps"].eq(number))
+        part = run.only(partial(_of_steps, number))
         rows = comparison.rows(part).assign(inner_steps=int(number))
         tables.append(rows[rows["shots"] > 0] if tables else rows)
     return pd.concat(tables, ignore_index=True)
@@ -132,7 +137,9 @@ def rates_by_shots(learnt: pd.DataFrame) -> pd.DataFrame:
 @drawing.styled
 def rates(run: Run, shots: int | None = None) -> Figure | None:
     """Learned rates, tensor by step, a panel per method (only references if there are any); None without such rates."""
-    learned = {} if run.learnt is None else learned_rates(run.learnt, shots)
+    if run.learnt is None:
+        return None
+    learned = learned_rates(run.learnt, shots)
     few = run.manifest.config.get("references") or learned  # a panel for each variant of a recipe would fill a page
     learned = {method: table for method, table in learned.items() if method in few}
     if not learned:
