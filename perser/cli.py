@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -19,14 +19,6 @@ from perser import processes
 from perser.errors import UserError
 from perser.phase2.cli import phase2
 from perser.terminal import NAME, counted, doing, folded, tell, width
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from perser.corpora import Corpus
-    from perser.experiment import Experiment
-    from perser.features.upstreams import Upstream
-    from perser.plan import Plan
 
 P = ParamSpec("P")
 Made = TypeVar("Made")
@@ -363,8 +355,8 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
         click.echo(f"{NAME}: {risen}", err=True)
 
 
-def planned(experiment: "Experiment", corpus: str, root: Path, options: dict[str, Any], upstream: str,
-            revision: str | None, out: Path, store: Path | None = None, normalise: str | None = None) -> "Plan":
+def planned(experiment: Any, corpus: str, root: Path, options: dict[str, Any], upstream: str,
+            revision: str | None, out: Path, store: Path | None = None, normalise: str | None = None) -> Any:
     """The plan of an experiment on a corpus, with its features extracted."""
     from perser import corpora
     from perser.features import upstreams
@@ -376,8 +368,7 @@ def planned(experiment: "Experiment", corpus: str, root: Path, options: dict[str
     return usage(Plan, experiment, loaded, model, matrix, moments, out)
 
 
-def embedded(corpus: "Corpus", upstream: "str | Upstream", revision: str | None, store: Path,
-             normalise: str | None = None) -> "tuple[Upstream, Tensor, tuple[float, float] | str]":
+def embedded(corpus: Any, upstream: Any, revision: str | None, store: Path, normalise: str | None = None) -> Any:
     """The upstream (given, or loaded by name), a corpus's features, and how its waveforms were normalised."""
     from perser import features
     from perser.features import upstreams

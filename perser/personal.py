@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -114,7 +115,7 @@ def embed(files: list[Path] | Tensor, about: dict[str, Any], mean: Tensor, scale
     return (embedder(about, upstream)(files, store) - mean) / scale
 
 
-def embedder(about: dict[str, Any], upstream: str | None = None) -> Callable[[list[Path], Path], Tensor]:
+def embedder(about: dict[str, Any], upstream: str | None = None) -> Callable[..., Tensor]:
     """A function of audio files and a feature store that gives features (n, L, D). Errors: as `embed`."""
     loaded = upstreams.load(upstream or about["upstream"])
     if loaded.identity != about["upstream_identity"]:
@@ -160,8 +161,7 @@ def embedded(files: list[Path], about: dict[str, Any], upstream: str | None = No
     with tqdm(total=len(files), unit="clip", disable=not progress) as bar:
         for start in range(0, len(files), CHUNK):
             with TemporaryDirectory() if store is None else nullcontext(store) as folder:
-                for part, values in piecewise(files[start:start + CHUNK],
-                                              lambda chunk, folder=Path(folder): features_of(chunk, folder)):  # type: ignore[misc]
+                for part, values in piecewise(files[start:start + CHUNK], partial(features_of, store=Path(folder))):
                     bar.update(len(part))
                     yield part, values
 

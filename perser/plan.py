@@ -36,7 +36,8 @@ class Plan(Protocol):
     def __init__(self, experiment: Experiment, corpus: Corpus, upstream: Upstream, features: torch.Tensor,
                  moments: tuple[float, float] | str, out: Path):
         """Check the settings against the corpus. moments: how the waveforms were normalised."""
-        super().__init__(experiment, from_corpus(corpus, features)._replace(features=None))  # type: ignore[arg-type]  # `task` adds them
+        light = from_corpus(corpus, features)._replace(features=None)  # type: ignore[arg-type]  # `task` adds them
+        super().__init__(experiment, light)
         if not re.fullmatch(UPSTREAM, upstream.name):
             raise UserError(f"upstream {upstream.name!r}: its name becomes that of a folder; rename the model's folder "
                             "with letters, digits, '-', '_' and '.'")

@@ -5,7 +5,6 @@ of somebody else. All tables, figures and claims take their numbers from `rows`.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +65,7 @@ def _order(run: Run) -> Callable[[tuple[str, str, int]], tuple[int, ...]]:
     return key
 
 
-def _parts(cell: pd.DataFrame, start: pd.DataFrame | None, other: pd.DataFrame | None, name: str) -> dict[str, Any]:
+def _parts(cell: pd.DataFrame, start: pd.DataFrame | None, other: pd.DataFrame | None, name: str) -> dict[str, float]:
     """One row's level, gain and personal part in a score."""
     factor = SCORES[name].factor
     level = interval(abs(factor) * cell[name])

@@ -4,7 +4,6 @@ from dataclasses import replace
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 from perser.corpora.base import Corpus, nearest, whole_number
 from perser.corpora.describe import describe
@@ -15,7 +14,7 @@ NAMES = ("iemocap", "cremad", "emodb", "msp_podcast", "ravdess", "table", "synth
 __all__ = ["NAMES", "Corpus", "describe", "load"]
 
 
-def load(name: str, root: str | Path, **options: Any) -> Corpus:
+def load(name: str, root: str | Path, **options: object) -> Corpus:
     """Read a corpus from its folder; `options` are those of its loader, `perser.corpora.NAME.load`, or text of them.
 
     UserError: an unknown name or option (with the nearest valid one), and any error of the loader.

@@ -4,7 +4,6 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from perser.corpora.base import (
     Corpus,
@@ -66,7 +65,7 @@ def load(root: str | Path) -> Corpus:
                   notes=() if marker else lacking(path, _missing(clips)))
 
 
-def _missing(clips: dict[str, dict[str, Any]]) -> list[str]:
+def _missing(clips: dict[str, dict[str, object]]) -> list[str]:
     speakers = {clip["speaker"] for clip in clips.values()}
     absent = [str(actor) for actor in range(ACTORS[0], ACTORS[1] + 1) if str(actor) not in speakers]
     return [f"ratings of {len(clips)} clips, not {CLIPS}" if len(clips) != CLIPS else "",
@@ -88,7 +87,7 @@ def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
         yield line, safe(clip, where), listener.strip(), LETTERS[letter]
 
 
-def _clip(clip: str, wav: Path, where: str) -> dict[str, Any]:
+def _clip(clip: str, wav: Path, where: str) -> dict[str, object]:
     match = _NAME.fullmatch(clip)
     blocks = [i for i, (low, high) in enumerate(BLOCKS, 1) if match and low <= int(match[1]) <= high]
     if not match or not blocks:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from perser.corpora.base import (
     Corpus,
+    Rated,
     child,
     csv_rows,
     folder,
@@ -94,14 +94,14 @@ def _known(consensus: Path) -> dict[str, tuple[int, str, str]]:
     return known
 
 
-def _missing(known: dict[str, Any], rated: list[str], splits: set[str]) -> list[str]:
+def _missing(known: dict[str, tuple[int, str, str]], rated: list[str], splits: set[str]) -> list[str]:
     unrated = sorted(known.keys() - set(rated))
     absent = [names[0] for names in PARTITIONS if splits != {""} and not splits & {*names}]
     return [f"no single ratings of {listed(unrated)}" if unrated else "",
             f"no clip of {listed(absent)}" if absent else ""]
 
 
-def _gather(single: Path, consensus: Path, known: dict[str, Any], labels: str) -> list[tuple[str, str, set[str]]]:
+def _gather(single: Path, consensus: Path, known: dict[str, tuple[int, str, str]], labels: str) -> list[Rated]:
     """All ratings: clip, listener and ticks."""
     ratings = []
     for number, clip, listener, primary, secondary in parse(read_text(single), str(single)):
@@ -128,14 +128,14 @@ def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
         yield clip, (line, clip.rpartition("_")[0] if speaker in ("", "NA", "Unknown") else speaker, split)
 
 
-def _official(rated: list[str], known: dict[str, Any]) -> dict[str, int]:
+def _official(rated: list[str], known: dict[str, tuple[int, str, str]]) -> dict[str, int]:
     """The session of every clip by its partition; Train is cut into parts that share no speaker."""
     train = deal([clip for clip in rated if known[clip][2] == "Train"], known, len(TRAIN))
     return {clip: TRAIN[train[clip] - 1] if clip in train else TEST if known[clip][2].startswith("Test") else DEV
             for clip in rated}
 
 
-def _saved(root: Path, rated: list[str], known: dict[str, Any]) -> dict[str, int]:
+def _saved(root: Path, rated: list[str], known: dict[str, tuple[int, str, str]]) -> dict[str, int]:
     """The sessions in splits.csv, which is written if it is not there. UserError: it lacks a clip."""
     path = root / SAVED
     if path.is_file():
@@ -154,7 +154,7 @@ def _saved(root: Path, rated: list[str], known: dict[str, Any]) -> dict[str, int
     return sessions
 
 
-def deal(rated: list[str], known: dict[str, Any], parts: int) -> dict[str, int]:
+def deal(rated: list[str], known: dict[str, tuple[int, str, str]], parts: int) -> dict[str, int]:
     """A session from 1 to `parts` for every clip: speaker by speaker, the largest first, to the smallest part."""
     sizes, part_of, load = Counter(known[clip][1] for clip in rated), {}, [0] * parts
     for speaker, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0])):

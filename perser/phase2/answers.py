@@ -253,6 +253,7 @@ def _number_text(text: str) -> str:
     text = alpha2digit(re.sub(r"\bseconds?\b", "s", text), "en", threshold=0)
     text = re.sub(r"\b(?:minus|negative)\s+(?=[\d.])", "-", text)
     text = re.sub(r"(\d)\s*(?:x|\u00d7|\*)\s*10\s*\^\s*([-+]?\d+)", r"\1e\2", text)
+    # mypy infers no type of a lambda with a default, which ruff wants of one in a loop.
     for word, part in (("half", 0.5), (r"(?:quarter|4th)", 0.25), ("3rd", 1 / 3)):
         text = re.sub(rf"(?<!\d)(\d+) and (?:an?|1) {word}\b",
                       lambda match, part=part: repr(float(match[1]) + part), text)  # type: ignore[misc]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import combinations, product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,9 +38,9 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
     yield "effects", effects_figure(run)
 
 
-def parts(settings: dict[str, Any]) -> frozenset[str]:
+def parts(settings: dict[str, object]) -> frozenset[str]:
     """The parts that a maml method's settings switch on."""
-    csmt = {"split": "", "combined": "CSMT"}.get(settings.get("csmt", "split"), SHARED)
+    csmt = {"split": "", "combined": "CSMT"}.get(str(settings.get("csmt", "split")), SHARED)
     on = csmt, "DA" if settings.get("anneal") else "", "LSLR" if settings.get("lslr") else ""
     return frozenset(on) - {""}
 

@@ -1,7 +1,6 @@
 """Inner steps: scores after every number of them, and the learned rates by step."""
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -37,15 +36,12 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
         yield f"steps-{setting}", lines(run, setting)
 
 
-def _of_steps(number: int, frame: pd.DataFrame) -> pd.Series:
-    return frame["shots"].eq(0) | frame["inner_steps"].eq(number)
-
-
 def by_step(run: Run) -> pd.DataFrame:
     """`comparison.rows` of each number of inner_steps, at each setting's largest number of shots."""
     run, tables = comparison.largest(run), list[pd.DataFrame]()
     for number in sorted(set(run.records.loc[run.records["shots"] > 0, "inner_steps"])):
-        part = run.only(partial(_of_steps, number))
+        part = run.only(  # mypy infers no lambda with a default
+            lambda frame, number=number: frame["shots"].eq(0) | frame["inner_steps"].eq(number))  # type: ignore[misc]
         rows = comparison.rows(part).assign(inner_steps=int(number))
         tables.append(rows[rows["shots"] > 0] if tables else rows)
     return pd.concat(tables, ignore_index=True)

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -92,7 +91,7 @@ def _repeats(file: Path, corpus: Corpus) -> pd.DataFrame:
     return pd.concat([first, second]).sort_values(["clip", "listener"], kind="stable", ignore_index=True)
 
 
-def _is_complete(root: Path, identity: dict[str, Any]) -> bool:
+def _is_complete(root: Path, identity: dict[str, object]) -> bool:
     """Whether a finished corpus of this identity is there, with as many files as its marker states."""
     try:
         marker = read_marker(root) or {}
@@ -142,7 +141,7 @@ def _speak(turns: list[Utterance], draft: Path, seed: int, progress: bool) -> No
                             "espeakng-loader, then run again") from None
 
 
-def _write_marker(root: Path, marker: dict[str, Any]) -> None:
+def _write_marker(root: Path, marker: dict[str, object]) -> None:
     """Write the marker in one move, so that it is either absent or whole."""
     draft = root / UNFINISHED / MARKER
     draft.write_text(json.dumps(marker, indent=1) + "\n")
