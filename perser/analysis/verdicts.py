@@ -10,6 +10,7 @@ A listener is told *better* if all of these hold, and otherwise to keep the gene
 - the log loss is below that of the best constant answer. Somebody who ticks at random is predicted better by anything
   that is less sure of itself, but nothing predicts such a listener better than a constant.
 """
+
 import unicodedata
 from typing import Any
 
