@@ -161,14 +161,14 @@ def _notebooks(folder: Path, root: Path) -> Iterator[Page]:
         yield Page(f"{path.stem}.html", title, "Pages", root / "notebooks" / path.name, body)
 
 
-def _cell(cell: dict) -> str:
+def _cell(cell: dict[str, Any]) -> str:
     source = "".join(cell["source"])
     if cell["cell_type"] != "code":
         return _markdown(source) if cell["cell_type"] == "markdown" else ""
     return "\n".join([_fold("Code", _code(source)) if source.strip() else "", *map(_output, cell["outputs"])])
 
 
-def _output(output: dict) -> str:
+def _output(output: dict[str, Any]) -> str:
     """The richest form of an output that is shown."""
     if output["output_type"] == "stream":
         return f'<pre class="printed">{ansi2html("".join(output["text"]))}</pre>'
@@ -332,7 +332,7 @@ def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str,
     """Set the page's links, pictures, tables and anchors; returns its contents: level, anchor, text."""
     contents = _contents(soup, page.title)
     for link in soup.find_all("a", href=True):
-        if page.group != "Reference" and not link["href"].startswith("#"):
+        if page.group != "Reference" and not str(link["href"]).startswith("#"):
             _set(link, "href", _address(str(link["href"]), page, site))
     for code in soup.find_all("code"):
         if (address := site.names.get(code.get_text())) and address != page.file and not code.find_parent(["a", "pre"]):
@@ -345,7 +345,8 @@ def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str,
         for cell in table.find_all("td"):
             if len(cell.get_text()) <= SHORT:
                 cell["class"] = "short"
-        table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": 0, "role": "region", "aria-label": "Table"}))
+        table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0", "role": "region",
+                                              "aria-label": "Table"}))
     for number, sound in enumerate(soup.find_all("audio"), start=1):
         sound["aria-label"], sound["preload"] = f"Clip {number}", "none"
     return contents

@@ -132,6 +132,13 @@ def test_ruff_finds_nothing():
     assert done.returncode == 0, done.stdout
 
 
+def test_mypy_finds_nothing(tmp_path):
+    """The library's types, by the strict rules of pyproject.toml."""
+    done = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=PACKAGE.parent,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", perser.__all__)
 def test_every_public_name_resolves(name):
     assert getattr(perser, name) is not None and name in dir(perser)

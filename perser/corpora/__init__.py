@@ -14,7 +14,7 @@ NAMES = ("iemocap", "cremad", "emodb", "msp_podcast", "ravdess", "table", "synth
 __all__ = ["NAMES", "Corpus", "describe", "load"]
 
 
-def load(name: str, root: str | Path, **options) -> Corpus:
+def load(name: str, root: str | Path, **options: object) -> Corpus:
     """Read a corpus from its folder; `options` are those of its loader, `perser.corpora.NAME.load`, or text of them.
 
     UserError: an unknown name or option (with the nearest valid one), and any error of the loader.

@@ -31,7 +31,7 @@ class Source(NamedTuple):
     size: int = 0  # bytes
     checksum: str = ""  # algorithm:hexadecimal
     members: str = ""
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # tuples have a method of this name, which nobody calls here
     checked: tuple[str, ...] = ()
 
 

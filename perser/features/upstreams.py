@@ -154,7 +154,7 @@ def models() -> list[tuple[bool, str, str]]:
         present = isinstance(config, str) and any(Path(config).parent.glob("*.safetensors"))
         pin = f"pinned to commit {(start or revision)[:7]}" if revision else "not pinned, as its commit is not known"
         rows.append((present, name, f"{repo} of the hub, {pin}; " + (
-            f"in {Path(config).parent}" if present
+            f"in {Path(str(config)).parent}" if present
             else f"fetched by --upstream {name if revision else repo + '@COMMIT'}")))
     return rows
 
@@ -256,7 +256,7 @@ def _config(folder: Path, name: str) -> Any:
     return config
 
 
-def _json(path: Path, name: str) -> dict:
+def _json(path: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -291,7 +291,7 @@ class _Transformer:
     whole: bool  # whisper only: pad every clip to 30 s
     seconds: float = 80.0  # of padded audio per forward pass, which bounds memory
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Weights are not sent to another process: it reads them from the folder."""
         return _received, (self.folder, str(self.device), self.whole, self.seconds)
 
@@ -351,7 +351,7 @@ class _Transformer:
                             f"{self.config.max_source_positions / 50:g} s")
         inputs = [self._input(wave) for wave in waves]
         rate = 100 if self.config.model_type in MEL_FAMILIES else RATE  # of the inputs, per second
-        result: list[torch.Tensor | None] = [None] * len(waves)
+        result = [torch.empty(0)] * len(waves)
         for batch in _batches([len(x) for x in inputs], not self._mask_is_exact(), int(self.seconds * rate)):
             for index, matrix in zip(batch, self._forward([inputs[index] for index in batch], frames[batch])):
                 result[index] = matrix
@@ -405,7 +405,7 @@ def _received(folder: Path, device: str, whole: bool, seconds: float) -> _Transf
     return _Transformer(folder, _config(folder, folder.name), torch.device(device), whole, seconds)
 
 
-def whisper_states(encoder: torch.nn.Module, mel: torch.Tensor) -> list[torch.Tensor]:
+def whisper_states(encoder: Any, mel: torch.Tensor) -> list[torch.Tensor]:
     """States of (clips, bands, frames): input of the first layer, output of every layer, the last one normed.
 
     transformers' own forward refuses anything but 30 s; here the positions are cut to the length.

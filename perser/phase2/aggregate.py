@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,9 +50,9 @@ def read(*folders: str | Path) -> pd.DataFrame:
     return frame
 
 
-def manifests(*folders: str | Path) -> dict[str, dict]:
+def manifests(*folders: str | Path) -> dict[str, dict[str, Any]]:
     """What the runs under folders state of themselves, by model folder. Raises UserError for damaged files."""
-    stated: dict[str, dict] = {}
+    stated: dict[str, dict[str, Any]] = {}
     for folder in map(Path, folders):
         paths = sorted(folder.glob("*/manifest.json")) or sorted(folder.glob("manifest.json"))
         for path in paths:
@@ -61,7 +62,7 @@ def manifests(*folders: str | Path) -> dict[str, dict]:
     return stated
 
 
-def counts(frame: pd.DataFrame, stated: dict[str, dict]) -> pd.DataFrame:
+def counts(frame: pd.DataFrame, stated: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Rows per model and data set by what became of them, from the strict scorer's records and the manifests.
 
     skipped: bad data, never asked; missing: asked without success; ungraded, unparseable: of `verdicts`, all graders'.
@@ -139,14 +140,14 @@ def read_cell(frame: pd.DataFrame, metric: str) -> Cell | None:
     parts = None
     if graded:
         parts = np.stack([np.nan_to_num(frame["correct"].to_numpy(float)), np.ones(len(frame))], 1)
-    elif METRICS[metric].parts:
-        parts = np.array([METRICS[metric].parts(*row) for row in zip(labels, answers, strict=True)], float)
+    elif by_row := METRICS[metric].parts:
+        parts = np.array([by_row(*row) for row in zip(labels, answers, strict=True)], float)
     silent = [NONE, UNPARSEABLE] if METRICS[metric].mode == "number" else [NONE]
     return Cell(metric, frame["cluster"].to_numpy(str), frame["outcome"].isin(silent).to_numpy(),
                 ~frame["outcome"].isin(JUDGED).to_numpy(), parts, labels, answers)
 
 
-def cluster_interval(count: int, statistic: Callable, resamples: int, seed: int) -> np.ndarray:
+def cluster_interval(count: int, statistic: Callable[..., Any], resamples: int, seed: int) -> np.ndarray:
     """Percentile bootstrap over `count` clusters: bounds (2, values); NaN with fewer than two clusters.
 
     statistic: from the indices of the drawn clusters, an array, to one or more values.
@@ -204,8 +205,9 @@ def _pairs(frame: pd.DataFrame, model: str, reference: str) -> list[_Pair]:
     pairs = []
     for (group, _), rows in frame.groupby(["group", "instance"], sort=True):
         metric = rows["metrics"].iloc[0].split("|")[0]
-        cells = [read_cell(rows[rows["model"] == name], metric) for name in (model, reference)]
-        if all(cell is not None and len(cell.clusters) for cell in cells):
+        cells = [cell for name in (model, reference)
+                 if (cell := read_cell(rows[rows["model"] == name], metric)) and len(cell.clusters)]
+        if len(cells) == 2:
             pairs.append((str(group), cells, [{name: np.flatnonzero(cell.clusters == name)
                                                for name in np.unique(cell.clusters)} for cell in cells]))
     return pairs
@@ -275,12 +277,12 @@ def differences(frame: pd.DataFrame, reference: str, resamples: int = RESAMPLES,
                 rows = common(rows, [model, reference], [ANSWERED])
             if rows.empty:
                 continue
-            cells = [read_cell(rows[rows["model"] == name].sort_values("sample"), metric)
-                     for name in (model, reference)]
+            cells = [cell for name in (model, reference)
+                     if (cell := read_cell(rows[rows["model"] == name].sort_values("sample"), metric))]
             names, inverse = np.unique(cells[0].clusters, return_inverse=True)
             places = [np.flatnonzero(inverse == i) for i in range(len(names))]
 
-            def gap(drawn: np.ndarray, cells: list = cells, places: list = places) -> np.ndarray:
+            def gap(drawn: np.ndarray, cells: list[Cell] = cells, places: list[np.ndarray] = places) -> np.ndarray:
                 chosen = np.concatenate([places[i] for i in drawn])
                 return np.array([cells[0].value(chosen) - cells[1].value(chosen)])
 
