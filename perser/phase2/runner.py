@@ -143,7 +143,10 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
         limit = None if isinstance(served.api, models.Provider) else timeout
         with Watch(model, sum(len(t.rows) for t in tasks), limit, progress).watching():
             done = _ask(tasks, served, logs, [graded(name, verdicts, prompt=prompt) for name in graders], generate)
-    frame = pd.DataFrame([row for log in done for row in rows(log, model)], columns=list(COLUMNS))
+    # The logs may also hold answers of an earlier run to more questions.
+    asked_for = {(task.instance, row.id) for task in tasks for row in task.rows}
+    answers = [row for log in done for row in rows(log, model) if (row["instance"], row["sample"]) in asked_for]
+    frame = pd.DataFrame(answers, columns=list(COLUMNS))
     records.write(frame, folder / "records.parquet")
     records.seal(_facts(tasks, frame, done) | {
         "model": model, "grader": ", ".join(graders) or None, "judge_prompt": prompt or None,
