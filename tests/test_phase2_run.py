@@ -19,6 +19,7 @@ from made_phase2 import INSPECT, choice_task, predictions, source
 
 from benchmarks.measure import Turns
 from benchmarks.overhead import overhead
+from perser import records
 from perser.errors import UserError
 from perser.phase2 import aggregate, export, report, runner, suite, tasks
 from perser.phase2.cli import phase2
@@ -430,10 +431,17 @@ def test_a_limited_run_can_be_resumed_without_the_limit(tmp_path):
     assert again.exit_code == 0, again.output
     whole = aggregate.read(tmp_path / "o")
     assert len(whole) == 4 and (whole["answer_read"] == '["a"]').sum() == 4
+    place = tmp_path / "o" / "majority" / "manifest.json"
+    told = runner.manifest(tmp_path / "o", "majority") | {"seconds": 1000}
+    records.seal(told, place, place.with_name("records.parquet"))
     fewer = CliRunner().invoke(phase2, [*command, "--limit", "3", "--resume"])
     assert fewer.exit_code == 0, fewer.output
     assert aggregate.read(tmp_path / "o").equals(whole[:3])
-    assert runner.manifest(tmp_path / "o", "majority")["missing"] == 0
+    told = runner.manifest(tmp_path / "o", "majority")
+    assert told["missing"] == 0 and 1000 < told["seconds"] < 1100
+    place.write_text("{")
+    assert CliRunner().invoke(phase2, [*command, "--resume"]).exit_code == 0
+    assert runner.manifest(tmp_path / "o", "majority")["seconds"] < 100
 
 
 def test_plain_inspect_runs_the_tasks(tmp_path):

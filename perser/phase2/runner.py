@@ -135,6 +135,7 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     graders = [grader] if isinstance(grader, str) else list(grader or ())
     for name in graders:
         _model(name, {})  # fail on a missing grader before the run rather than after it
+    before = _spent(out, model) if resume else 0
     prompt, verdicts = read_prompt(judge_prompt) if judge_prompt else "", str(folder.parent / "verdicts")
     folder.mkdir(parents=True, exist_ok=True)
     own = (dict(source) if model in CONTROLS else {}) | ({"batch_size": batch_size} if batch_size else {})
@@ -150,13 +151,21 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     records.write(frame, folder / "records.parquet")
     records.seal(_facts(tasks, frame, done) | {
         "model": model, "grader": ", ".join(graders) or None, "judge_prompt": prompt or None,
-        "limit": source["limit"], "seconds": round(monotonic() - start, 1), "generate": generate or {},
+        "limit": source["limit"], "seconds": round(before + monotonic() - start, 1), "generate": generate or {},
         "args": {name: value for name, value in (args or {}).items() if not re.search("key|token|secret", name, re.I)}
     }, folder / "manifest.json", folder / "records.parquet")
     (folder / "predictions").mkdir(exist_ok=True)
     for instance, entries in predictions(done, getattr(served.api, "entries", {})).items():
         (folder / "predictions" / f"{instance}.json").write_text(json.dumps(entries, indent=1) + "\n")
     return frame
+
+
+def _spent(out: str | Path, model: str) -> float:
+    """Seconds that earlier calls of a run took; a manifest that is damaged is written anew."""
+    try:
+        return float(manifest(out, model)["seconds"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def _check_settings(model: str, generate: dict[str, Any] | None) -> None:
