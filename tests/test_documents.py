@@ -239,10 +239,10 @@ def read(command: click.Command, words: list[str], whole: bool = True) -> dict:
     except click.MissingParameter:
         if whole:
             raise
-        return {}
+        context = command.make_context(command.name, list(words), resilient_parsing=True)
     if isinstance(command, click.Group) and context._protected_args:
         raise click.UsageError(f"no command {context._protected_args[0]}")
-    return context.params | {"command": command.name}
+    return {name: value for name, value in context.params.items() if value is not None} | {"command": command.name}
 
 
 def mean(command: str = "", corpus: str = "", upstream: str | None = None, file: str = "", roots: tuple[str, ...] = (),
@@ -292,7 +292,7 @@ def check(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         words = [place if before == "--root" else word for before, word in zip(["", *words], words)]
         done = subprocess.run(["bash", "reproduce.sh", *words], cwd=place, capture_output=True, text=True,
                               env={"PATH": "/usr/bin:/bin", "PERSER_PYTHON": "/bin/false"})
-        assert done.returncode != 2, done.stderr
+        assert done.returncode != 2 or ("needs --" in done.stderr and not command.is_whole), done.stderr
     elif program.startswith((".venv/bin/python", "python")):
         words = words[2:] if words[:2] == ["-m", "pytest"] else words
         assert (ROOT / words[0]).is_file(), words[0]
@@ -362,7 +362,7 @@ LOGMEL = ["--upstream", "logmel", "--jobs", "1"]
 def least(words: list[str]) -> list[str]:
     """Words that make a command short: few clips, two methods, the least settings, features that need no model."""
     return {"run": [*LOGMEL, *sets(*LEAST)], "synth": ["--clips", "150"], "phase2": ["--limit", "2"],
-            "personalise": [*LOGMEL, *sets("draws=1", "base.epochs=1", "base.hidden=8")]}.get(words[0], [])
+            "personalise": [*LOGMEL, *sets("draws=1", "shots=[5]", "base.epochs=1", "base.hidden=8")]}.get(words[0], [])
 
 
 ORDER = ("synth", "run", "personalise")  # what they write, others read
@@ -376,8 +376,8 @@ def typed(place: Path, command: Command, perser) -> tuple[int, str]:
         done = subprocess.run([program, *words], capture_output=True, text=True)
         return done.returncode, done.stderr
     code, _, err = perser(*words, *least(words))
-    if words[0] == "run" and "--part" not in words and not code:
-        run = Path(words[words.index("--out") + 1])
+    run = Path(words[words.index("--out") + 1]) if words[0] == "run" else Path()
+    if run.parts[1:2] in (("emodb",), ("synthetic",)) and not code:
         shutil.copytree(run, Path("results", run.parts[1], "logmel", run.name), dirs_exist_ok=True)
     return code, err
 
