@@ -28,7 +28,7 @@ _NAMES = {
 __all__ = [*_NAMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _NAMES:
         raise AttributeError(f"module 'perser' has no attribute {name!r}")
     module, _, attribute = _NAMES[name].partition(":")

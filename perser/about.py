@@ -5,7 +5,7 @@ import math
 import unicodedata
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -126,7 +126,7 @@ class Personal(About):
     differs: Differs | None = None
 
 
-def parse(text: str | bytes, schema: type[About]) -> dict:
+def parse(text: str | bytes, schema: type[About]) -> dict[str, Any]:
     """A description from JSON. Raises ValueError in one line where it is not as the schema says."""
     try:
         about = json.loads(text, parse_constant=_finite, parse_float=_finite)
@@ -150,7 +150,7 @@ def digest(listener: str) -> str:
     return blake2b(listener.encode(errors="surrogatepass"), digest_size=6).hexdigest()
 
 
-def training(listeners: Iterable[str], ratings: int) -> dict:
+def training(listeners: Iterable[str], ratings: int) -> dict[str, Any]:
     """The entry `trained_on` of a description."""
     names = sorted(set(listeners))
     return {"listeners": len(names), "ratings": int(ratings), "digests": sorted(map(digest, names))}

@@ -7,8 +7,8 @@ coefficients of B, and a step costs O(K^2 (C + K)) whatever the widths D and H. 
 rate per weight, layer weights that adapt, a support too large for its pairwise products) update the weights themselves.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ def _in_span(inner_lr: Tensor | Head, batch: Batch) -> bool:
             and batch.targets.shape[1] <= LARGEST_SUPPORT)
 
 
-def _last(states: list[tuple[Tensor, ...]], every_step: bool) -> tuple[Tensor, ...]:
+def _last(states: Sequence[tuple[Tensor, ...]], every_step: bool) -> Any:
     """The tensors of the last state, or of all states stacked. A Head stays a Head."""
     if not every_step:
         return states[-1]
@@ -94,7 +94,7 @@ def _loss_gradient(batch: Batch) -> tuple[Tensor, Tensor]:
     return weight * batch.targets.sum(-1, keepdim=True), weight * batch.targets
 
 
-def _descend(products: InnerProducts, a: Tensor, inner_lr: Tensor, second_order: bool,
+def _descend(products: InnerProducts, a: Tensor, inner_lr: Iterable[Tensor], second_order: bool,
              every_step: bool) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Descent on the support loss in coefficients of the basis. Returns (d, b, A, a) of all steps or of the last alone.
 

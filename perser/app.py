@@ -10,14 +10,14 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import soundfile
 
 from perser import audio
 from perser.analysis import verdicts
-from perser.by_ear import LONGEST, Study, cleaned, curve, standing
+from perser.by_ear import LONGEST, Prediction, Study, cleaned, curve, standing
 from perser.errors import UserError
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -28,7 +28,7 @@ try:
 except ImportError:
     raise UserError('the page needs the extra `app`: pip install "perser[app]"') from None
 
-TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+TEMPLATE: Any = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=jinja2.StrictUndefined).from_string(
     Path(__file__).with_name("app.html").read_text(encoding="utf-8")).module
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -87,7 +87,7 @@ class Page:
                 trigger(partial(self.safely, call), inputs, [*self.parts.values()], show_progress="hidden",
                         api_visibility="private").then(None, js="() => perserGo()", api_visibility="private")
 
-    def safely(self, call: Callable, *inputs) -> dict:
+    def safely(self, call: Callable[..., Any], *inputs: Any) -> dict[str, Any]:
         """What a call changes, or its error in the status line; nothing else changes then."""
         try:
             changes = call(*inputs)
@@ -95,12 +95,12 @@ class Page:
             changes = {"status": str(TEMPLATE.status(str(error), wrong=True))}
         return {self.parts[name]: value for name, value in changes.items()}
 
-    def start(self, name: str) -> dict:
+    def start(self, name: str) -> dict[str, Any]:
         """Go on where a listener stopped."""
         name = self.study.spelt(cleaned(name))
         return self.shown(Session(name, self.study.next(self.study.read(name)))) | {"who": gradio.update(visible=False)}
 
-    def answer(self, session: Session, ticked: list[str]) -> dict:
+    def answer(self, session: Session, ticked: list[str]) -> dict[str, Any]:
         """Keep an answer, before anything else; then show what was predicted, or play the next clip."""
         study = self.study
         if not session.name or session.clip is None:
@@ -113,17 +113,17 @@ class Page:
             return self.shown(session._replace(revealed=True), ticked)
         return self.shown(Session(session.name, study.next(rated)))
 
-    def save(self, session: Session) -> dict:
+    def save(self, session: Session) -> dict[str, Any]:
         """Write the personal model."""
         path = self.study.save(session.name)
         return {"status": str(TEMPLATE.status(f"Saved. Use it: perser predict --model {path} *.wav", wrong=False))}
 
-    def shown(self, session: Session, ticked: list[str] | None = None) -> dict:
+    def shown(self, session: Session, ticked: list[str] | None = None) -> dict[str, Any]:
         """The whole page of a session, from disk."""
         study, rated = self.study, self.study.read(session.name)
         used = study.before(rated)
-        predictions = (None, None)
-        if session.revealed:
+        predictions: tuple[Prediction | None, Prediction | None] = (None, None)
+        if session.revealed and session.clip is not None:
             predictions = study.predictions(study.before(rated, session.clip), session.clip)
         row = study.verdict(rated)
         better = row is not None and row["verdict"] == verdicts.BETTER
@@ -157,13 +157,13 @@ def application(study: Study) -> fastapi.FastAPI:
     return served
 
 
-def guarded(served: Callable, hosts: tuple[str, ...]) -> Callable:
+def guarded(served: Callable[..., Any], hosts: tuple[str, ...]) -> Callable[..., Any]:
     """An application that answers only what the page asks, from its own origin; hosts: its names, any if none is given.
 
     A page elsewhere can neither post here nor, by a name that it points here, read.
     """
 
-    async def answer(scope: dict, receive: Callable, send: Callable) -> None:
+    async def answer(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if scope["type"] != "http":
             await served(scope, receive, send)
             return
@@ -175,7 +175,7 @@ def guarded(served: Callable, hosts: tuple[str, ...]) -> Callable:
             await fastapi.Response(status_code=404 if own else 403)(scope, receive, send)
             return
 
-        async def with_headers(message: dict) -> None:
+        async def with_headers(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()),
                                       *((key.encode(), value.encode()) for key, value in HEADERS.items())]

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -60,7 +60,7 @@ class Sound(NamedTuple):
     problems: list[str]
 
 
-def read(path: str | os.PathLike, seconds: float = SECONDS) -> np.ndarray:
+def read(path: str | os.PathLike[str], seconds: float = SECONDS) -> np.ndarray:
     """The first `seconds` of a sound file as float32 (samples,) at 16 kHz, averaged over channels.
 
     The file is cut before it is resampled, so the cost does not grow with its length. Its problems are logged.
@@ -88,7 +88,7 @@ def mono(samples: np.ndarray) -> tuple[np.ndarray, str]:
     return wave, ""
 
 
-def samples(path: str | os.PathLike, seconds: float = math.inf) -> Sound:
+def samples(path: str | os.PathLike[str], seconds: float = math.inf) -> Sound:
     """The first `seconds` of a sound file at its own rate, all channels. Floats of lossy codecs are clipped to [-1, 1].
 
     UserError: the file is missing, unreadable, empty or cut short, its rate is not 1 to 768 kHz, or the part that is
@@ -112,7 +112,7 @@ def samples(path: str | os.PathLike, seconds: float = math.inf) -> Sound:
     return Sound(result, rate, problems)
 
 
-def length(path: str | os.PathLike) -> float:
+def length(path: str | os.PathLike[str]) -> float:
     """Seconds of sound in a file, from its header where that can be trusted. UserError: as for `samples`."""
     path = _present(path)
     _ogg_end(path)
@@ -128,7 +128,7 @@ def length(path: str | os.PathLike) -> float:
     return sum(frames for frames, _ in parts) / parts[0][1]
 
 
-def digest(path: str | os.PathLike) -> str:
+def digest(path: str | os.PathLike[str]) -> str:
     """Hex digest of a file's bytes, from which the key of its features is made."""
     try:
         with Path(path).open("rb") as file:
@@ -188,7 +188,7 @@ def _ffmpeg(path: Path, reason: str) -> Iterator[tuple[np.ndarray, int]]:
     decoded, rate, stated = 0, RATE, 0.0
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": ""}
     try:
-        with path.open("rb") as source, av.open(source, options=options, metadata_errors="ignore") as container:
+        with path.open("rb") as source, av.open(source, "r", options=options, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise _unreadable(path, "no sound in it")
             stream, resampler = container.streams.audio[0], av.AudioResampler("fltp")
@@ -210,7 +210,7 @@ def _ffmpeg(path: Path, reason: str) -> Iterator[tuple[np.ndarray, int]]:
         raise _unreadable(path, at or reason or _reason(error)) from None
 
 
-def _stated(path: Path, container, stream) -> float:
+def _stated(path: Path, container: Any, stream: Any) -> float:
     """The length in seconds that a file's header states, 0 where it is FFmpeg's guess or unknown."""
     names = {*container.format.name.split(",")}
     with path.open("rb") as file:
@@ -244,7 +244,7 @@ def _check_form(path: Path, rate: int, channels: int) -> None:
         raise UserError(f"{path}: {channels} channels; at most {CHANNELS} can be read: mix it down")
 
 
-def _present(path: str | os.PathLike) -> Path:
+def _present(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if not path.exists():
         raise _missing(path)
@@ -263,7 +263,7 @@ def _tell(text: str) -> None:
     log.warning(text)
 
 
-def _missing(path: str | os.PathLike) -> UserError:
+def _missing(path: str | os.PathLike[str]) -> UserError:
     return UserError(f"{path}: no such audio file; check the corpus root and that its download is complete")
 
 
@@ -272,11 +272,11 @@ def _cut_short(path: Path, there: float, stated: float, unit: str) -> UserError:
                           f"missing ({1 - there / stated:.0%})")
 
 
-def _unreadable(path: str | os.PathLike, reason: str) -> UserError:
+def _unreadable(path: str | os.PathLike[str], reason: str) -> UserError:
     return _refused(path, f"unreadable audio ({reason})")
 
 
-def _refused(path: str | os.PathLike, fault: str) -> UserError:
+def _refused(path: str | os.PathLike[str], fault: str) -> UserError:
     return UserError(f"{path}: {fault}; replace or remove the file")
 
 

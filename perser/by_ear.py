@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -180,7 +180,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def study(model: Path, audio: Path, out: Path, shots: int, ratings: Path | None = None, upstream: str | None = None,
-          **options) -> Study:
+          **options: Any) -> Study:
     """Read a model and the clips of a folder, whose features are computed once and kept in `out`/features.
 
     ratings: a table of other listeners' ratings of the clips; options: those of `schema.read`. Raises UserError.
@@ -267,7 +267,7 @@ def stem(name: str) -> str:
     return f"{plain or 'listener'}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
 
 
-def curve(answers: pd.DataFrame, shots: int) -> dict | None:
+def curve(answers: pd.DataFrame, shots: int) -> dict[str, Any] | None:
     """The share of answers that each model predicted, after every answer: points of a drawing, and words."""
     if not len(answers):
         return None

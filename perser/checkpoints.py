@@ -1,7 +1,7 @@
 """Fitted models on disk: tensors as safetensors, everything else as JSON beside them. What is read is checked first."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,7 @@ from perser import records
 from perser.about import About, parse
 from perser.corpora.base import nearest
 from perser.errors import UserError
+from perser.evaluate import Fitted
 from perser.experiment import kinds
 from perser.methods.base import pack, unpack
 from perser.model import Head
@@ -24,11 +25,11 @@ class Checkpoint(NamedTuple):
     mean, scale (L, D): standardisation; class_weights (C,); about: the method's `kind` and where the model comes from.
     """
 
-    model: NamedTuple
+    model: Fitted
     mean: Tensor
     scale: Tensor
     class_weights: Tensor
-    about: dict
+    about: dict[str, Any]
 
 
 STANDARD = ("mean", "scale", "class_weights")
@@ -84,7 +85,7 @@ def reason(error: Exception) -> str:
     return first_line(error)[:200]
 
 
-def description(directory: Path) -> dict:
+def description(directory: Path) -> dict[str, Any]:
     """The checked description of a model directory, with its plain values as `model`. Raises OSError, ValueError."""
     with (directory / "model.json").open("rb") as file:
         text = file.read(HEADER + 1)
@@ -114,7 +115,7 @@ def check(head: Head, mean: Tensor, scale: Tensor, classes: int) -> None:
     if mean.ndim != 2 or not mean.numel() or mean.shape != scale.shape or not (scale >= LEAST_SCALE).all():
         raise ValueError("mean and scale are not (layers, width), or a scale is not positive")
     (layers, width), hidden = mean.shape, head.b.numel()
-    shapes = Head((layers,), (hidden, width), (hidden,), (classes, hidden), (classes,))
+    shapes = ((layers,), (hidden, width), (hidden,), (classes, hidden), (classes,))
     for name, tensor, shape in zip(Head._fields, head, shapes):
         if tuple(tensor.shape) != shape or not hidden:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, not {shape} of {classes} classes")

@@ -2,13 +2,16 @@
 
 import functools
 import importlib
+import io
 import json
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -17,6 +20,9 @@ from perser.errors import UserError
 from perser.phase2.cli import phase2
 from perser.terminal import NAME, counted, doing, folded, tell, width
 
+P = ParamSpec("P")
+Made = TypeVar("Made")
+Command = TypeVar("Command", bound=Callable[..., None])
 GOES_ON = "what is computed is kept, and the same command goes on"
 KEPT = {  # what holds when a command is stopped; of the others nothing is to be told
     "run": GOES_ON, "personalise": GOES_ON, "search": GOES_ON,
@@ -39,15 +45,16 @@ class Group(click.Group):
         """The commands in the order in which they are defined."""
         return list(self.commands)
 
-    def main(self, *arguments, **settings) -> None:
+    def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run a command and exit: 0 done, 1 a run failed, 2 wrong use, 130 Ctrl-C, 143 SIGTERM."""
         if not arguments:  # started as a program, not called in one
             self.program = True
             processes.stop_on_signals(_end)
-            if sys.stdout:  # as standard error: no name is a reason to fail
+            if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: no name is a reason to fail
                 sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            status = super().main(*arguments, prog_name=NAME, standalone_mode=False, **settings)
+            call: Callable[..., Any] = super().main
+            status = call(*arguments, prog_name=NAME, standalone_mode=False, **settings)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help(), err=True)
             status = 2
@@ -119,7 +126,7 @@ def now(what: str) -> None:
         doing(what)
 
 
-def usage(call, *arguments, **settings):
+def usage(call: Callable[P, Made], *arguments: P.args, **settings: P.kwargs) -> Made:
     """Call a function; its UserError is about the arguments, so the exit code is 2."""
     try:
         return call(*arguments, **settings)
@@ -137,7 +144,7 @@ TRAINED_ON = click.option("--upstream", default="whisper-tiny.en", show_default=
                           help="A name of `perser models`, logmel (needs no model), a hub id or a local folder.")
 
 
-def of_table(command):
+def of_table(command: Command) -> Command:
     """Add the options of a table of ratings to a command."""
     for option in (
         click.option("--encoding", help="Encoding of a table of ratings that is not UTF-8, such as latin-1 or cp1252."),
@@ -149,17 +156,17 @@ def of_table(command):
     return command
 
 
-def in_parallel(command):
+def in_parallel(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of where work is done to a command. It gets `jobs`, and runs while the cluster is connected."""
     @functools.wraps(command)
-    def connected(jobs: int | None, backend: str, address: str | None, **arguments):
+    def connected(jobs: int | None, backend: str, address: str | None, **arguments: Any) -> None:
         from perser import cluster
 
         context = click.get_current_context()
         if address and backend == cluster.BACKENDS[0]:
             raise click.UsageError("--address: give --backend ray or dask too", context)
         usage(context.with_resource, cluster.on(backend, address, jobs))
-        return command(jobs=jobs or cluster.workers(), **arguments)
+        command(jobs=jobs or cluster.workers(), **arguments)
 
     for option in (
         click.option("--address", help="HOST:PORT of the cluster.  [default: RAY_ADDRESS, or the one on this machine]"),
@@ -180,7 +187,7 @@ def share_of(context: click.Context, parameter: click.Parameter, text: str | Non
     return int(first), int(second)
 
 
-def corpus_options(pairs: tuple[str, ...], threshold: tuple[str, ...] = (), **table: str | None) -> dict:
+def corpus_options(pairs: tuple[str, ...], threshold: tuple[str, ...] = (), **table: str | None) -> dict[str, Any]:
     """key=value pairs, whose values stay text until the corpus reads them, and the options of a table that are set."""
     options = {key: value for key, value in {"threshold": ",".join(threshold), **table}.items() if value}
     for pair in pairs:
@@ -244,7 +251,7 @@ def accepted() -> bool:
 @click.option("--export", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write the ratings as a table that corpus `table` and `perser adapt` read.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None, as_json: bool, **table) -> None:
+def show(corpus: str, root: Path, options: tuple[str, ...], export: Path | None, as_json: bool, **table: Any) -> None:
     """Describe a corpus: clips, listeners, ratings, class shares and agreement between listeners.
 
     \b
@@ -325,7 +332,7 @@ def get(name: str) -> None:
 @in_parallel
 def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upstream: str, revision: str | None,
         out: Path, store: Path | None, normalise: str | None, overrides: tuple[str, ...], jobs: int,
-        share: tuple[int, int] | None, **table) -> None:
+        share: tuple[int, int] | None, **table: Any) -> None:
     """Compute the missing records of EXPERIMENT, a name such as main or a .toml file, and print its table."""
     now(f"reading {corpus} from {root}")
     from perser import experiment as experiments
@@ -340,18 +347,18 @@ def run(experiment: str, corpus: str, root: Path, options: tuple[str, ...], upst
         return
     workers.run(plan, jobs, terminal())
     finished = records.load(out)
-    table, caption = next(iter(report.tables_of(finished).values()))
+    shown, caption = next(iter(report.tables_of(finished).values()))
     if width():
-        click.echo("\n".join(filter(None, [wording.stamp(finished), tables.narrow(table, width())])))
+        click.echo("\n".join(filter(None, [wording.stamp(finished), tables.narrow(shown, width())])))
         click.echo(folded(f"All columns and the caption: perser report {out} --out DIR", 4))
     else:
-        click.echo(tables.markdown(table, caption))
+        click.echo(tables.markdown(shown, caption))
     if risen := comparison.risen(finished):
         click.echo(f"{NAME}: {risen}", err=True)
 
 
-def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, revision: str | None, out: Path,
-            store: Path | None = None, normalise: str | None = None):
+def planned(experiment: Any, corpus: str, root: Path, options: dict[str, Any], upstream: str,
+            revision: str | None, out: Path, store: Path | None = None, normalise: str | None = None) -> Any:
     """The plan of an experiment on a corpus, with its features extracted."""
     from perser import corpora
     from perser.features import upstreams
@@ -363,7 +370,7 @@ def planned(experiment, corpus: str, root: Path, options: dict, upstream: str, r
     return usage(Plan, experiment, loaded, model, matrix, moments, out)
 
 
-def embedded(corpus, upstream, revision: str | None, store: Path, normalise: str | None = None):
+def embedded(corpus: Any, upstream: Any, revision: str | None, store: Path, normalise: str | None = None) -> Any:
     """The upstream (given, or loaded by name), a corpus's features, and how its waveforms were normalised."""
     from perser import features
     from perser.features import upstreams
@@ -383,7 +390,7 @@ def embedded(corpus, upstream, revision: str | None, store: Path, normalise: str
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the test.")
 @in_parallel
 def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...], upstream: str,
-                overrides: tuple[str, ...], jobs: int, **table) -> None:
+                overrides: tuple[str, ...], jobs: int, **table: Any) -> None:
     """From a table of RATINGS and a folder of AUDIO to a model per listener, and whom it helps.
 
     RATINGS has the columns clip, listener and label (classes separated by ;), or a column per class; `perser show
@@ -483,7 +490,7 @@ def walk(run: Path, root: Path, method: str, upstream: str | None) -> None:
     click.echo(walkthrough.record(run, root, method, upstream))
 
 
-def warn_of_synthetic(about: dict) -> None:
+def warn_of_synthetic(about: dict[str, Any]) -> None:
     """Say loudly that a model knows no real voices or listeners."""
     from perser import listener
 
@@ -507,7 +514,7 @@ METHOD = click.option("--method", default="", metavar="NAME", help="Whose model,
 @UPSTREAM
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, or with --each a folder.")
 def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybody: bool, method: str,
-          upstream: str | None, out: Path, **table) -> None:
+          upstream: str | None, out: Path, **table: Any) -> None:
     """Adapt a trained model, of any method, to one new listener, and test whether that helps.
 
     The test leaves ratings out of the shots in turn and asks about them: accuracy and log loss, general -> personal.
@@ -534,12 +541,12 @@ def adapt(model: Path, ratings: Path, audio: Path, listener: str | None, everybo
     written(listeners.adapt(trained, rated, names, clips, options.get("repeats", "")), files)
 
 
-def written(adapted, files: dict[str, Path]) -> None:
+def written(adapted: Iterable[tuple[str, Any, list[str]]], files: dict[str, Path]) -> None:
     """Write the models of listeners as they come and print what they are worth; fail where one could not be made."""
     from perser import listener as listeners
     from perser import personal
 
-    faults, results, doubts = [], [], {}
+    faults, results, doubts = [], [], dict[str, list[str]]()
     for name, model, warnings in adapted:
         if isinstance(model, UserError):
             faults.append((name, model))
@@ -596,7 +603,10 @@ def predict(model: Path, listener: str | None, method: str, upstream: str | None
     files, faults = personal.inputs(audio, chosen.about)
     frames = []
     for frame in personal.answers(chosen, files, None, upstream, terminal()):
-        (faults if isinstance(frame, UserError) else frames).append(frame)
+        if isinstance(frame, UserError):
+            faults.append(str(frame))
+        else:
+            frames.append(frame)
     text = personal.text(frames, chosen.about, form)
     if out:
         with whole(out) as half:
@@ -640,7 +650,7 @@ def explain(model: Path, as_json: bool) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 def app(model: Path, audio: Path, ratings: Path | None, upstream: str | None, out: Path, shots: int, host: str,
-        port: int, **table) -> None:
+        port: int, **table: Any) -> None:
     """Open a page on this machine on which a listener personalises a model by ear.
 
     Every rating is on disk in OUT/ratings before the next clip plays: the same name goes on where it stopped.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
@@ -53,7 +54,7 @@ def workers() -> int:
     return effective_n_jobs(-1) if active() else os.cpu_count() or 1
 
 
-def work(todo: Callable[[], list]) -> None:
+def work(todo: Callable[[], list[Any]]) -> None:
     """Do the calls of `todo()` on the cluster; those that it still gives after a worker was lost are done again.
 
     A call leaves its result in a file, and `todo` leaves out what has one. UserError: workers are lost again and again,
@@ -73,14 +74,14 @@ def work(todo: Callable[[], list]) -> None:
                             "not share; what is computed is kept")
 
 
-def _call(folder: str, function: Callable, arguments: tuple, settings: dict) -> None:
+def _call(folder: str, function: Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
     """On a worker, in the same folder as here, where there is one, so that relative paths mean the same."""
     with suppress(OSError):
         os.chdir(folder)
     function(*arguments, **settings)
 
 
-def _ray(address: str | None) -> dict:
+def _ray(address: str | None) -> dict[str, Any]:
     """Connect to a cluster that runs, and let joblib know of it; the process takes its signals as before."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -102,7 +103,7 @@ def _ray(address: str | None) -> dict:
     return {"ray_remote_args": {"num_cpus": 1}}
 
 
-def _dask(address: str | None) -> dict:
+def _dask(address: str | None) -> dict[str, Any]:
     """joblib connects by itself."""
     if not address:
         raise UserError("--backend dask: give --address HOST:PORT of its scheduler")

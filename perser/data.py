@@ -178,7 +178,8 @@ def make_task(data: Data, split: Split, base: Base, standardise: bool) -> Task:
         train = data.features[torch.from_numpy(clips)]
         mean, scale = train.mean(0), train.std(0).clamp(min=1e-6)
         data = data._replace(features=(data.features - mean) / scale)
-    inner = base.class_weights if base.inner_class_weights is None else base.inner_class_weights
-    weights = (class_balanced_weights(targets) if on else torch.ones(len(data.classes))
-               for on in (base.class_weights, inner))
-    return Task(data, split, rating_targets(data.labels, base.label_smoothing), *weights, mean, scale, base)
+    within = base.class_weights if base.inner_class_weights is None else base.inner_class_weights
+    outer, inner = (class_balanced_weights(targets) if on else torch.ones(len(data.classes))
+                    for on in (base.class_weights, within))
+    return Task(data, split, rating_targets(data.labels, base.label_smoothing), outer, inner, mean, scale,
+                base)

@@ -44,9 +44,10 @@ def make_batch(data: Data, targets: Tensor, class_weights: Tensor, episodes: Epi
     clips = np.concatenate([near, far])
     place = np.empty(len(data.features), np.int64)
     place[clips] = np.arange(len(clips))
-    indices = (torch.from_numpy(part).to(data.features.device) for part in (clips, place[support], place[query]))
+    rows, of_support, of_query = (torch.from_numpy(part).to(data.features.device)
+                                  for part in (clips, place[support], place[query]))
     support_targets = targets[torch.from_numpy(episodes.support)]
-    return Batch(episodes, data.features, *indices, len(near), support_targets, class_weights)
+    return Batch(episodes, data.features, rows, of_support, of_query, len(near), support_targets, class_weights)
 
 
 def batch_of(task: Task, episodes: Episodes) -> Batch:
@@ -112,7 +113,7 @@ def draws_by_listener(data: Data, pool: np.ndarray, shots: tuple[int, ...], draw
     """
     most, queries = max(shots), by_listener(data, pool, 1)
     supports = {} if support_pool is None else by_listener(data, support_pool, 1)
-    episodes = {}
+    episodes: Draws = {}
     for listener in able_listeners(data, pool, most, min_queries, support_pool).tolist():
         if support_pool is None:
             orders = evaluation_episodes(data, queries[listener], listener, most, most, draws, seed, purpose)

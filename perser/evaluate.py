@@ -1,7 +1,7 @@
 """From a model and a listener's draws to counts: adapt to the support, predict the query, compare."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from perser import model as heads
 from perser.data import Task
-from perser.episodes import Draws, Episodes, batch_of
-from perser.model import cross_entropy, soft_f1
+from perser.episodes import Batch, Draws, Episodes, batch_of
+from perser.model import Head, cross_entropy, soft_f1
 from perser.scores import macro_f1
 
 BINS = 10  # of the most probable class's probability, for the calibration error
@@ -80,8 +80,26 @@ def split_logits(logits: Tensor, parts: list[Episodes]) -> Iterator[tuple[Tensor
         yield answers[:, :part.query.shape[1]], torch.from_numpy(part.query)
 
 
+class Fitted(Protocol):
+    """What `fit` of a method gives; perser.methods.base says more."""
+
+    @property
+    def head(self) -> Head:
+        """What it starts from."""
+
+    @property
+    def settings(self) -> dict[int, Any]:
+        """How it adapts, by number of shots."""
+
+    def answers(self, batch: Batch, settings: Any) -> Iterator[Tensor]:
+        """Logits (E, Q, C) of the query under each setting."""
+
+    def weights(self, batch: Batch, setting: Any) -> Head:
+        """The personal heads."""
+
+
 @torch.no_grad()
-def evaluate(task: Task, model: NamedTuple, shots: int, parts: list[Episodes],
+def evaluate(task: Task, model: Fitted, shots: int, parts: list[Episodes],
              f1_share: float = 0.0) -> list[tuple[Counts, float]]:
     """Counts and `query_loss` of a model for each part, such as one listener's draws, all in one batch."""
     logits = next(model.answers(batch_of(task, join_episodes(parts)), [model.settings[shots]]))
@@ -89,7 +107,7 @@ def evaluate(task: Task, model: NamedTuple, shots: int, parts: list[Episodes],
             for answers, query in split_logits(logits, parts)]
 
 
-def dev_score(task: Task, model: NamedTuple, dev: Draws, f1_share: float = 0.0) -> tuple[float, float]:
+def dev_score(task: Task, model: Fitted, dev: Draws, f1_share: float = 0.0) -> tuple[float, float]:
     """Mean over (listener, shots) of macro F1 and of `query_loss`."""
     scored = [one for shots in sorted({k for _, k in dev})
               for one in evaluate(task, model, shots, [part for (_, k), part in dev.items() if k == shots], f1_share)]
@@ -98,7 +116,7 @@ def dev_score(task: Task, model: NamedTuple, dev: Draws, f1_share: float = 0.0) 
 
 
 @torch.no_grad()
-def choose(task: Task, model: NamedTuple, grid: Iterable[Any], dev: Draws, per_shots: bool = True) -> dict[int, Any]:
+def choose(task: Task, model: Fitted, grid: Iterable[Any], dev: Draws, per_shots: bool = True) -> dict[int, Any]:
     """For each number of shots the setting of the grid that is best on the dev listeners; the first of equals.
 
     The best has the highest macro F1 or the lowest log loss, as `base.chosen_by` says. With per_shots False, one
@@ -110,7 +128,7 @@ def choose(task: Task, model: NamedTuple, grid: Iterable[Any], dev: Draws, per_s
         scores[shots] = [[_criterion(count(answers, task.data.labels[query]), task.base.chosen_by)
                           for answers, query in split_logits(logits, parts)]
                          for logits in model.answers(batch_of(task, join_episodes(parts)), grid)]
-    chosen = {}
+    chosen: dict[int, Any] = {}
     for group in [[shots] for shots in numbers] if per_shots else [numbers]:
         means = [np.nanmean(np.concatenate(parts)) for parts in zip(*(scores[shots] for shots in group))]
         chosen |= dict.fromkeys(group, grid[int(np.nanargmax(means))])

@@ -106,7 +106,7 @@ def _like(path: Path, name: str, table: Any) -> Any:
     if not isinstance(table, dict) or "like" not in table:
         return table
     shared = [read_toml(file) for file in map(path.with_name, SHARED) if file.exists()]
-    parent, inherited = str(table["like"]), {}
+    parent, inherited = str(table["like"]), dict[str, Any]()
     for tables in shared:
         inherited |= tables.get(parent, {})
     if not inherited:
@@ -116,9 +116,9 @@ def _like(path: Path, name: str, table: Any) -> Any:
     return inherited | {key: value for key, value in table.items() if key != "like"}
 
 
-def _explained(error: ValidationError, settings: dict) -> str:
+def _explained(error: ValidationError, settings: dict[str, Any]) -> str:
     first = error.errors()[0]
-    tables = {"base": Base}
+    tables: dict[str, type[Settings]] = {"base": Base}
     if first["type"] == "extra_forbidden" and first["loc"][0] == "methods":  # of a method whose kind is known
         name = first["loc"][1]
         tables[str(name)] = kinds()[settings["methods"][name]["kind"]]

@@ -4,8 +4,9 @@
 loop (perser.adapt) works on. Every clip is mixed and projected once, however many episodes share it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+Products = tuple[Tensor, Tensor, Tensor]
 BLOCK = 1 << 22  # numbers gathered at a time when products are formed: about the size of a processor's last cache
 
 
@@ -34,7 +36,7 @@ def _put(values: Tensor, rows: Tensor, count: int) -> Tensor:
     return values.new_zeros(count, values.shape[-1]).index_add_(0, rows.flatten(), values.flatten(0, 1))
 
 
-def _kept(blocks: Iterator[tuple[Tensor, Tensor]], context) -> Iterable[tuple[Tensor, Tensor]]:
+def _kept(blocks: Iterator[tuple[Tensor, Tensor]], context: Any) -> Iterable[tuple[Tensor, Tensor]]:
     """Blocks of gathered clips: kept for the backward pass if there will be one, else formed one at a time."""
     return list(blocks) if any(context.needs_input_grad) else blocks
 
@@ -47,7 +49,8 @@ class _Unprojected(Function):
     """
 
     @staticmethod
-    def forward(context, x, P, b, A, support, query, count, second_order):
+    def forward(context: Any, x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
+                second_order: bool) -> Products:
         """Form the products; the first `count` rows of x belong to the support."""
         h = torch.addmm(b, x[:count], P.T)
         right = torch.cat([x[:count], h @ P])
@@ -65,7 +68,7 @@ class _Unprojected(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context, gram, hidden_gram, classes):
+    def backward(context: Any, gram: Tensor, hidden_gram: Tensor, classes: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, P, b and A from those of the three products."""
         x, P, b, A, h, AP, rows, columns, *gathered = context.saved_tensors
         shots, count, block, second_order = context.rest
@@ -94,7 +97,8 @@ class _Projected(Function):
     """`products` with every clip projected, the query too."""
 
     @staticmethod
-    def forward(context, x, P, b, A, support, query, count, second_order):
+    def forward(context: Any, x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
+                second_order: bool) -> Products:
         """Form the products; the first `count` rows of x belong to the support."""
         h, shots, rows = torch.addmm(b, x, P.T), support.shape[1], torch.cat([support, query], 1)
         block = max(1, BLOCK // (rows.shape[1] * x.shape[1]))
@@ -106,7 +110,7 @@ class _Projected(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context, gram, hidden_gram, classes):
+    def backward(context: Any, gram: Tensor, hidden_gram: Tensor, classes: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, P, b and A from those of the three products."""
         x, P, A, h, rows, *gathered = context.saved_tensors
         shots, block, second_order = context.rest
@@ -125,7 +129,7 @@ class _Projected(Function):
 
 
 def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
-             second_order: bool) -> tuple[Tensor, Tensor, Tensor]:
+             second_order: bool) -> Products:
     """Inner products of an episode's clips (support, then query) with its support and with the classes.
 
     x (U, D): clips, the first `count` of which occur in a support; support (E, K), query (E, Q): rows of x. Returns
@@ -133,4 +137,5 @@ def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query:
     second_order False the support's x and h are constants.
     """
     query_dominates = len(x) > 2 * count  # otherwise forming v costs as much as projecting the query
-    return (_Unprojected if query_dominates else _Projected).apply(x, P, b, A, support, query, count, second_order)
+    apply: Callable[..., Products] = (_Unprojected if query_dominates else _Projected).apply
+    return apply(x, P, b, A, support, query, count, second_order)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from perser.analysis.verdicts import BETTER, LEVEL, REASONS, fit, paired
 from perser.checkpoints import Checkpoint
 from perser.corpora import schema
 from perser.corpora.agreement import others, votes
-from perser.corpora.schema import Table
+from perser.corpora.schema import Rating, Table
 from perser.errors import UserError
 from perser.features.upstreams import READY
 from perser.personal import PersonalModel
@@ -72,23 +72,25 @@ def of_table(table: Table) -> Consensus:
 def clips_of(trained: Checkpoint, table: Table, source: Path, upstream: str | None = None, encoding: str = "",
              progress: bool = False) -> dict[str, Clip | UserError]:
     """Every clip of a table by name, or what is wrong with it. source: folder of audio, or a file of features."""
-    about, mean, scale, clips = trained.about, trained.mean, trained.scale, {}
+    about, mean, scale, clips = trained.about, trained.mean, trained.scale, dict[str, Clip | UserError]()
 
-    def located(ratings: list) -> dict[str, Path | np.ndarray]:
+    def located(ratings: list[Rating]) -> dict[str, Any]:
         part = table._replace(ratings=ratings)
         return schema.files(part, source) if source.is_dir() else schema.chosen(part, source, encoding)
 
-    places = {}
+    places: dict[str, Any] = {}
     for ratings, answer in personal.piecewise(table.ratings, located):
-        bad = isinstance(answer, UserError)
-        (clips if bad else places).update({ratings[0].clip: answer} if bad else answer)
+        if isinstance(answer, UserError):
+            clips[ratings[0].clip] = answer
+        else:
+            places |= answer
     if not source.is_dir() or about["upstream"] == READY:
         for name, values in places.items():
             vector = torch.from_numpy(values)[None] if not source.is_dir() else [values]
             features = personal.embed(vector, about, mean, scale, Path())[0]
             clips[name] = Clip(features, blake2b(values.tobytes()).hexdigest(), bool((values == values.flat[0]).all()))
         return clips
-    names = {}
+    names: dict[Path, list[str]] = {}
     for name, path in places.items():
         names.setdefault(path, []).append(name)
     for files, values in personal.embedded([*names], about, upstream, progress=progress):
@@ -106,10 +108,11 @@ def adapt(trained: Checkpoint, table: Table, names: list[str], clips: dict[str, 
     for name in names:
         own = personal.of_listener(table, Path(), name)
         try:
-            rated = [clips[rating.clip] for rating in own.ratings]
-            for clip in rated:
-                if isinstance(clip, UserError):
+            rated = []
+            for rating in own.ratings:
+                if isinstance(clip := clips[rating.clip], UserError):
                     raise clip
+                rated.append(clip)
             features, ticks = torch.stack([clip.features for clip in rated]), personal.ticks_of(own)
             model = personal.adapted(trained, features, ticks)
             test = tested(trained, features, ticks, [clip.content for clip in rated])
@@ -121,10 +124,10 @@ def adapt(trained: Checkpoint, table: Table, names: list[str], clips: dict[str, 
         yield name, model._replace(about=model.about | about), warnings(own, rated, trained.about, repeats)
 
 
-def warnings(table: Table, clips: list[Clip], about: dict, repeats: str = "") -> list[str]:
+def warnings(table: Table, clips: list[Clip], about: dict[str, Any], repeats: str = "") -> list[str]:
     """What to doubt about one listener's ratings, a line each. repeats: what was made of those of one clip."""
     ratings, lines = table.ratings, []
-    by_clip, by_content = {}, {}
+    by_clip, by_content = (dict[str, list[tuple[str, str, set[str]]]]() for _ in range(2))
     for rating, on in table.singles:
         by_clip.setdefault(rating.clip, []).append((rating.where, rating.clip, on))
     for rating, on, clip in zip(ratings, table.ticks, clips):
@@ -149,7 +152,7 @@ def warnings(table: Table, clips: list[Clip], about: dict, repeats: str = "") ->
 
 
 @torch.no_grad()
-def tested(trained: Checkpoint, features: Tensor, ticks: Tensor, contents: list[str]) -> dict | None:
+def tested(trained: Checkpoint, features: Tensor, ticks: Tensor, contents: list[str]) -> dict[str, Any] | None:
     """What adapting to a listener is worth: answers about ratings that are left out of the shots in turn.
 
     features (K, L, D), ticks (K, C); contents: clips of the same content are left out together. Returns the entry
@@ -178,7 +181,7 @@ def tested(trained: Checkpoint, features: Tensor, ticks: Tensor, contents: list[
     return entry | {"verdict": verdict(entry, gain.p)}
 
 
-def verdict(test: dict, p: float) -> str:
+def verdict(test: dict[str, Any], p: float) -> str:
     """The verdict of `perser.analysis.verdicts`, for one listener alone."""
     if test["high"] < 0:
         return "worse: keep the general model"
@@ -191,7 +194,7 @@ def verdict(test: dict, p: float) -> str:
 
 @torch.no_grad()
 def differs(trained: Checkpoint, model: PersonalModel, features: Tensor, clips: list[str], listener: str,
-            cast: Consensus) -> dict:
+            cast: Consensus) -> dict[str, Any]:
     """How a listener differs from the general model on the rated clips, and from the others' consensus.
 
     features (K, L, D) of the rated clips, in the consensus's order of this listener's ratings. Returns the entry
@@ -225,7 +228,7 @@ def differs(trained: Checkpoint, model: PersonalModel, features: Tensor, clips: 
                    "distance": float(min(1, distance[row]))} for row in rows]}
 
 
-def result(test: dict | None) -> list[str]:
+def result(test: dict[str, Any] | None) -> list[str]:
     """The entry `test` of a description in words."""
     if test is None:
         return ["not tested: it takes ratings of two clips or more"]
@@ -239,7 +242,7 @@ def result(test: dict | None) -> list[str]:
             test["verdict"]]
 
 
-def table(results: list[tuple[str, dict | None, str]]) -> list[str]:
+def table(results: list[tuple[str, dict[str, Any] | None, str]]) -> list[str]:
     """Listeners, their tests and files, one a line of 80 columns."""
     rows = [f"{'listener':<14} {'n':>4} {'general':>7} {'personal':>8} {'gain':>6} {'95 % interval':>16} verdict"]
     for name, test, file in results:
@@ -253,7 +256,7 @@ def table(results: list[tuple[str, dict | None, str]]) -> list[str]:
     return [*rows, "accuracy of 100, left-out ratings; gain in log loss, 0.01 nat"]
 
 
-def explained(about: dict) -> list[str]:
+def explained(about: dict[str, Any]) -> list[str]:
     """How a listener differs, from the description of the model, in lines of at most 79 columns."""
     entry = about["differs"]
     lines = [f"{fit(about.get('listener') or 'The listener', 30).rstrip()}: {counted(about['shots'], 'rating')}, "

@@ -1,6 +1,7 @@
 """The downstream model and its losses: a softmax-weighted sum of layers, then two linear maps, no non-linearity."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ TENSORS = Head._fields
 def init(layers: int, width: int, hidden: int, classes: int, generator: torch.Generator) -> Head:
     """A fresh head: equal layer weights, linear maps uniform within 1/sqrt(fan-in) (torch.nn.Linear's rule)."""
 
-    def uniform(fan_in, *shape):
+    def uniform(fan_in: int, *shape: int) -> Tensor:
         return (torch.rand(*shape, generator=generator) * 2 - 1) / fan_in**0.5
 
     return Head(
@@ -74,7 +75,7 @@ def detached(head: Head) -> Head:
     return Head(*(tensor.detach().clone() for tensor in head))
 
 
-def class_balanced_weights(targets) -> Tensor:
+def class_balanced_weights(targets: Tensor | Sequence[Sequence[float]]) -> Tensor:
     """Weight of each class from its effective number of positives, scaled to sum to the number of classes.
 
     targets: (N, C) float, one distribution per clip. A class is positive where its target exceeds 1/C.

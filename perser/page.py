@@ -50,14 +50,14 @@ def write(findings: Findings, path: Path) -> None:
         half.write_text(text, encoding="utf-8")
 
 
-def _listeners(table: pd.DataFrame) -> list[dict]:
+def _listeners(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of the verdicts with the ends of each interval on a common scale of 0 to 200."""
     reach = float(np.nanmax(np.abs(table[["low", "high"]].to_numpy(float)), initial=0.01))
     rows = table.assign(**{f"{name}_x": 100 + 96 * table[name] / reach for name in ("low", "gain", "high")})
     return rows.assign(better=table["verdict"] == verdicts.BETTER).to_dict("records")
 
 
-def habits(cast: Votes, classes: list[str]) -> list[dict]:
+def habits(cast: Votes, classes: list[str]) -> list[dict[str, Any]]:
     """How each listener differs from the other listeners of the same clips.
 
     agreement: share of votes on their plurality; biases: share of each class minus theirs; the most frequent confusion
@@ -79,7 +79,7 @@ def habits(cast: Votes, classes: list[str]) -> list[dict]:
     return sorted(rows, key=lambda row: row["agreement"])
 
 
-def _curve(curve: pd.DataFrame) -> dict:
+def _curve(curve: pd.DataFrame) -> dict[str, Any]:
     """The learning curve in points of a drawing, and in words."""
     general = 100 * float(curve.loc[curve["shots_of"] == "general", "hit"].iloc[0])
     series = {name: part.sort_values("shots") for name, part in curve[curve["shots"] > 0].groupby("shots_of")}
@@ -105,7 +105,7 @@ def _curve(curve: pd.DataFrame) -> dict:
             "ends": [(y(value), f"{value:.0f} %") for value in (low + 1, high - 1)], "width": WIDTH, "height": HEIGHT}
 
 
-def _disputed(findings: Findings, cast: Votes, folder: Path) -> list[dict]:
+def _disputed(findings: Findings, cast: Votes, folder: Path) -> list[dict[str, Any]]:
     """The clips that listeners disagree on most: those with the most even votes of three listeners or more."""
     corpus, classes = findings.corpus, list(findings.corpus.classes)
     ticked = corpus.ratings[corpus.ratings[classes].any(axis=1)]

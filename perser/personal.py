@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,8 @@ from perser.methods.base import setting_for
 from perser.model import Head, logits, predict
 from perser.records import no_formula, whole
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 CHUNK = 128  # clips that are in memory at a time
 
 
@@ -47,10 +50,10 @@ class PersonalModel(NamedTuple):
     head: Head
     mean: Tensor
     scale: Tensor
-    about: dict
+    about: dict[str, Any]
 
 
-def read_table(path: Path, classes: Iterable[str], **options) -> Table:
+def read_table(path: Path, classes: Iterable[str], **options: Any) -> Table:
     """A table's ratings that name a class of a model; options: those of `schema.read`. UserError: none, or as there."""
     table = schema.read(path, classes, needs=("clip",), **options)
     rated = [(rating, on) for rating, on in zip(table.ratings, table.ticks) if on]
@@ -83,7 +86,7 @@ def ticks_of(table: Table) -> Tensor:
 
 
 def read_ratings(path: Path, audio: Path, classes: tuple[str, ...], listener: str | None = None,
-                 **options) -> tuple[list[Path] | Tensor, Tensor]:
+                 **options: Any) -> tuple[list[Path] | Tensor, Tensor]:
     """One listener's clips and ticks (K, C) bool from a table with columns clip and label (`perser.corpora.schema`).
 
     The clips are files below the folder `audio`, or features (K, L, D) where it is a file of them. listener: whose rows
@@ -93,11 +96,11 @@ def read_ratings(path: Path, audio: Path, classes: tuple[str, ...], listener: st
     path, audio = Path(path), Path(audio)
     table = of_listener(read_table(path, classes, **options), path, listener)
     clips = schema.files(table, audio) if audio.is_dir() else schema.chosen(table, audio, options.get("encoding", ""))
-    rows = [clips[rating.clip] for rating in table.ratings]
+    rows: list[Any] = [clips[rating.clip] for rating in table.ratings]
     return rows if audio.is_dir() else torch.from_numpy(np.stack(rows)), ticks_of(table)
 
 
-def embed(files: list[Path] | Tensor, about: dict, mean: Tensor, scale: Tensor, store: Path,
+def embed(files: list[Path] | Tensor, about: dict[str, Any], mean: Tensor, scale: Tensor, store: Path,
           upstream: str | None = None) -> Tensor:
     """Features (n, L, D) of audio files, standardised like those of the model's training corpus.
 
@@ -106,13 +109,13 @@ def embed(files: list[Path] | Tensor, about: dict, mean: Tensor, scale: Tensor, 
     """
     if isinstance(files, Tensor) or about["upstream"] == upstreams.READY:
         given = upstreams.ready(*files.shape[1:]).identity if isinstance(files, Tensor) else "audio"
-        if given != about["upstream_identity"]:
+        if not isinstance(files, Tensor) or given != about["upstream_identity"]:
             raise UserError(f"the model was trained on {about['upstream_identity']}, not on {given}; give it the same")
         return (files - mean) / scale
     return (embedder(about, upstream)(files, store) - mean) / scale
 
 
-def embedder(about: dict, upstream: str | None = None) -> Callable[[list[Path], Path], Tensor]:
+def embedder(about: dict[str, Any], upstream: str | None = None) -> Callable[..., Tensor]:
     """A function of audio files and a feature store that gives features (n, L, D). Errors: as `embed`."""
     loaded = upstreams.load(upstream or about["upstream"])
     if loaded.identity != about["upstream_identity"]:
@@ -128,7 +131,7 @@ def embedder(about: dict, upstream: str | None = None) -> Callable[[list[Path], 
     return features_of
 
 
-def piecewise(items: list, read: Callable[[list], object]) -> Iterator[tuple[list, object | UserError]]:
+def piecewise(items: list[Item], read: Callable[[list[Item]], Made]) -> Iterator[tuple[list[Item], Made | UserError]]:
     """What `read` makes of all items; where it fails, of halves, down to the single items that are at fault.
 
     >>> def doubled(items):
@@ -148,7 +151,7 @@ def piecewise(items: list, read: Callable[[list], object]) -> Iterator[tuple[lis
             yield from piecewise(items[len(items) // 2:], read)
 
 
-def embedded(files: list[Path], about: dict, upstream: str | None = None, store: Path | None = None,
+def embedded(files: list[Path], about: dict[str, Any], upstream: str | None = None, store: Path | None = None,
              progress: bool = False) -> Iterator[tuple[list[Path], Tensor | UserError]]:
     """Features (n, L, D), not yet standardised, of files in turn, and what is wrong with those that have none.
 
@@ -158,14 +161,13 @@ def embedded(files: list[Path], about: dict, upstream: str | None = None, store:
     with tqdm(total=len(files), unit="clip", disable=not progress) as bar:
         for start in range(0, len(files), CHUNK):
             with TemporaryDirectory() if store is None else nullcontext(store) as folder:
-                for part, values in piecewise(files[start:start + CHUNK],
-                                              lambda chunk, folder=Path(folder): features_of(chunk, folder)):
+                for part, values in piecewise(files[start:start + CHUNK], partial(features_of, store=Path(folder))):
                     bar.update(len(part))
                     yield part, values
 
 
 def adapt(directory: Path, ratings: Path, audio: Path, store: Path, upstream: str | None = None,
-          **options) -> PersonalModel:
+          **options: Any) -> PersonalModel:
     """Adapt the model in a directory, of any method, to one listener's ratings.
 
     upstream: as in `embed`. options: listener and others, as in `read_ratings`.
@@ -202,7 +204,7 @@ def general(trained: Checkpoint | Path) -> PersonalModel:
     return PersonalModel(trained.model.head, trained.mean, trained.scale, _about(trained, shots=0))
 
 
-def _about(trained: Checkpoint, **entries) -> dict:
+def _about(trained: Checkpoint, **entries: object) -> dict[str, Any]:
     """The description of a model that no longer adapts: without the digests of the training listeners."""
     about = trained.about | entries
     if about.get("trained_on"):
@@ -298,12 +300,12 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
     return files
 
 
-def inputs(paths: Iterable[Path], about: dict) -> tuple[list[Path], list[str]]:
+def inputs(paths: Iterable[Path], about: dict[str, Any]) -> tuple[list[Path], list[str]]:
     """Files to answer for, each once: those given, those below folders in sorted order; and what is wrong with others.
 
     Folders are searched for audio, or for a model of ready-made features for files called features.
     """
-    ready, files, faults = about["upstream"] == upstreams.READY, {}, []
+    ready, files, faults = about["upstream"] == upstreams.READY, dict[Path, None](), []
     for path in paths:
         below = [path] if not path.is_dir() else sorted(
             file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
@@ -324,8 +326,8 @@ def answers(personal: PersonalModel, files: list[Path], store: Path | None = Non
     if about["upstream"] == upstreams.READY:
         for file in files:
             try:
-                names, values = schema.vectors(Path(file))
-                yield _frame(personal, names, embed(torch.from_numpy(values), about, mean, scale, store))
+                names, given = schema.vectors(Path(file))
+                yield _frame(personal, names, embed(torch.from_numpy(given), about, mean, scale, store or Path()))
             except UserError as error:
                 yield UserError(f"{file}: {str(error).removeprefix(f'{file}: ')}")
         return
@@ -333,7 +335,7 @@ def answers(personal: PersonalModel, files: list[Path], store: Path | None = Non
         yield values if isinstance(values, UserError) else _frame(personal, part, (values - mean) / scale)
 
 
-def _frame(personal: PersonalModel, names: list, embedded: Tensor) -> pd.DataFrame:
+def _frame(personal: PersonalModel, names: Iterable[str | Path], embedded: Tensor) -> pd.DataFrame:
     """Answers about standardised features; a class may be called as another column is."""
     answered, classes = logits(personal.head, embedded), personal.about["classes"]
     frame = pd.DataFrame(answered.softmax(-1).numpy(), columns=classes)
@@ -343,7 +345,7 @@ def _frame(personal: PersonalModel, names: list, embedded: Tensor) -> pd.DataFra
     return frame
 
 
-def text(frames: list[pd.DataFrame], about: dict, form: str) -> str:
+def text(frames: list[pd.DataFrame], about: dict[str, Any], form: str) -> str:
     """Answers as "csv" or "json". A model of synthetic data says so in each row; no cell of a CSV is a formula."""
     classes, rows = about["classes"], [row for frame in frames for row in frame.itertuples(index=False, name=None)]
     if form == "json":

@@ -6,28 +6,32 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from perser import checkpoints, corpora, features, personal, team
 from perser.corpora import schema
 from perser.corpora.base import nearest
 from perser.errors import UserError
 from perser.experiment import kinds
+from perser.features.upstreams import Upstream
+from perser.model import logits
 from perser.personal import PersonalModel
 from perser.plan import Plan
 
 ADAPTED = "personal.safetensors"  # the adapted listener of a saved folder
 PARAMETERS = ("upstream", "method", "settings", "random_state")  # those that are saved; the others are of a machine
 
-Ratings = str | Path | pd.DataFrame
+Ratings: TypeAlias = str | Path | pd.DataFrame
 Audio = str | Path | np.ndarray  # or anything that numpy takes for an array, such as a tensor
 
 
-class Personaliser(BaseEstimator):
+class Personaliser(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A general model of all listeners that adapts to one of them.
 
     Ratings are a table (`perser.corpora.schema`): a path or a DataFrame. Audio is a folder, a file of features, or an
@@ -64,15 +68,15 @@ class Personaliser(BaseEstimator):
         self.upstream, self.method, self.settings = upstream, method, settings
         self.random_state, self.store, self.n_jobs = random_state, store, n_jobs
 
-    def fit(self, ratings: Ratings, audio: Audio, clips: Iterable[str] | None = None, **options) -> "Personaliser":
+    def fit(self, ratings: Ratings, audio: Audio, clips: Iterable[str] | None = None, **options: Any) -> "Personaliser":
         """Train the general model on all listeners, and adapt it to each of them.
 
         options: those of the corpus `table`: classes, threshold, repeats, encoding. UserError, in one line: a bad table
         or parameter, or too little data. Lines of a DataFrame count from its header.
         """
         with self._features() as store, _files(ratings, audio, clips) as (table, place):
-            prepared, *extracted = self._prepared(table, place, store, options)
-            plan = Plan(prepared.experiment, prepared.corpus, *extracted, store)
+            prepared, upstream, matrix, moments = self._prepared(table, place, store, options)
+            plan = Plan(prepared.experiment, prepared.corpus, upstream, matrix, moments, store)
         trained = team.general(plan)
         saved = {name: getattr(self, name) for name in PARAMETERS}
         self._take(trained._replace(about=trained.about | {"parameters": saved}))
@@ -82,7 +86,7 @@ class Personaliser(BaseEstimator):
         return self
 
     def adapt(self, listener_ratings: Ratings | None = None, audio: Audio | None = None, listener: str | None = None,
-              clips: Iterable[str] | None = None, **options) -> "Personaliser":
+              clips: Iterable[str] | None = None, **options: Any) -> "Personaliser":
         """Adapt to one listener: by a table, or by name to one of `fit`'s. Returns self.
 
         audio: of the table's clips; None: that of `fit`. listener: whose rows to take, where the table has several.
@@ -109,8 +113,9 @@ class Personaliser(BaseEstimator):
         """
         check_is_fitted(self, "personal_")
         with self._features() as store:
-            if hasattr(files, "shape"):
-                with _files("", files, map(str, range(len(files)))) as (_, place):
+            array: Any = files
+            if hasattr(array, "shape"):
+                with _files("", array, map(str, range(len(array)))) as (_, place):
                     return personal.classify(self.personal_, [place], store, self.upstream)
             paths = [files] if isinstance(files, str | Path) else [*files]
             if not paths or not all(isinstance(path, str | Path) for path in paths):
@@ -127,26 +132,25 @@ class Personaliser(BaseEstimator):
         return self.classes_[likeliest]
 
     def score(self, ratings: Ratings, audio: Audio | None = None, clips: Iterable[str] | None = None,
-              listener: str | None = None, **options) -> float:
+              listener: str | None = None, **options: Any) -> float:
         """Accuracy: the share of a listener's clips whose most probable class the listener ticked.
 
         A clip may have several ticks, and one without any is left out. Arguments and errors as `adapt`.
         """
         check_is_fitted(self, "personal_")
         inputs, ticks = self._rated(self.personal_, ratings, audio, clips, listener, options)
-        likeliest = personal.logits(self.personal_.head, inputs).argmax(-1, keepdim=True)
+        likeliest = logits(self.personal_.head, inputs).argmax(-1, keepdim=True)
         return float(ticks.gather(-1, likeliest).double().mean())
 
     def verdicts(self, ratings: Ratings, audio: Audio, out: str | Path, clips: Iterable[str] | None = None,
-                 **options) -> pd.DataFrame:
+                 **options: Any) -> pd.DataFrame:
         """Whom a personal model helps, by cross-validation: a row per listener (`perser.analysis.verdicts.verdicts`).
 
         Writes the folder `out` as `perser personalise` does: report.html, models, manifest.json. `fit` is not needed,
         and its model is not used. Arguments and errors as `fit`.
         """
         with self._features() as store, _files(ratings, audio, clips) as (table, place):
-            prepared, *extracted = self._prepared(table, place, store, options)
-            return team.personalise(prepared, *extracted, Path(out), self.n_jobs)
+            return team.personalise(*self._prepared(table, place, store, options), Path(out), self.n_jobs)
 
     def save(self, path: str | Path) -> None:
         """Write the adapted listener as a file, if its name ends in .safetensors, or else the whole model as a folder.
@@ -178,7 +182,7 @@ class Personaliser(BaseEstimator):
         return model._use(personal.load(path / ADAPTED)) if (path / ADAPTED).is_file() else model
 
     @classmethod
-    def _of(cls, about: dict) -> "Personaliser":
+    def _of(cls, about: dict[str, Any]) -> "Personaliser":
         """An estimator with the parameters that a model was fitted with."""
         saved = {"upstream": about["upstream"]} | about.get("parameters", {})
         parameters = {name: value for name, value in saved.items() if name in PARAMETERS}
@@ -194,7 +198,8 @@ class Personaliser(BaseEstimator):
         self.n_features_in_ = model.mean.numel()
         return self
 
-    def _prepared(self, table: Path, place: Path, store: Path, options: dict) -> tuple:
+    def _prepared(self, table: Path, place: Path, store: Path, options: dict[str, Any]) -> tuple[
+            team.Team, Upstream, Tensor, tuple[float, float] | str]:
         """The team, its upstream, features (N, L, D) and how waveforms were normalised."""
         if self.method not in kinds():
             raise UserError(f"method {self.method!r} is unknown: {nearest(str(self.method), kinds())}")
@@ -207,8 +212,8 @@ class Personaliser(BaseEstimator):
         prepared = team.prepare(corpus, changes)
         return prepared, *features.of_corpus(prepared.corpus, self.upstream, store)
 
-    def _rated(self, model, ratings: Ratings, audio: Audio | None, clips: Iterable[str] | None, listener: str | None,
-               options: dict) -> tuple:
+    def _rated(self, model: PersonalModel | checkpoints.Checkpoint, ratings: Ratings, audio: Audio | None,
+               clips: Iterable[str] | None, listener: str | None, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """One listener's clips as a model's standardised features (K, L, D), and ticks (K, C) bool."""
         audio, clips = getattr(self, "audio_", (None, None)) if audio is None else (audio, clips)
         if audio is None:

@@ -5,6 +5,7 @@ import os
 import re
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ class Plan(Protocol):
     def __init__(self, experiment: Experiment, corpus: Corpus, upstream: Upstream, features: torch.Tensor,
                  moments: tuple[float, float] | str, out: Path):
         """Check the settings against the corpus. moments: how the waveforms were normalised."""
-        super().__init__(experiment, from_corpus(corpus, features)._replace(features=None))
+        light = from_corpus(corpus, features)._replace(features=None)  # type: ignore[arg-type]  # `task` adds them
+        super().__init__(experiment, light)
         if not re.fullmatch(UPSTREAM, upstream.name):
             raise UserError(f"upstream {upstream.name!r}: its name becomes that of a folder; rename the model's folder "
                             "with letters, digits, '-', '_' and '.'")
@@ -44,7 +46,7 @@ class Plan(Protocol):
         self.features = features.numpy()  # worker processes map the array instead of copying it
         self.labels = {"corpus": corpus.name, "upstream": upstream.name,
                        "synthetic": synthetic_parts(corpus.synthetic, upstream.random)}
-        self.about = self.labels | {
+        self.about: dict[str, Any] = self.labels | {
             "experiment": experiment.name, "classes": list(corpus.classes), "waveform_moments": moments,
             "corpus_options": corpus.options, "upstream_identity": upstream.identity,
             "label_smoothing": base.label_smoothing}
@@ -67,12 +69,13 @@ class Plan(Protocol):
     def by_file(self) -> "Plan":
         """The plan as it is sent to other machines, which share its folder: its features are a file that they map."""
         light = copy.copy(self)
-        light.features = self.out.parent / "parts" / f"features-{self.fingerprint}.npy"
-        with records.whole(light.features) as half, half.open("wb") as file:  # anew: an old one may be damaged
+        place = self.out.parent / "parts" / f"features-{self.fingerprint}.npy"
+        light.features = place  # type: ignore[assignment]  # `task` knows both
+        with records.whole(place) as half, half.open("wb") as file:  # anew: an old one may be damaged
             np.save(file, self.features, allow_pickle=False)
         return light
 
-    def digest(self, *what) -> str:
+    def digest(self, *what: object) -> str:
         """Changes with the numerics, the data and every setting of the experiment but its set of methods."""
         shared = self.experiment.model_copy(
             update={"name": "", "methods": {}, "seeds": (), "folds": None, "references": ()})

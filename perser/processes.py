@@ -46,7 +46,7 @@ def stop_on_signals(end: Callable[[int], None]) -> None:
 
 def kill_children() -> None:
     """Kill all processes that this one has started, and theirs; joblib's tracker removes shared memory and stays."""
-    children = {}
+    children: dict[int, list[int]] = {}
     for process, parent in _parents():
         children.setdefault(parent, []).append(process)
     ahead = [os.getpid()]

@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,7 +27,7 @@ def data(clips: pd.DataFrame, ratings: pd.DataFrame, features: bytes | memoryvie
     return digest.hexdigest()
 
 
-def git() -> dict:
+def git() -> dict[str, Any]:
     """The commit, and whether the library differs from it (`dirty`); both None outside a checkout."""
 
     def ask(*arguments: str) -> str:
@@ -40,12 +41,12 @@ def git() -> dict:
 
 
 @cache
-def here() -> dict:
+def here() -> dict[str, Any]:
     """The commit and the processor that a number is computed with."""
     return {"commit": git()["commit"], "cpu": machine()["cpu"]}
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     """Processor, cores, memory, operating system, and the versions of Python and of PACKAGES."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")

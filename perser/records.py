@@ -183,7 +183,7 @@ def synthetic_parts(corpus: str, random: bool) -> str:
     return ", ".join(part for part in (corpus, RANDOM if random else "") if part)
 
 
-def row(counts, classes: tuple[str, ...], **columns) -> dict:
+def row(counts: Any, classes: tuple[str, ...], **columns: object) -> dict[str, Any]:
     """One record. `counts` has tp, fp, fn (C,), queries and top; `columns` are further ones of COLUMNS."""
     per_class = {f"{kind}_{name}": int(n) for kind in ("tp", "fp", "fn", "top_of", "top_hits")
                  for name, n in zip(classes, getattr(counts, kind))}
@@ -231,7 +231,7 @@ def write_text(text: str, path: Path) -> None:
         half.write_text(text, encoding="utf-8")
 
 
-def write_json(value: dict | BaseModel, path: Path) -> None:
+def write_json(value: dict[str, Any] | BaseModel, path: Path) -> None:
     """Write a JSON file with sorted keys, whole or not at all. Raises UserError as `whole`."""
     value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", path)
@@ -256,13 +256,13 @@ def literal(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def seal(value: dict, path: Path, *files: Path) -> None:
+def seal(value: dict[str, Any], path: Path, *files: Path) -> None:
     """Write a JSON object with the digests of files beside it and, last, of itself. Raises UserError as `whole`."""
     value = value | {"files": {file.name: _digest(file.read_bytes()) for file in files}}
     write_json(value | {"seal": _of(value)}, path)
 
 
-def sealed(path: Path, remedy: str, *names: str) -> dict:
+def sealed(path: Path, remedy: str, *names: str) -> dict[str, Any]:
     """The object that `seal` wrote, after a check of the object and of the named files beside it, or all of them.
 
     Files of before have no digests and are not checked. Raises UserError, which ends in the remedy.
@@ -286,11 +286,11 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _of(value: dict) -> str:
+def _of(value: dict[str, Any]) -> str:
     return _digest(json.dumps(value, sort_keys=True).encode())
 
 
-def read_json(path: Path, remedy: str) -> dict:
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """A JSON object. Raises UserError, which ends in the remedy, where the file is missing, unreadable or no object."""
     try:
         value = json.loads(path.read_bytes())

@@ -36,7 +36,7 @@ class Space(Settings):
     def _agree(self) -> "Space":
         if (self.choices is None) == (self.low is None or self.high is None):
             raise ValueError("give either low and high or choices")
-        if self.choices is None and (self.low > self.high or (self.log and self.low <= 0)):
+        if self.low is not None and self.high is not None and (self.low > self.high or (self.log and self.low <= 0)):
             raise ValueError("low must be at most high, and above 0 where log = true")
         return self
 
@@ -68,7 +68,7 @@ def read(path: Path) -> tuple[Search, Experiment]:
     try:
         search = Search.model_validate(read_toml(path))
     except ValidationError as error:
-        tables = {"methods": MethodSearch, "space": Space}
+        tables: dict[str, type[Settings]] = {"methods": MethodSearch, "space": Space}
         raise UserError(f"{path}: {explain(error.errors()[0], tables, Search)}") from None
     experiment = experiments.load(Path(path).with_name(f"{search.experiment}.toml"), search.set)
     for name, method in search.methods.items():
@@ -95,7 +95,7 @@ def score(plan: Plan, method: Method, jobs: int) -> dict[str, float]:
 
 
 def trials(plans: dict[str, Plan], name: str, method: Method, search: MethodSearch, seed: int, jobs: int,
-           report: Callable[[dict], None] = lambda row: None) -> pd.DataFrame:
+           report: Callable[[dict[str, Any]], None] = lambda row: None) -> pd.DataFrame:
     """All trials of one method: settings and points, by corpus and setting and on average.
 
     Optuna's tree-structured Parzen estimator proposes; if all spaces are lists, each combination is tried once. The
@@ -107,10 +107,10 @@ def trials(plans: dict[str, Plan], name: str, method: Method, search: MethodSear
     first, number = json.loads(method.model_dump_json()), search.trials
     study.enqueue_trial({key: first[key] for key in search.space})
     if all(space.choices for space in search.space.values()):
-        for combination in product(*(space.choices for space in search.space.values())):
+        for combination in product(*(space.choices or () for space in search.space.values())):
             study.enqueue_trial(dict(zip(search.space, combination)), skip_if_exists=True)
         number = min(number, len(study.trials))
-    rows = []
+    rows: list[dict[str, Any]] = []
 
     def objective(trial: optuna.Trial) -> float:
         drawn = {key: _drawn(trial, key, space) for key, space in search.space.items()}
@@ -119,16 +119,16 @@ def trials(plans: dict[str, Plan], name: str, method: Method, search: MethodSear
         rows.append({"method": name, "trial": trial.number, "points": sum(points.values()) / len(points)} | points
                     | {"settings": json.dumps(drawn, sort_keys=True)})
         report(rows[-1])
-        return rows[-1]["points"]
+        return float(rows[-1]["points"])
 
     study.optimize(objective, n_trials=number)
     return pd.DataFrame(rows)
 
 
 def _drawn(trial: optuna.Trial, key: str, space: Space) -> Any:
-    if space.choices is None:
+    if space.low is not None and space.high is not None:
         return float(f"{trial.suggest_float(key, space.low, space.high, log=space.log):.2g}")
-    return trial.suggest_categorical(key, space.choices)
+    return trial.suggest_categorical(key, space.choices or ())
 
 
 def tuned(trials: pd.DataFrame, margin: float) -> str:
@@ -156,5 +156,5 @@ def write(out: Path, name: str, rows: pd.DataFrame, search: Search, plans: dict[
     about = {"search": json.loads(search.model_dump_json()), **provenance.git(), "machine": provenance.machine(),
              "data": {corpus: plan.fingerprint for corpus, plan in plans.items()},
              "numerics_version": NUMERICS_VERSION}
-    records.write_json(about, Path(out) / "manifest.json")
+    records.seal(about, Path(out) / "manifest.json", path, path.with_name("tuned.toml"))
     return rows

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -46,7 +46,7 @@ class Settings(BaseModel):
     @classmethod
     def _one_is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
         """A single value where several may stand: shots = 5 is [5]. True is no number 1."""
-        kind = cls.model_fields[info.field_name].annotation
+        kind = cls.model_fields[str(info.field_name)].annotation
         if "bool" not in str(kind) and any(isinstance(one, bool) for one in (
                 value if isinstance(value, list | tuple) else [value])):
             raise ValueError("true or false is no value of it")
@@ -76,7 +76,7 @@ class Base(Settings):
         None, description="centre and scale features on the training clips; unset: as the upstream asks")
 
 
-def read_toml(path: Path) -> dict:
+def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary. Raises UserError in one line that names the file."""
     path = Path(path)
     try:
@@ -87,7 +87,7 @@ def read_toml(path: Path) -> dict:
         raise UserError(f"{path}: not valid TOML: {error}") from None
 
 
-def override(settings: dict, change: str) -> None:
+def override(settings: dict[str, Any], change: str) -> None:
     """Apply `key.sub=value` to a dictionary in place. The value is TOML, or else text."""
     key, equals, text = change.partition("=")
     if not equals or not key:
@@ -104,14 +104,14 @@ def override(settings: dict, change: str) -> None:
     settings[last] = value
 
 
-def blamed(error: dict, changes: Iterable[str], file: object) -> str:
+def blamed(error: Mapping[str, Any], changes: Iterable[str], file: object) -> str:
     """Where the value of one of pydantic's errors was given: the last `--set` of its key, or else the file."""
     place = ".".join(map(str, error["loc"]))
     changed = [change for change in changes if f"{place}.".startswith(f"{change.partition('=')[0].strip()}.")]
     return f"--set {changed[-1][:80]}" if changed else str(file)
 
 
-def explain(error: dict, tables: dict[str, type[Settings]], top: type[Settings]) -> str:
+def explain(error: Mapping[str, Any], tables: dict[str, type[Settings]], top: type[Settings]) -> str:
     """One of pydantic's errors in a line: the key, what is wrong and, for an unknown key, the nearest valid one.
 
     tables: the settings class of a table by a word of its place; top: that of the file itself.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from perser.analysis import verdicts
 from perser.checkpoints import Checkpoint
 from perser.corpora import Corpus, schema
 from perser.corpora.agreement import others, votes
-from perser.data import Split, make_task
+from perser.data import Split, Task, make_task
 from perser.episodes import Episodes, batch_of
 from perser.errors import UserError
 from perser.evaluate import join_episodes, split_logits
@@ -102,7 +102,7 @@ def _per_session(ticked: pd.DataFrame, corpus: Corpus) -> pd.Series:
     return ticked.groupby([ticked["listener"], sessions]).size().groupby("listener").median()
 
 
-def chosen(counts: pd.Series, per_session: pd.Series) -> dict:
+def chosen(counts: pd.Series, per_session: pd.Series) -> dict[str, Any]:
     """Settings for listeners with so many ratings, in all and in a session.
 
     Shots are at most half of what three quarters of the listeners have, so that draws differ. Queries are few enough
@@ -188,7 +188,7 @@ def _unit_answers(plan: Plan, unit: Unit) -> Iterator[pd.DataFrame]:
             yield from _frames(task, listeners, own, logits, 0, "general")
 
 
-def _frames(task, listeners: list[int], episodes: list[Episodes], logits: Tensor, shots: int,
+def _frames(task: Task, listeners: list[int], episodes: list[Episodes], logits: Tensor, shots: int,
             shots_of: str) -> Iterator[pd.DataFrame]:
     for listener, (part, query) in zip(listeners, split_logits(logits, episodes)):
         log_p, labels = part.double().log_softmax(-1), task.data.labels[query]
@@ -267,7 +267,7 @@ def personalise(team: Team, upstream: Upstream, features: Tensor, moments: tuple
     return table
 
 
-def _clean(value):
+def _clean(value: Any) -> Any:
     """A value with None for nan, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _clean(one) for key, one in value.items()}

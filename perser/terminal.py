@@ -8,6 +8,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 NAME = "perser"
 SLOW = 1.0  # seconds after which a command tells what it is doing
@@ -62,13 +63,13 @@ def progress(label: str, total: int | None, unit: str, shown: bool = True, initi
     is known between the steps. scale: print 1500 as 1.5k.
     """
     if not shown:
-        yield lambda steps=1: None
+        yield lambda steps: None
         return
     from tqdm import tqdm
 
     doing("")
     terminal, ended = sys.stderr.isatty(), threading.Event()
-    quiet = {} if terminal else {"file": io.StringIO(), "mininterval": math.inf}
+    quiet: dict[str, Any] = {} if terminal else {"file": io.StringIO(), "mininterval": math.inf}
     with tqdm(total=total, desc=label, unit=unit, initial=initial, unit_scale=scale, smoothing=0, **quiet) as bar:
         watch = threading.Thread(target=_watch, args=(bar, ended, terminal, count), daemon=True)
         watch.start()
@@ -79,7 +80,7 @@ def progress(label: str, total: int | None, unit: str, shown: bool = True, initi
             watch.join()
 
 
-def _watch(bar, ended: threading.Event, terminal: bool, count: Callable[[], int] | None) -> None:
+def _watch(bar: Any, ended: threading.Event, terminal: bool, count: Callable[[], int] | None) -> None:
     """Look at the count once a second on a terminal; elsewhere print lines."""
     wait = 1.0 if terminal else FIRST
     while not ended.wait(wait):

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ class Walk(NamedTuple):
     class's probability before and after, a row per query. sound: `sound` of the query whose answer moved most.
     """
 
-    about: dict
+    about: dict[str, Any]
     rates: pd.DataFrame
     shots: pd.DataFrame
     steps: pd.DataFrame
@@ -72,7 +72,7 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     """
     run, finished = Path(run), records.load(run)
     about = median_gain(finished, method)
-    names, seed = (method, wording.baseline(finished)), about["seed"]
+    names, seed = (method, wording.baseline(finished) or ""), about["seed"]
     corpus = load_corpus(finished.manifest.corpus, Path(root), **finished.manifest.corpus_options)
     plan = _plan(run, finished.manifest, names, corpus, upstream)
     code = plan.data.listeners.index(about["listener"])
@@ -105,7 +105,7 @@ def record(run: Path, root: Path, method: str = "meta-perser", upstream: str | N
     return run / "walk"
 
 
-def median_gain(run: records.Run, method: str) -> dict:
+def median_gain(run: records.Run, method: str) -> dict[str, Any]:
     """Who is walked: listener, fold, seed and shots, and how they were chosen. UserError: no such method, or no SSL-E.
 
     Gains in hundredths of a nat: this one, the least and the greatest of all `walks` (listener, fold and seed).
@@ -125,7 +125,7 @@ def median_gain(run: records.Run, method: str) -> dict:
             "greatest": round(float(gains.max()), 4), "walks": len(gains), "data_digest": run.manifest.data_digest}
 
 
-def median_place(values: pd.Series):
+def median_place(values: pd.Series) -> Any:
     """The index of the median, of the lower of two.
 
     >>> median_place(pd.Series({"a": 3.0, "b": 1.0, "c": 2.0, "d": 4.0}))
@@ -156,7 +156,7 @@ def trail(task: Task, episodes: Episodes, model: GradientModel, shots: int) -> l
     return [Head(*(tensor[step, 0] for tensor in weights)) for step in range(len(weights.a))]
 
 
-def _logits(task: Task, head: Head, ratings) -> Tensor:
+def _logits(task: Task, head: Head, ratings: np.ndarray | Tensor) -> Tensor:
     """Logits (n, C) of the clips of some ratings under one head."""
     return heads.logits(head, task.data.features[task.data.clip[ratings]])
 
@@ -186,7 +186,7 @@ def by_step(task: Task, steps: list[Head], episodes: Episodes) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def answers(task: Task, ratings, **by: Head) -> pd.DataFrame:
+def answers(task: Task, ratings: np.ndarray | Tensor, **by: Head) -> pd.DataFrame:
     """Clip and ticked classes, joined by ";", of some ratings; `NAME CLASS`: probabilities by the head of that name."""
     data = task.data
     ticks = [";".join(name for name, on in zip(data.classes, row) if on) for row in data.labels[ratings].tolist()]

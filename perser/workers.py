@@ -6,7 +6,7 @@ import time
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from perser.corpora import schema
 from perser.data import Task
 from perser.episodes import Episodes, batch_of
 from perser.errors import UserError
-from perser.evaluate import count, join_episodes, split_logits
+from perser.evaluate import Fitted, count, join_episodes, split_logits
 from perser.methods.base import GradientModel, Start, inner_steps, setting_for, with_inner_steps
 from perser.methods.ssl_e import cross_fitted, train, unadapted
 from perser.model import TENSORS, Head
@@ -145,7 +145,7 @@ def _compute_unit(plan: Plan, unit: Unit) -> None:
         records.seal(origin, part / "part.json", part / "learnt.parquet", part / "records.parquet")
 
 
-def _trained_on(task: Task) -> dict:
+def _trained_on(task: Task) -> dict[str, Any]:
     """Whose ratings a model of a split learnt from, or was chosen by, and how many it was trained on."""
     listener, split = task.data.listener, task.split
     known = np.unique(listener[np.concatenate([split.train, split.base_dev, split.dev])])
@@ -180,7 +180,7 @@ def _cross_fitted(plan: Plan, task: Task, unit: Unit) -> dict[int, Head]:
 
 
 @torch.no_grad()
-def rows(task: Task, model: NamedTuple, plan: Plan, seed: int) -> list[dict]:
+def rows(task: Task, model: Fitted, plan: Plan, seed: int) -> list[dict[str, Any]]:
     """Records of a model: every setting, test listener and number of shots, summed over the draws.
 
     Once with the listeners' own shots and once with shots exchanged among them, where a split has two test listeners or
@@ -214,7 +214,7 @@ def exchanged(parts: list[Episodes]) -> list[Episodes]:
             for place, part in enumerate(parts)]
 
 
-def tested_settings(model: NamedTuple, shots: int, test_inner_steps: tuple[int, ...] | None) -> dict[int, Any]:
+def tested_settings(model: Fitted, shots: int, test_inner_steps: tuple[int, ...] | None) -> dict[int, Any]:
     """Inner steps -> setting to test: the setting for the number of shots, or cut and extended to the given steps."""
     setting = setting_for(model, shots)
     if not isinstance(model, GradientModel) or 0 in model.settings or not test_inner_steps:
@@ -222,7 +222,7 @@ def tested_settings(model: NamedTuple, shots: int, test_inner_steps: tuple[int, 
     return {steps: with_inner_steps(setting, steps) for steps in test_inner_steps}
 
 
-def learnt(model: NamedTuple, **labels) -> pd.DataFrame:
+def learnt(model: Fitted, **labels: object) -> pd.DataFrame:
     """What training and the choice on the dev listeners set: one row per value.
 
     Inner learning rates by shots, step and tensor. Other choices by shots, with step -1, numbered in the order of the
@@ -234,14 +234,14 @@ def learnt(model: NamedTuple, **labels) -> pd.DataFrame:
     values += [{"shots": shots, "step": -1, "tensor": f"choice {i}", "value": float(value)}
                for shots, setting in model.settings.items() if type(setting) is tuple
                for i, value in enumerate(setting)]
-    unique = {f"layer{i}": weight for i, weight in enumerate(model.head.mix.softmax(0))}
-    if getattr(model, "epoch", None) is not None:
+    unique: dict[str, Any] = {f"layer{i}": weight for i, weight in enumerate(model.head.mix.softmax(0))}
+    if isinstance(model, GradientModel) and model.epoch is not None:
         unique |= {"epoch": model.epoch, **dict(zip(DEV_LOSSES, model.dev_losses))}
     values += [{"shots": 0, "step": -1, "tensor": name, "value": float(value)} for name, value in unique.items()]
     return pd.DataFrame([labels | row for row in values])
 
 
-def _check_claim(out: Path, config: dict) -> None:
+def _check_claim(out: Path, config: dict[str, Any]) -> None:
     """Make the run directory. Raises UserError when it holds a run, not a failed one, with other settings."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
@@ -256,13 +256,13 @@ def _origins(plan: Plan) -> list[Origin]:
     frame = pd.DataFrame([{"method": name, **records.sealed(part / "part.json", plan.remedy(part), "part.json")}
                           for name, part in parts])
     keys = list(plan.origin)
-    return [Origin(**{key: None if pd.isna(value) else value for key, value in zip(keys, origin)},  # no commit: nan
-                   methods=sorted(set(part["method"])), parts=len(part),
-                   minutes=round(float(part["seconds"].sum()) / 60, 2))
+    return [Origin.model_validate({key: None if pd.isna(value) else value for key, value in zip(keys, origin)} | {
+        "methods": sorted(set(part["method"])), "parts": len(part),  # above: without a commit it is nan
+        "minutes": round(float(part["seconds"].sum()) / 60, 2)})
             for origin, part in frame.groupby(keys, dropna=False)]
 
 
-def _manifest(plan: Plan, config: dict, minutes: float, jobs: int, computed: int) -> Manifest:
+def _manifest(plan: Plan, config: dict[str, Any], minutes: float, jobs: int, computed: int) -> Manifest:
     return Manifest(
         **plan.about, **provenance.git(), config=config, config_digest=settings.digest(plan.experiment),
         methods={name: MethodInfo(title=method.title, group=method.group, kind=method.kind)

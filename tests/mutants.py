@@ -36,7 +36,7 @@ MUTANTS = [
            "max(1, method.epochs * method.outer_steps_per_epoch)", "max(1, method.epochs)",
            "test_the_cosine_falls_to_zero_over_all_outer_steps_of_all_epochs"),
     Mutant("listener embedding keeps the last epoch", "methods/listener_embedding.py",
-           "if kept is None or loss < lowest:", "if True:",
+           "if not kept or loss < lowest:", "if True:",
            "test_the_listener_embedding_keeps_the_epoch_of_lowest_dev_loss"),
     Mutant("decay of the running mean reversed", "methods/maml.py",
            "1 - method.ema_decay)", "method.ema_decay)", "test_the_running_mean_keeps_its_decay_of_the_past"),

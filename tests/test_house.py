@@ -126,10 +126,17 @@ def test_importing_the_library_costs_almost_nothing():
 
 def test_ruff_finds_nothing():
     """The rules of pyproject.toml: unused names, imports in order, docstrings, known mistakes, lines of 120."""
-    folders = ["perser", "tests", "tools", "benchmarks", "conftest.py"]
+    folders = ["perser", "tests", "tools", "benchmarks", "notebooks", "conftest.py"]
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", *folders], cwd=PACKAGE.parent,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_mypy_finds_nothing(tmp_path):
+    """The library's types, by the strict rules of pyproject.toml."""
+    done = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=PACKAGE.parent,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", perser.__all__)

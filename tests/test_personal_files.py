@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from perser import model, personal
+from perser.about import training
 from perser.errors import UserError
 
 HEAD = model.init(2, 6, 5, 4, torch.Generator().manual_seed(0))  # all sizes differ
@@ -147,3 +148,9 @@ def test_only_finite_numbers_are_written(tmp_path):
         personal.save(personal.PersonalModel(HEAD, TENSORS["mean"], TENSORS["scale"], ABOUT | {"x": float("nan")}),
                       tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_listeners_of_the_training_stand_as_digests():
+    """`printf Ann | b2sum -l 48`, and the same for Bo."""
+    assert training(["Bo", "Ann", "Bo"], 7) == {
+        "listeners": 2, "ratings": 7, "digests": ["a3a7c32dd715", "f6f57b72c964"]}

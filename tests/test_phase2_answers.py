@@ -15,6 +15,7 @@ from perser.phase2.answers import (
     key,
     lettered,
     parse_options,
+    read,
     read_choice,
     read_number,
     read_text,
@@ -168,6 +169,12 @@ def test_text_is_none_only_when_it_is_empty():
     assert read_text(" ") is None
     assert read_text("N/A") is None
     assert read_text("...") == "..."
+
+
+@pytest.mark.parametrize(("mode", "answer", "value"), [
+    ("choice", "It is b.", ("b",)), ("number", "About 3 s.", 3.0), ("text", "It is b.", "It is b.")])
+def test_an_answer_is_read_as_its_mode_says(mode, answer, value):
+    assert read(mode, answer, ["a", "b"], "How many seconds?") == value
 
 
 def test_clean_drops_reasoning_and_control_characters_and_limits_the_length():

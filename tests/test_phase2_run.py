@@ -430,6 +430,10 @@ def test_a_limited_run_can_be_resumed_without_the_limit(tmp_path):
     assert again.exit_code == 0, again.output
     whole = aggregate.read(tmp_path / "o")
     assert len(whole) == 4 and (whole["answer_read"] == '["a"]').sum() == 4
+    fewer = CliRunner().invoke(phase2, [*command, "--limit", "3", "--resume"])
+    assert fewer.exit_code == 0, fewer.output
+    assert aggregate.read(tmp_path / "o").equals(whole[:3])
+    assert runner.manifest(tmp_path / "o", "majority")["missing"] == 0
 
 
 def test_plain_inspect_runs_the_tasks(tmp_path):

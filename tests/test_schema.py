@@ -221,6 +221,26 @@ def test_two_classes_that_look_alike_may_be_named(root):
     assert "unhappy" in loaded(root, text, classes="angry,happy,neutral,sad,unhappy").classes
 
 
+def test_a_label_that_occurs_once_and_looks_like_no_other_is_a_class(root):
+    corpus = loaded(root, BASE.replace("Zoë,neutral", "Zoë,bored"))
+    assert corpus.classes == ("angry", "bored", "happy", "neutral", "sad")
+    assert ticked(corpus) == TICKS | {("two b.wav", "Zoë"): {"bored"}}
+
+
+def test_a_column_that_never_changes_is_a_class_in_fewer_than_three_rows_of_a_listener(root):
+    rows, header = [["d", "A", "1"], ["one/a", "A", "1"], ["two b", "A", "1"]], ["clip", "listener", "calm"]
+    assert ticked(loaded(root, text_of(rows[:2], header))) == {("d", "A"): {"calm"}, ("one/a", "A"): {"calm"}}
+    with pytest.raises(UserError, match="'calm' never changes for a listener"):
+        loaded(root, text_of(rows, header))
+
+
+def test_files_whose_names_differ_in_case_alone_are_refused(tmp_path):
+    for name in ("a.WAV", "a.wav"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"a\.wav: differs from a\.WAV in case alone; keep one of them"):
+        schema.files(table(["a"], ["I"]), tmp_path)
+
+
 @pytest.mark.parametrize("repeats, ticks", [("first", {"sad"}), ("mean", {"sad", "happy"})])
 def test_a_rating_repeated_is_one_and_its_parts_are_kept(root, repeats, ticks):
     """Of two ratings, sad and happy, half tick either."""
@@ -305,6 +325,11 @@ def test_features_are_read_where_there_is_no_audio(vectors):
     np.testing.assert_array_equal(loaded(vectors, BASE).features, VALUES[:, None])
     np.save(vectors / "features.npy", np.stack([VALUES, -VALUES], axis=1)[SWAPPED])
     assert loaded(vectors, BASE, audio="features.npy").features.shape == (4, 2, 3)
+
+
+def test_a_corpus_of_features_is_written_by_the_names_of_its_clips(vectors):
+    schema.write(schema.rows(loaded(vectors, BASE, audio="features.csv"))[0], vectors / "again.csv")
+    assert ticked(load("table", vectors, ratings="again.csv", audio="features.csv")) == TICKS
 
 
 def spoilt(frame, row, column, value):

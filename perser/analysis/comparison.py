@@ -39,7 +39,7 @@ def rows(run: Run, baseline: str | None = None, names: Iterable[str] = HEADLINE)
     somebody else's), each with _low and _high, the last two with _p; worse: share of listeners who lose; listeners;
     records. A part that the records do not allow is nan.
     """
-    baseline, scores = baseline or wording.baseline(run), scored(own(run))
+    baseline, scores = baseline or wording.baseline(run) or "", scored(own(run))
     cells, records = grids(scores), scores.groupby(["method", "setting", "shots"])["records"].sum()
     others = {} if run.exchanged is None else grids(scored(sums(run.exchanged)))
     table = []
@@ -53,19 +53,19 @@ def rows(run: Run, baseline: str | None = None, names: Iterable[str] = HEADLINE)
     return pd.DataFrame(table)
 
 
-def _order(run: Run) -> Callable[[tuple[str, str, int]], tuple]:
+def _order(run: Run) -> Callable[[tuple[str, str, int]], tuple[int, ...]]:
     """The order of cells: by setting, shots, group (controls first) and the records; the upper bound last."""
     groups, place = (wording.CONTROL, wording.SIMPLE, wording.META, wording.BOUND), {CONSTANT: -1}
     place |= {method: number for number, method in enumerate(wording.methods(run))}
 
-    def key(cell: tuple[str, str, int]) -> tuple:
+    def key(cell: tuple[str, str, int]) -> tuple[int, ...]:
         group = wording.group(run, cell[0])
         return (SETTINGS.index(cell[1]), group == wording.BOUND, cell[2], groups.index(group), place[cell[0]])
 
     return key
 
 
-def _parts(cell: pd.DataFrame, start: pd.DataFrame | None, other: pd.DataFrame | None, name: str) -> dict:
+def _parts(cell: pd.DataFrame, start: pd.DataFrame | None, other: pd.DataFrame | None, name: str) -> dict[str, float]:
     """One row's level, gain and personal part in a score."""
     factor = SCORES[name].factor
     level = interval(abs(factor) * cell[name])

@@ -88,7 +88,7 @@ def read(path: Path) -> list[Claim]:
     return claims
 
 
-def _entries(path: Path, name: str) -> list[dict]:
+def _entries(path: Path, name: str) -> list[dict[str, Any]]:
     """The [[name]] tables of a file. Raises UserError."""
     try:
         entries = tomllib.loads(Path(path).read_text(encoding="utf-8"))[name]
@@ -107,7 +107,8 @@ def judge(claims: list[Claim], root: Path) -> list[Judged]:
     return [_judged(claim, *_measured(claim, Path(root), rows)) for claim in claims]
 
 
-def _measured(claim: Claim, root: Path, rows: dict) -> tuple[float | None, float | None, float | None]:
+def _measured(claim: Claim, root: Path,
+              rows: dict[tuple[str, str | None], Any]) -> tuple[float | None, float | None, float | None]:
     """The number that decides a claim, with its interval where there is one."""
     if claim.run:
         key = claim.run, claim.over
@@ -131,7 +132,8 @@ def _row(claim: Claim, rows: pd.DataFrame) -> tuple[float, float, float]:
         raise UserError(f"claim {claim.id}: results/{claim.run} has {len(chosen)} rows for {claim.method}, "
                         f"{claim.setting}, {claim.score}; one is needed")
     row = chosen.iloc[0]
-    return tuple(float(row[claim.part + end]) for end in ("", "_low", "_high"))
+    value, low, high = (float(row[claim.part + end]) for end in ("", "_low", "_high"))
+    return value, low, high
 
 
 def _column(claim: Claim, path: Path) -> pd.Series:
@@ -146,7 +148,7 @@ def _column(claim: Claim, path: Path) -> pd.Series:
 def _judged(claim: Claim, value: float | None, low: float | None, high: float | None) -> Judged:
     if claim.needs:
         return Judged(claim, None, None, None, f"needs {claim.needs}", None)
-    if value is None:
+    if value is None or low is None or high is None or claim.value is None or claim.tolerance is None:
         return Judged(claim, None, None, None, "by test", None)
     holds = low > claim.bar if claim.kind == "above" else high < claim.bar
     return Judged(claim, value, low, high, "yes" if holds else "no", abs(value - claim.value) > claim.tolerance)
@@ -165,7 +167,7 @@ def headline(judged: list[Judged]) -> str:
 
 def effect(one: Judged) -> str:
     """The measured number in print, with its interval where there is one."""
-    if one.value is None:
+    if one.value is None or one.low is None or one.high is None:
         return ""
     return f"{one.value:.3g}" if one.claim.table else interval_text(one.value, one.low, one.high, "+")
 

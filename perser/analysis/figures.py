@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,19 +35,21 @@ PALETTE = {
 SPARE = (("#cc79a7", "D"), ("#56b4e9", "v"), ("#d55e00", "P"), ("#8a8a8a", "X"), ("#000000", "*"))
 # One colour a group, for figures with too many methods.
 GROUP_COLOURS = dict(zip(GROUPS, ("#e69f00", "#004c7f", GREY, "#8a8a8a")))
-MARKS = {"gain": {"marker": "s", "markerfacecolor": "white"}, "personal": {"marker": "o"}}
+MARKS: dict[str, dict[str, Any]] = {"gain": {"marker": "s", "markerfacecolor": "white"}, "personal": {"marker": "o"}}
 UNITS = {"log_loss": "Log loss (0.01 nat)", "accuracy": "Accuracy (points)", "f1": "Macro F1 (points)"}
 TENSOR_NAMES = {"mix": "mix: layers", "P": "P: first map", "b": "b: its bias", "A": "A: second map", "a": "a: its bias"}
 RATES = "Blue: towards the shots. Red, a negative rate: away from them. White: shared by all listeners."
 DASHED = (0, (4, 2))
 MINUS = "\N{MINUS SIGN}"
+P = ParamSpec("P")
+Drawn = TypeVar("Drawn", bound=Figure | None)
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
     """Decorate a figure function: it draws in the project's style and leaves matplotlib's settings unchanged."""
 
     @wraps(draw)
-    def drawn(*args, **kwargs) -> Figure:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Drawn:
         with plt.style.context(STYLE, after_reset=True):
             return draw(*args, **kwargs)
 
@@ -66,7 +69,7 @@ def save(figure: Figure, stem: Path | str) -> list[Path]:
                                                          "Subject": figure.get_label() or None})
         picture, about = io.BytesIO(), PngInfo()
         figure.savefig(picture, format="png")
-        about.add_text("Description", figure.get_label())
+        about.add_text("Description", str(figure.get_label()))
         with Image.open(picture) as drawn, whole(png) as half:
             drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
                 half, format="png", optimize=True, pnginfo=about, dpi=drawn.info["dpi"])
@@ -82,14 +85,15 @@ def look(methods: list[str]) -> dict[str, tuple[str, str]]:
 def ink(colour: str) -> str:
     """A colour dark enough for small type on white: darkened where its luminance is above 0.45."""
     rgb = np.array(to_rgb(colour))
-    return to_hex(rgb * min(1, 0.45 / max(float(rgb @ (0.299, 0.587, 0.114)), 0.01)))
+    red, green, blue = rgb * min(1, 0.45 / max(float(rgb @ (0.299, 0.587, 0.114)), 0.01))
+    return to_hex((red, green, blue))
 
 
 def footnote(figure: Figure, text: str, source: Run | str) -> None:
     """What the marks mean, below the panels; source: a run, whose origin follows, or the synthetic stamp alone."""
-    stamp = source
+    stamp = wording.stamp(source) if isinstance(source, Run) else source
     if isinstance(source, Run):
-        text, stamp = text + wording.origin(source), wording.stamp(source)
+        text += wording.origin(source)
         figure.set_label(wording.provenance(source.manifest))
     width = int(21 * figure.get_figwidth())  # characters of a line
     text = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""])
@@ -175,7 +179,7 @@ def lines(run: Run, rows: pd.DataFrame, x: str, xlabel: str, trained: dict[str, 
     return figure
 
 
-def _line(axes: Axes, rows: pd.DataFrame, numbers: list, x: str, part: str, look: tuple[str, str],
+def _line(axes: Axes, rows: pd.DataFrame, numbers: list[int], x: str, part: str, look: tuple[str, str],
           ring: int | None, place: float) -> float:
     """Draw means with bars, beside those of other methods by their place, or with a band where there are many numbers.
 
@@ -184,7 +188,7 @@ def _line(axes: Axes, rows: pd.DataFrame, numbers: list, x: str, part: str, look
     colour, marker = look
     places = rows[x].map(numbers.index) + (0.09 * place if len(numbers) <= 6 else 0)
     mean, low, high = (rows[part + end] for end in ("", "_low", "_high"))
-    filled = {} if part == "personal" else {"markerfacecolor": "white"}
+    filled: dict[str, Any] = {} if part == "personal" else {"markerfacecolor": "white"}
     if len(numbers) > 6:
         axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.plot(places, mean, color=colour, marker=marker, markersize=3, markeredgewidth=0.7, **filled)
@@ -243,7 +247,7 @@ def _limits(rows: pd.DataFrame) -> tuple[float, float]:
     return min(inside["low"].min(), 0) - room, max(inside["high"].max(), 0) + room
 
 
-def _estimate(axes: Axes, height: float, row: dict, part: str, colour: str) -> None:
+def _estimate(axes: Axes, height: float, row: dict[str, Any], part: str, colour: str) -> None:
     """A mean with its interval, or an arrow at the edge if it lies beyond the axis."""
     mean, low, high = (row[part + end] for end in ("", "_low", "_high"))
     left, right = axes.get_xlim()

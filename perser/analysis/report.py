@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from matplotlib.figure import Figure
+
 from perser import records
 from perser.analysis import figures, tables, wording
 from perser.analysis.experiments import (
@@ -49,7 +51,7 @@ def place(run: Run, out: Path) -> Path:
     return Path(out).joinpath(*(names[key].replace("/", "--") for key in ("corpus", "upstream", "experiment")))
 
 
-def _write(shown: dict[str, Captioned], drawn: dict, folder: Path) -> list[Path]:
+def _write(shown: dict[str, Captioned], drawn: dict[str, Figure | None], folder: Path) -> list[Path]:
     written = [path for name, captioned in shown.items() for path in tables.write(*captioned, folder / name)]
     return written + [path for name, figure in drawn.items() if figure for path in figures.save(figure, folder / name)]
 

@@ -5,7 +5,7 @@ Resampling, for correlations, is scipy's; every call gets a new numpy Generator 
 
 import warnings
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -121,7 +121,7 @@ def effect(differences: pd.Series | pd.DataFrame) -> dict[str, float]:
             "between_seeds": between_seeds(differences)}
 
 
-def with_holm(rows: list[dict], *columns: str) -> pd.DataFrame:
+def with_holm(rows: list[dict[str, Any]], *columns: str) -> pd.DataFrame:
     """Rows as a table with p_holm, corrected over the rows of a score (and `of`, if any); its columns without a row."""
     table = pd.DataFrame(rows, columns=None if rows else [*columns, *Interval._fields, "ahead", "between_seeds"])
     families = table.groupby([name for name in ("score", "of") if name in table], sort=False)

@@ -81,7 +81,8 @@ def printed_scores(run: Run, rows: pd.DataFrame, first: tuple[str, ...] = ()) ->
         cells[SCORES[name].title] = [interval_text(level, np.nan, np.nan) for level in part["level"]]
         for column, words in comparison.PARTS.items():
             values = zip(*(part[column + end] for end in ("", "_low", "_high")))
-            cells[f"{words}, {SCORES[name].words}"] = [interval_text(*row, "+") for row in values]
+            cells[f"{words}, {SCORES[name].words}"] = [interval_text(mean, low, high, "+")
+                                                         for mean, low, high in values]
     worse = wide.xs(names[0], axis=1, level="score").reset_index(drop=True)
     cells["Worse"] = ["-" if np.isnan(share) else f"{round(share * number)} of {number:.0f}"
                       for share, number in zip(worse["worse"], worse["listeners"])]
@@ -179,7 +180,7 @@ def difference_table(rows: pd.DataFrame, first: dict[str, pd.Series], name: str,
     cells = pd.DataFrame({
         "Score": rows["score"].map(lambda score: SCORES[score].title), **first, "Clips": rows["setting"],
         "K": rows["shots"].astype(str), **last,
-        name: [interval_text(*row, "+") for row in zip(rows["mean"], rows["low"], rows["high"])],
+        name: [interval_text(*row, sign="+") for row in zip(rows["mean"], rows["low"], rows["high"])],
         "Listeners ahead": [f"{round(share * number)} of {number}" if number else "-"
                             for share, number in zip(rows["ahead"].fillna(0), rows["listeners"])],
         "p (Holm)": [p_text(p) for p in rows["p_holm"]],
@@ -243,7 +244,7 @@ def plain(frame: pd.DataFrame, digits: int = 1) -> str:
     | &lt;i> | 0.2 |
     |        |     |
     """
-    def text(cell) -> str:
+    def text(cell: object) -> str:
         if pd.isna(cell):
             return ""
         return f"{cell:z.{digits}f}" if isinstance(cell, float) else escaped(str(cell))

@@ -12,6 +12,7 @@ A listener is told *better* if all of these hold, and otherwise to keep the gene
 """
 
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,7 +76,7 @@ def verdicts(answers: pd.DataFrame, ratings: pd.DataFrame, classes: tuple[str, .
     return table.sort_values(["verdict", "gain"], ascending=[True, False], kind="stable").reset_index(drop=True)
 
 
-def _listener(answers: pd.DataFrame, ratings: pd.DataFrame, classes: tuple[str, ...], shots: int) -> dict:
+def _listener(answers: pd.DataFrame, ratings: pd.DataFrame, classes: tuple[str, ...], shots: int) -> dict[str, Any]:
     """One listener's row of `verdicts`, without what depends on the others."""
     loss, hit = (_wide(answers, shots, value) for value in ("loss", "hit"))
     gain = paired(loss["general"] - loss["own"])
@@ -124,7 +125,7 @@ def curve(answers: pd.DataFrame) -> pd.DataFrame:
     return by_listener.groupby(["shots", "shots_of"]).mean().reset_index()
 
 
-def confusion(answers: pd.DataFrame, ratings: pd.DataFrame, classes: tuple[str, ...], shots: int) -> dict:
+def confusion(answers: pd.DataFrame, ratings: pd.DataFrame, classes: tuple[str, ...], shots: int) -> dict[str, Any]:
     """Shares (C, C) of answers by the listener's tick (rows) for the general and the personal models."""
     ticks = ratings.set_index(["clip", "listener"])[list(classes)].to_numpy(float)
     place = pd.MultiIndex.from_frame(ratings[["clip", "listener"]])

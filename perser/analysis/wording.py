@@ -190,8 +190,8 @@ def noise_ceiling(manifest: Manifest) -> str:
     if not ceiling:
         return ""
     others = "" if ceiling["others"] is None else f", and {100 * ceiling['others']:.1f} % of them agree with the others"
-    return (f"Noise ceiling: of {ceiling['pairs']} clips that a listener rated again, {100 * ceiling['same']:.1f} % "
-            f"got the same rating{others}.")
+    return (f"Noise ceiling: of {ceiling['pairs']} clips that a listener rated again, "
+            f"{100 * (ceiling['same'] or 0):.1f} % got the same rating{others}.")
 
 
 def left_out(run: Run) -> list[str]:

@@ -5,6 +5,7 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 from perser.corpora.base import Corpus, Release, nearest, whole_number
 from perser.corpora.describe import describe
@@ -18,7 +19,7 @@ def names(part: str = "load") -> list[str]:
     return [file.name for file in iter_modules(__path__) if hasattr(import_module(f"{__name__}.{file.name}"), part)]
 
 
-def load(name: str, root: str | Path, **options) -> Corpus:
+def load(name: str, root: str | Path, **options: object) -> Corpus:
     """Read a corpus from its folder; `options` are those of its loader, `perser.corpora.NAME.load`, or text of them.
 
     UserError: an unknown name or option (with the nearest valid one), and any error of the loader.
@@ -36,10 +37,11 @@ def load(name: str, root: str | Path, **options) -> Corpus:
 
 def release(name: str) -> Release:
     """Where a corpus is published. UserError: an unknown name, or a corpus that must be asked for."""
-    return _part(name, "RELEASE", "not one that can be downloaded")
+    published: Release = _part(name, "RELEASE", "not one that can be downloaded")
+    return published
 
 
-def _part(name: str, part: str, problem: str):
+def _part(name: str, part: str, problem: str) -> Any:
     """What the file of a corpus defines. Only that file is imported: others need torch."""
     if name in (file.name for file in iter_modules(__path__)):
         module = import_module(f"{__name__}.{name}")

@@ -5,7 +5,7 @@ A rating that ticks m classes votes 1/m for each of them. A rating without a cla
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -121,7 +121,7 @@ def pair_kappas(cast: Votes, listeners: Iterable[int] | None = None) -> Iterator
             yield left, right, float((observed - chance) / (1 - chance)) if chance < 1 - 1e-12 else np.nan
 
 
-def noise_ceiling(corpus: Corpus) -> dict:
+def noise_ceiling(corpus: Corpus) -> dict[str, Any]:
     """How well listeners agree with themselves on the clips that they rated more than once (`corpus.repeats`).
 
     - listeners; pairs: two ratings of one clip by one listener.
@@ -131,6 +131,7 @@ def noise_ceiling(corpus: Corpus) -> dict:
       plurality counts by its share, ratings without a class are left out.
     """
     names, keys, repeats = list(corpus.classes), ["clip", "listener"], corpus.repeats
+    assert repeats is not None, "for corpora with clips rated twice"
     ticked = repeats[names].to_numpy(dtype=bool)
     labels = np.column_stack([ticked, ~ticked.any(axis=1)])  # "without a class" is a label too
     weights = labels / labels.sum(axis=1, keepdims=True)

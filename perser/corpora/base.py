@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from perser.terminal import counted
 MARKER = "SYNTHETIC.json"  # at the top of an embedded corpus, written last
 UNFINISHED = ".unfinished"  # a folder that exists while an embedded corpus is being written
 log = logging.getLogger(__name__)
+Rated = tuple[str, str, set[str]]  # clip, listener and the classes that are ticked
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*")
 
 
@@ -44,7 +45,7 @@ class Corpus:
     clips: pd.DataFrame
     ratings: pd.DataFrame
     synthetic: str = ""
-    options: dict = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
     repeats: pd.DataFrame | None = None
     folds: tuple[tuple[tuple[int, ...], int, int], ...] = ()
     features: np.ndarray | None = None
@@ -72,7 +73,7 @@ class Source(NamedTuple):
     size: int = 0  # bytes
     checksum: str = ""  # algorithm:hexadecimal
     members: str = ""
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # tuples have a method of this name, which nobody calls here
     checked: tuple[str, ...] = ()
 
 
@@ -135,7 +136,7 @@ def listing(folder: Path) -> dict[str, Path]:
 
     UserError: two names that differ in case alone.
     """
-    entries = {}
+    entries: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not path.name.startswith(".") and entries.setdefault(path.name.lower(), path) != path:
             raise UserError(f"{path}: differs from {entries[path.name.lower()].name} in case alone; keep one of them")
@@ -152,9 +153,9 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def once(ratings: Iterable[tuple[str, str, set[str]]]) -> tuple[list, list]:
+def once(ratings: Iterable[Rated]) -> tuple[list[Rated], list[Rated]]:
     """Ratings with a listener's first of each clip alone, and all of the clips that a listener rates repeatedly."""
-    ratings, first = list(ratings), {}
+    ratings, first = list(ratings), dict[tuple[str, str], Rated]()
     for rating in ratings:
         first.setdefault(rating[:2], rating)
     counts = Counter(rating[:2] for rating in ratings)
@@ -177,7 +178,7 @@ def whole_number(name: str, value: object, least: int, most: int) -> int:
     return int(text)
 
 
-def read_marker(root: Path) -> dict | None:
+def read_marker(root: Path) -> dict[str, Any] | None:
     """The marker of an embedded corpus; None if there is none. UserError: the corpus is unfinished, a bad marker."""
     if (root / UNFINISHED).exists():
         raise UserError(f"{root}: the embedded corpus is unfinished; run `perser synth {root}` again")
@@ -217,7 +218,7 @@ def read_text(path: Path) -> str:
     return text if "\n" in text else text.replace("\r", "\n")  # within a line, it is a part of free text
 
 
-def csv_rows(text: str, name: str, columns: Iterable[str], remedy: str) -> Iterator[tuple[int, dict]]:
+def csv_rows(text: str, name: str, columns: Iterable[str], remedy: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and row, by column, of a CSV that needs `columns`; `name` is the file's, for errors.
 
     UserError: text that is not CSV, a missing column, a row that lacks one of `columns`; each ends in `remedy`.
@@ -239,7 +240,7 @@ def csv_rows(text: str, name: str, columns: Iterable[str], remedy: str) -> Itera
         raise UserError(f"{name}:{reader.line_num}: not CSV ({error}); {remedy}") from None
 
 
-def tables(clips: list[dict], ratings: list[tuple[str, str, set[str]]],
+def tables(clips: list[dict[str, Any]], ratings: list[Rated],
            classes: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Two tables for a Corpus from plain rows, sorted by clip, then listener; ratings: (clip, listener, ticks)."""
     rows = [(clip, listener, *(name in ticks for name in classes))

@@ -73,7 +73,7 @@ def load(root: str | Path) -> Corpus:
                   notes=() if marker else lacking(path, _missing(clips)))
 
 
-def _missing(clips: dict[str, dict]) -> list[str]:
+def _missing(clips: dict[str, dict[str, object]]) -> list[str]:
     speakers = {clip["speaker"] for clip in clips.values()}
     absent = [str(actor) for actor in range(ACTORS[0], ACTORS[1] + 1) if str(actor) not in speakers]
     return [f"ratings of {len(clips)} clips, not {CLIPS}" if len(clips) != CLIPS else "",
@@ -95,10 +95,10 @@ def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
         yield line, safe(clip, where), listener.strip(), LETTERS[letter]
 
 
-def _clip(clip: str, wav: Path, where: str) -> dict:
+def _clip(clip: str, wav: Path, where: str) -> dict[str, object]:
     match = _NAME.fullmatch(clip)
     blocks = [i for i, (low, high) in enumerate(BLOCKS, 1) if match and low <= int(match[1]) <= high]
-    if not blocks:
+    if not match or not blocks:
         raise UserError(f"{where}: {clip!r} is no clip of CREMA-D (<1001-1091>_<sentence>_<emotion>_<level>); fix it")
     return {"clip": clip, "path": str(wav), "speaker": match[1], "session": blocks[0], "seconds": seconds(wav, where),
             "intended": EMOTIONS[match[2]]}

@@ -1,5 +1,7 @@
 """Counts a corpus: how much there is, and how much its listeners differ."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from perser.corpora.agreement import Votes, likeness, noise_ceiling, others, pair_kappas, votes
@@ -17,7 +19,7 @@ REAL_LISTENERS = {
 _LEAST_RATINGS = 20
 
 
-def describe(corpus: Corpus) -> dict:
+def describe(corpus: Corpus) -> dict[str, object]:
     """Counts and listener statistics, JSON-able.
 
     Class shares, neutral, agreement and kappa are computed from votes (`perser.corpora.agreement`). agreement: share
@@ -65,7 +67,7 @@ def _agreement(cast: Votes, by_listener: list[np.ndarray]) -> list[float]:
     return [hits[rows & shared].mean() for rows in by_listener if (rows & shared).sum() >= _LEAST_RATINGS]
 
 
-def _spread(values) -> dict:
+def _spread(values: Iterable[float]) -> dict[str, object]:
     """Number, mean, standard deviation (of the population), least and greatest of the values."""
     values = np.asarray(list(values), dtype=float)
     if not len(values):

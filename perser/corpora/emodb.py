@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -66,14 +67,14 @@ def load(root: str | Path, labels: str = "quadrants", threshold: float | None = 
     repeated = single[single.duplicated(["clip", "listener"], keep=False)]
     averaged = single.groupby(["clip", "listener"], as_index=False).mean()
     (known, rated), (_, repeats) = (
-        tables([*clips.values()], [(clip, listener, ticks(*scales, labels, cut))
-                                   for clip, listener, *scales in rows.itertuples(index=False)], CLASSES[labels])
+        tables([*clips.values()], [(row.clip, row.listener, ticks(row.valence, row.arousal, labels, cut))
+                                   for row in rows.itertuples(index=False)], CLASSES[labels])
         for rows in (averaged, repeated))
     return Corpus("emodb", CLASSES[labels], known, rated, repeats=repeats,
                   notes=lacking(path, _missing(clips, set(single["clip"]))))
 
 
-def _missing(clips: dict[str, dict], rated: set[str]) -> list[str]:
+def _missing(clips: dict[str, dict[str, Any]], rated: set[str]) -> list[str]:
     absent = sorted(SESSIONS.keys() - {clip["speaker"] for clip in clips.values()})
     unrated = sorted(clips.keys() - rated)
     return [f"{len(clips)} clips, not {CLIPS}" if len(clips) != CLIPS else "",
@@ -96,8 +97,8 @@ def parse(file: Path, clips: set[str]) -> Iterator[tuple[bool, str, str, float, 
         if not re.fullmatch(r"\d{1,3}", row["subID"], re.ASCII):
             raise UserError(f"{where}: subID {row['subID']!r} is not a listener's number; restore the file")
         number = int(row["subID"])
-        yield (number % 10 in DEVELOPMENT, clip, f"L{number:02d}",
-               *(_number(row[column], f"{where}: {column}", 0, 100) for column in _COLUMNS[3:]))
+        valence, arousal = (_number(row[column], f"{where}: {column}", 0, 100) for column in _COLUMNS[3:])
+        yield number % 10 in DEVELOPMENT, clip, f"L{number:02d}", valence, arousal
 
 
 def ticks(valence: float, arousal: float, labels: str, cut: float) -> set[str]:
@@ -108,8 +109,8 @@ def ticks(valence: float, arousal: float, labels: str, cut: float) -> set[str]:
     return {name for name, ticked in zip(CLASSES[labels], scales, strict=True) if ticked}
 
 
-def _clips(place: Path) -> dict[str, dict]:
-    clips = {}
+def _clips(place: Path) -> dict[str, dict[str, Any]]:
+    clips: dict[str, dict[str, Any]] = {}
     for file in (path for name, path in listing(place).items() if name.endswith((".wav", ".flac"))):
         match = _NAME.fullmatch(file.stem)
         if not match or match[1] not in SESSIONS:
@@ -130,7 +131,7 @@ def _threshold(value: object, labels: str) -> float:
     return cut
 
 
-def _number(value: object, what: str, low: float, high: float) -> float:
+def _number(value: Any, what: str, low: float, high: float) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):

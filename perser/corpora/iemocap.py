@@ -4,10 +4,11 @@ import logging
 import re
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from perser.corpora.base import (
     Corpus,
+    Rated,
     child,
     folder,
     lacking,
@@ -60,7 +61,7 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     # Sub-folders hold the same ratings again.
     files = {(session, name.removesuffix(".txt")): file for session in SESSIONS
              for name, file in listing(_evaluation(path, session)).items() if name.endswith(".txt")}
-    clips, ratings, audio = {}, [], {}
+    clips, ratings, audio = {}, [], dict[str, tuple[Path, dict[str, Path]]]()
     for (session, _), file in files.items():
         for line, block in parse(read_text(file), str(file)):
             where = f"{file}:{line}"
@@ -149,9 +150,12 @@ def _add(block: Block, line: str, where: str) -> None:
     block.ratings[match[1]] = {WORDS[word] for word in words} - {""}
 
 
-def _clip(block: Block, root: Path, session: int, audio: dict[str, tuple[Path, dict]], where: str) -> dict:
+def _clip(block: Block, root: Path, session: int, audio: dict[str, tuple[Path, dict[str, Path]]],
+          where: str) -> dict[str, Any]:
     """The clip of a block; audio: by dialog its folder and files, read when first asked for."""
-    dialog, number, sex = _NAME.fullmatch(block.clip).groups()
+    name = _NAME.fullmatch(block.clip)
+    assert name, "`parse` takes no other"
+    dialog, number, sex = name.groups()
     if session != int(number):
         raise UserError(f"{where}: {block.clip} lies in Session{session}; move it to Session{int(number)}")
     if dialog not in audio:
@@ -164,7 +168,7 @@ def _clip(block: Block, root: Path, session: int, audio: dict[str, tuple[Path, d
             "seconds": seconds(wav, where), "dialog": dialog, "consensus": block.consensus}
 
 
-def _check_size(path: Path, clips: list[str], ratings: list[tuple]) -> None:
+def _check_size(path: Path, clips: list[str], ratings: list[Rated]) -> None:
     """The full release must have its exact sizes."""
     if len(clips) != CLIPS:
         raise UserError(f"{path}: {len(clips)} utterances, but the release has {CLIPS}; unpack the release again")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from perser.corpora.base import (
     Corpus,
+    Rated,
     child,
     csv_rows,
     folder,
@@ -58,7 +59,9 @@ def load(root: str | Path, labels: str = "primary") -> Corpus:
     if labels not in _CLASSES:
         raise UserError(f"labels={labels!r} is unknown: {nearest(str(labels), _CLASSES)}")
     path = folder(root, lambda path: bool(_files(path)), "MSP-Podcast's Audios, labels_consensus.csv and labels.txt")
-    consensus, single, audio = _files(path)
+    files = _files(path)
+    assert files, "`folder` looks for them"
+    consensus, single, audio = files
     known = _known(consensus)
     classes = tuple(name.lower() for name in _CLASSES[labels])
     ratings, repeated = once(_gather(single, consensus, known, labels))
@@ -82,23 +85,23 @@ def load(root: str | Path, labels: str = "primary") -> Corpus:
 
 def _known(consensus: Path) -> dict[str, tuple[int, str, str]]:
     """What `clips` gives, by clip. UserError: a clip is there twice."""
-    known = {}
-    for clip, (line, *about) in clips(read_text(consensus), str(consensus)):
+    known: dict[str, tuple[int, str, str]] = {}
+    for clip, (line, speaker, split) in clips(read_text(consensus), str(consensus)):
         if clip in known:
             raise UserError(f"{consensus}:{line}: {clip} again, as in line {known[clip][0]}; a clip is in one "
                             "partition alone: remove a row")
-        known[clip] = (line, *about)
+        known[clip] = (line, speaker, split)
     return known
 
 
-def _missing(known: dict, rated: list[str], splits: set[str]) -> list[str]:
+def _missing(known: dict[str, tuple[int, str, str]], rated: list[str], splits: set[str]) -> list[str]:
     unrated = sorted(known.keys() - set(rated))
     absent = [names[0] for names in PARTITIONS if splits != {""} and not splits & {*names}]
     return [f"no single ratings of {listed(unrated)}" if unrated else "",
             f"no clip of {listed(absent)}" if absent else ""]
 
 
-def _gather(single: Path, consensus: Path, known: dict, labels: str) -> list[tuple[str, str, set[str]]]:
+def _gather(single: Path, consensus: Path, known: dict[str, tuple[int, str, str]], labels: str) -> list[Rated]:
     """All ratings: clip, listener and ticks."""
     ratings = []
     for number, clip, listener, primary, secondary in parse(read_text(single), str(single)):
@@ -125,14 +128,14 @@ def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
         yield clip, (line, clip.rpartition("_")[0] if speaker in ("", "NA", "Unknown") else speaker, split)
 
 
-def _official(rated: list[str], known: dict) -> dict[str, int]:
+def _official(rated: list[str], known: dict[str, tuple[int, str, str]]) -> dict[str, int]:
     """The session of every clip by its partition; Train is cut into parts that share no speaker."""
     train = deal([clip for clip in rated if known[clip][2] == "Train"], known, len(TRAIN))
     return {clip: TRAIN[train[clip] - 1] if clip in train else TEST if known[clip][2].startswith("Test") else DEV
             for clip in rated}
 
 
-def _saved(root: Path, rated: list[str], known: dict) -> dict[str, int]:
+def _saved(root: Path, rated: list[str], known: dict[str, tuple[int, str, str]]) -> dict[str, int]:
     """The sessions in splits.csv, which is written if it is not there. UserError: it lacks a clip."""
     path = root / SAVED
     if path.is_file():
@@ -151,7 +154,7 @@ def _saved(root: Path, rated: list[str], known: dict) -> dict[str, int]:
     return sessions
 
 
-def deal(rated: list[str], known: dict, parts: int) -> dict[str, int]:
+def deal(rated: list[str], known: dict[str, tuple[int, str, str]], parts: int) -> dict[str, int]:
     """A session from 1 to `parts` for every clip: speaker by speaker, the largest first, to the smallest part."""
     sizes, part_of, load = Counter(known[clip][1] for clip in rated), {}, [0] * parts
     for speaker, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0])):
@@ -162,7 +165,7 @@ def deal(rated: list[str], known: dict, parts: int) -> dict[str, int]:
 
 def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]:
     """Line, clip, listener, primary and secondary labels of labels.txt; the label Other is no class."""
-    clip, head, rated, heads = "", 0, True, {}
+    clip, head, rated, heads = "", 0, True, dict[str, int]()
     for number, line in enumerate(text.split("\n"), 1):
         where, fields = f"{name}:{number}", [field.strip() for field in line.split(";")]
         if not line.strip():
@@ -218,6 +221,6 @@ def _files(path: Path) -> tuple[Path, Path, Path] | None:
     """labels_consensus.csv, labels.txt (the single ratings), which lie in Labels/ or at the top, and the audio."""
     places = [*(child(path, name) for name in LABELS), path]
     tried = ([child(place, name) for place in places for name in names] for names in (CONSENSUS, ("labels.txt",)))
-    files = [next((file for file in several if file.is_file()), None) for several in tried]
+    consensus, single = (next((file for file in several if file.is_file()), None) for several in tried)
     audio = next((place for name in AUDIO if (place := child(path, name)).is_dir()), None)
-    return (*files, audio) if all(files) and audio else None
+    return (consensus, single, audio) if consensus and single and audio else None

@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from perser.corpora.base import (
     Corpus,
+    Rated,
     Release,
     Source,
     folder,
@@ -43,7 +45,7 @@ def load(root: str | Path, listeners: int = 48, seed: int = 0) -> Corpus:
     clips = [clip for file in _files(path) if (clip := _clip(file))]
     if not clips:
         raise UserError(f"{path}: holds no speech (names that begin with 03-01); unpack Audio_Speech_Actors_01-24")
-    paths = {}
+    paths: dict[str, str] = {}
     for clip in clips:
         if clip["clip"] in paths:
             raise UserError(f"{clip['path']}: the clip is also there as {paths[clip['clip']]}; keep one of them")
@@ -54,7 +56,7 @@ def load(root: str | Path, listeners: int = 48, seed: int = 0) -> Corpus:
                   notes=lacking(path, _missing(set(paths))))
 
 
-def _ratings(clips: list[dict], names: list[str], seed: int) -> tuple[list, list]:
+def _ratings(clips: list[dict[str, Any]], names: list[str], seed: int) -> tuple[list[Rated], list[Rated]]:
     """All ratings (clip, listener, ticks), and both ratings of the clips that a listener rates twice."""
     cues = standardise(measure([clip["path"] for clip in clips]), [clip["speaker"] for clip in clips])
     meant = intended([clip["intended"] for clip in clips], CLASSES)
@@ -98,7 +100,7 @@ def _missing(clips: set[str]) -> list[str]:
     return [f"no speech of {listed(actors)}" if actors else "", f"no clip {listed(single)}" if single else ""]
 
 
-def _clip(file: Path) -> dict | None:
+def _clip(file: Path) -> dict[str, Any] | None:
     """One speech clip; None for video sound tracks and songs. UserError: the name has another form."""
     match = _NAME.fullmatch(file.stem)
     if not match or not 1 <= int(match[3]) <= len(CLASSES) or file.parent.name.lower() != f"actor_{match[7]}":

@@ -16,9 +16,9 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -168,7 +168,7 @@ def _check_header(header: list[str], where: str, needs: Iterable[str]) -> None:
             raise UserError(f"{where}: {count} columns are called {name!r}; rename or remove one")
 
 
-def _limits(threshold: dict[str, float] | str, row: dict, file: Path) -> dict[str, float]:
+def _limits(threshold: Mapping[str, float | str] | str, row: dict[str, Any], file: Path) -> dict[str, float]:
     """The threshold of every column that has one."""
     if isinstance(threshold, str):
         threshold = dict(pair.partition("=")[::2] for pair in filter(None, threshold.split(",")))
@@ -190,7 +190,7 @@ def _number(text: str, where: str) -> float:
     return number
 
 
-def _rating(where: str, row: dict, names: list[str], given: list[str], limits: dict[str, float]) -> Rating:
+def _rating(where: str, row: dict[str, Any], names: list[str], given: list[str], limits: dict[str, float]) -> Rating:
     """A row as a rating, with its cells checked; `given`: the only classes allowed, if any."""
     for column in COLUMNS:
         if row.get(column) == "":
@@ -219,7 +219,7 @@ def _labels(text: str, given: list[str], where: str) -> list[str]:
     return kept
 
 
-def _value(row: dict, name: str, limits: dict[str, float], where: str) -> float:
+def _value(row: dict[str, Any], name: str, limits: dict[str, float], where: str) -> float:
     if name not in row:
         raise UserError(f"{where}: no column {name!r}; add it, or a column label")
     cell = row[name]
@@ -251,11 +251,11 @@ def alike(text: str) -> str:
 
 def _unlike(places: Iterable[tuple[str, str]], column: str) -> None:
     """Refuse two spellings of one name: of a listener or label by case and dashes, of a clip by a missing suffix."""
-    counts, first = Counter(), {}
+    counts, first = Counter[str](), dict[str, str]()
     for name, where in places:
         counts[name] += 1
         first.setdefault(name, where)
-    spelt = {}
+    spelt: dict[str, str] = {}
     for name, where in first.items():
         key = _bare(name) if column == "clip" else alike(name)
         other = spelt.setdefault(key, name)
@@ -304,15 +304,15 @@ def _merged(ratings: list[Rating], classes: tuple[str, ...], limits: dict[str, f
 
 def files(table: Table, folder: Path) -> dict[str, Path]:
     """The audio file of every clip of a table; a name may leave out the suffix. UserError: none, or two, or outside."""
-    folder, bare = Path(os.path.normpath(folder.absolute())), {}
+    folder, bare = Path(os.path.normpath(folder.absolute())), dict[str, list[str]]()
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    known = {}
+    known: dict[str, Path] = {}
     for name, path in ((clip_name(path.relative_to(folder).as_posix()), path) for path in paths):
         if known.setdefault(name, path) != path:
             raise UserError(f"{path}: differs from {known[name].name} in case alone; keep one of them")
     for name in known:
         bare.setdefault(_bare(name), []).append(name)
-    places, clips = {}, {}
+    places, clips = dict[str, Path](), dict[Path, str]()
     for where, clip, *_ in table.ratings:
         name = clip.removeprefix(f"{folder.as_posix()}/")
         if name.startswith(("/", "../")) or re.match(r"[A-Za-z]:/", name):
@@ -372,13 +372,13 @@ def chosen(table: Table, file: Path, encoding: str = "") -> dict[str, np.ndarray
     return {rating.clip: stored[rating.clip] for rating in table.ratings}
 
 
-def sessions(table: Table) -> dict[str, dict]:
+def sessions(table: Table) -> dict[str, dict[str, Any]]:
     """Speaker and session of every clip.
 
     Session texts become numbers: themselves, or their places in alphabetical order. Without them, up to five sessions
     of equal size are made, of whole speakers if there are three, otherwise of clips; the names alone decide which.
     """
-    clips = {}
+    clips: dict[str, dict[str, str]] = {}
     for where, clip, _, speaker, session, _ in table.ratings:
         entry = {"speaker": speaker or "unknown", "session": session}
         for key, value in clips.setdefault(clip, entry).items():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _source(package: Package) -> dict:
+def _source(package: Package) -> dict[str, Any]:
     return {"package": package.requirement, "sha256": package.sha256, "licence": package.licence,
             "conversion": CONVERSION}
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -23,6 +24,7 @@ from lmdb import verify
 from safetensors.numpy import load, save
 
 from perser import audio, cluster, records
+from perser.corpora.base import Corpus
 from perser.errors import UserError
 from perser.features import upstreams
 from perser.features.upstreams import Upstream
@@ -54,9 +56,9 @@ class ClipsError(UserError):
                          "their rows")
 
 
-def extract(corpus, upstream: Upstream, store: str | os.PathLike,
+def extract(corpus: Any, upstream: Upstream, store: str | os.PathLike[str],
             normalise: str | tuple[float, float] | None = None, progress: bool = False) -> torch.Tensor:
-    """Features of a corpus's clips: float32 (clips, layers, width), in the order of corpus.clips.index.
+    """Features of the clips in a table, corpus.clips: float32 (clips, layers, width), in the order of its index.
 
     Computes what the folder `store` lacks, in batches of clips of similar length, and reads the rest. `normalise` is
     applied to waveforms before the upstream: "corpus" uses one mean and sd over all samples of all clips, "clip" the
@@ -81,13 +83,13 @@ def extract(corpus, upstream: Upstream, store: str | os.PathLike,
     return features
 
 
-def moments(corpus, store: str | os.PathLike, progress: bool = False) -> tuple[float, float]:
+def moments(corpus: Any, store: str | os.PathLike[str], progress: bool = False) -> tuple[float, float]:
     """Mean and sd over all samples of all clips, computed once per clip. UserError: as for `extract`."""
     with _opened(Path(store)) as environment:
         return _moments(environment, *_contents(corpus), progress)
 
 
-def of_corpus(corpus, upstream: str | Upstream, store: str | os.PathLike, normalise: str | None = None,
+def of_corpus(corpus: Corpus, upstream: str | Upstream, store: str | os.PathLike[str], normalise: str | None = None,
               progress: bool = False) -> tuple[Upstream, torch.Tensor, tuple[float, float] | str]:
     """The upstream, by name or loaded, a corpus's features (N, L, D), and how its waveforms were normalised.
 
@@ -102,7 +104,7 @@ def of_corpus(corpus, upstream: str | Upstream, store: str | os.PathLike, normal
     return model, extract(corpus, model, store, normalised, progress=progress), normalised
 
 
-def _contents(corpus) -> tuple[list[Clip], dict[str, str]]:
+def _contents(corpus: Any) -> tuple[list[Clip], dict[str, str]]:
     """The clips that are there, and the problems of the others by path."""
     clips, bad = [], {}
     for path in map(str, corpus.clips["path"]):
@@ -198,7 +200,7 @@ def _computed(batch: dict[bytes, Clip], compute: Compute, label: str) -> tuple[d
 
 def _fill(folder: Path, batches: list[dict[bytes, Clip]], compute: Compute, label: str, progress: bool) -> None:
     """Let the cluster write the shards that are not there yet; as many threads as here, for the same last bits."""
-    def todo() -> list[tuple]:
+    def todo() -> list[Any]:
         return [delayed(_write_shard)(_shard(folder, batch), batch, compute, label, torch.get_num_threads())
                 for batch in batches if not _shard(folder, batch).exists()]
 
@@ -262,13 +264,13 @@ def _values(environment: lmdb.Environment, keys: list[bytes]) -> Iterator[np.nda
     """The stored arrays in the order of `keys`, read through the memory map and checked."""
     with environment.begin(buffers=True) as reading:
         for key in keys:
-            value = reading.get(key)
+            value = reading.get(key, b"")
             if value[:CHECKSUM] != _checksum(key, value[CHECKSUM:]):
                 raise _damaged(environment.path(), "an entry does not match its checksum")
             yield np.load(io.BytesIO(value[CHECKSUM:]), allow_pickle=False)
 
 
-def _checksum(key: bytes, value: memoryview) -> bytes:
+def _checksum(key: bytes, value: memoryview | bytes) -> bytes:
     digest = hashlib.blake2b(key, digest_size=CHECKSUM)
     digest.update(value)
     return digest.digest()

@@ -103,15 +103,18 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> U
     available. UserError: an unknown name, or a model that is not installed, cannot be reached, is of another family or
     sampling rate, or has no safetensors weights (pickles are never opened).
     """
+    stem = name.removesuffix(PAD)
+    folder = Path(stem).expanduser()
+    local = stem.startswith((".", "/", "~")) or folder.is_dir()
+    if revision is not None and (local or stem in ("logmel", "egemaps", *PACKAGED)):
+        raise UserError(f"{name}: not from the model hub, so it has no --revision; leave it out")
     if name == "logmel":
         return Upstream(name, "logmel-1", 1, 3 * MELS, True, True,
                         lambda waves: torch.stack([log_mel_statistics(wave) for wave in waves])[:, None])
     if name == "egemaps":
         return _egemaps()
-    stem = name.removesuffix(PAD)
     repo, _, requested = stem.partition("@")
-    folder = Path(stem).expanduser()
-    if stem.startswith((".", "/", "~")) or folder.is_dir():
+    if local:
         return _transformer(folder, folder.resolve().name, None, device, stem != name)
     if stem in PACKAGED:
         return _transformer(packaged.folder(stem), stem, packaged.identity(stem), device, stem != name)
@@ -151,7 +154,7 @@ def models() -> list[tuple[bool, str, str]]:
         present = isinstance(config, str) and any(Path(config).parent.glob("*.safetensors"))
         pin = f"pinned to commit {(start or revision)[:7]}" if revision else "not pinned, as its commit is not known"
         rows.append((present, name, f"{repo} of the hub, {pin}; " + (
-            f"in {Path(config).parent}" if present
+            f"in {Path(str(config)).parent}" if present
             else f"fetched by --upstream {name if revision else repo + '@COMMIT'}")))
     return rows
 
@@ -253,7 +256,7 @@ def _config(folder: Path, name: str) -> Any:
     return config
 
 
-def _json(path: Path, name: str) -> dict:
+def _json(path: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -288,7 +291,7 @@ class _Transformer:
     whole: bool  # whisper only: pad every clip to 30 s
     seconds: float = 80.0  # of padded audio per forward pass, which bounds memory
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Weights are not sent to another process: it reads them from the folder."""
         return _received, (self.folder, str(self.device), self.whole, self.seconds)
 
@@ -348,7 +351,7 @@ class _Transformer:
                             f"{self.config.max_source_positions / 50:g} s")
         inputs = [self._input(wave) for wave in waves]
         rate = 100 if self.config.model_type in MEL_FAMILIES else RATE  # of the inputs, per second
-        result: list[torch.Tensor | None] = [None] * len(waves)
+        result = [torch.empty(0)] * len(waves)
         for batch in _batches([len(x) for x in inputs], not self._mask_is_exact(), int(self.seconds * rate)):
             for index, matrix in zip(batch, self._forward([inputs[index] for index in batch], frames[batch])):
                 result[index] = matrix
@@ -402,7 +405,7 @@ def _received(folder: Path, device: str, whole: bool, seconds: float) -> _Transf
     return _Transformer(folder, _config(folder, folder.name), torch.device(device), whole, seconds)
 
 
-def whisper_states(encoder: torch.nn.Module, mel: torch.Tensor) -> list[torch.Tensor]:
+def whisper_states(encoder: Any, mel: torch.Tensor) -> list[torch.Tensor]:
     """States of (clips, bands, frames): input of the first layer, output of every layer, the last one normed.
 
     transformers' own forward refuses anything but 30 s; here the positions are cut to the length.

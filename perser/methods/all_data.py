@@ -13,7 +13,7 @@ from perser import seeds
 from perser.adapt import constant_lr
 from perser.data import Task
 from perser.episodes import Batch, Draws, Episodes, batch_of
-from perser.evaluate import choose
+from perser.evaluate import Fitted, choose
 from perser.methods.base import GradientModel, Method, Start, numbers, tensor_numbers
 from perser.methods.population_prior import PopulationPriorModel, prior_of
 from perser.model import Head
@@ -37,14 +37,13 @@ class AllDataModel(NamedTuple):
     settings: dict[int, int]
     tables: Tensor | None = None
 
-    UNSAVED = ("tables",)
-
     def answers(self, batch: Batch, settings: list[int]) -> Iterator[Tensor]:
         """Logits (E, Q, C) of the query from each table; the support is not read."""
         for table in settings:
+            assert self.tables is not None, "answers are not saved"
             yield self.tables[table, torch.from_numpy(batch.episodes.query)]
 
-    def adaptation(self) -> tuple[NamedTuple, Any]:
+    def adaptation(self) -> tuple[Fitted, Any]:
         """The model that adapts to all ratings, and its setting."""
         if self.adapts:
             return GradientModel(self.head, {}), constant_lr(self.inner_lr, self.inner_steps, self.adapts)
@@ -54,6 +53,9 @@ class AllDataModel(NamedTuple):
         """The personal heads: SSL-E adapted to all ratings of the support."""
         model, setting = self.adaptation()
         return model.weights(batch, setting)
+
+
+AllDataModel.UNSAVED = ("tables",)  # type: ignore[attr-defined]  # in the class it would be a field
 
 
 class AllData(Method):

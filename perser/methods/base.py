@@ -7,7 +7,7 @@ same personal models as heads whose tensors lead with E. All of them are heads, 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from perser import model as heads
 from perser.adapt import personal_heads
 from perser.data import Task
 from perser.episodes import Batch, Draws, Episodes, batch_of
-from perser.evaluate import choose
+from perser.evaluate import Fitted, choose
 from perser.model import TENSORS, Head
 from perser.settings import Settings
+
+Setting = TypeVar("Setting", Tensor, Head)
 
 
 class Start(NamedTuple):
@@ -38,24 +40,24 @@ class Method(Settings):
     is_start: ClassVar[bool] = False  # SSL-E itself, whose training the other methods do not repeat
     Model: ClassVar[type]
 
-    def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> NamedTuple:
+    def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> Fitted:
         """The model of one split. Everything chosen is chosen on the dev listeners' draws `dev`."""
         raise NotImplementedError(f"{type(self).__name__} defines no fit")
 
-    def costliest(self, model: NamedTuple) -> Any:
+    def costliest(self, model: Any) -> Any:
         """The setting that takes longest to adapt with, for timing."""
         return model.settings[max(model.settings)]
 
-    def answer_costliest(self, task: Task, model: NamedTuple, ratings: np.ndarray, shots: int) -> Tensor:
+    def answer_costliest(self, task: Task, model: Any, ratings: np.ndarray, shots: int) -> Tensor:
         """Adapt to the first shots of a listener's ratings in the costliest setting and answer the next, for timing."""
         batch = batch_of(task, Episodes(ratings[None, :shots], ratings[None, shots:shots + 1]))
         return next(model.answers(batch, [self.costliest(model)]))
 
-    def learnt_numbers(self, model: NamedTuple) -> int:
+    def learnt_numbers(self, model: Any) -> int:
         """How many numbers training has set."""
         return numbers(model._replace(settings=None))
 
-    def listener_numbers(self, model: NamedTuple) -> int:
+    def listener_numbers(self, model: Any) -> int:
         """How many numbers are kept per listener."""
         raise NotImplementedError(f"{type(self).__name__} defines no listener_numbers")
 
@@ -82,12 +84,12 @@ class GradientModel(NamedTuple):
         return next(personal_heads(self.head, [setting], batch)).weights()
 
 
-def fitted(task: Task, model: NamedTuple, grid: Any, dev: Draws) -> NamedTuple:
+def fitted(task: Task, model: Any, grid: Any, dev: Draws) -> Any:
     """The model with the settings that are best on the dev listeners, chosen for each number of shots."""
     return model._replace(settings=choose(task, model, grid, dev))
 
 
-def setting_for(model: NamedTuple, shots: int) -> Any:
+def setting_for(model: Fitted, shots: int) -> Any:
     """The setting for the number of shots nearest to a given one; the smaller of equals."""
     return model.settings[min(model.settings, key=lambda k: (abs(k - shots), k))]
 
@@ -99,7 +101,7 @@ def inner_steps(setting: Any) -> int:
     return len(setting) if isinstance(setting, Tensor) else 0
 
 
-def with_inner_steps(setting: Tensor | Head, steps: int) -> Tensor | Head:
+def with_inner_steps(setting: Setting, steps: int) -> Setting:
     """A setting cut to its first steps, or extended by repeating its last step's learning rates."""
     if isinstance(setting, Head):
         return Head(*(with_inner_steps(lr, steps) for lr in setting))
@@ -130,11 +132,11 @@ def hidden_values(head: Head, batch: Batch) -> tuple[Tensor, Tensor]:
     return hidden[batch.support], hidden[batch.query]
 
 
-def pack(model: NamedTuple) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack(model: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A model as named tensors and plain values, without what it holds about particular ratings (`UNSAVED`)."""
-    tensors, plain = {}, {}
+    tensors, plain = dict[str, Tensor](), dict[str, Any]()
     fields = {name: value for name, value in model._asdict().items() if name not in getattr(model, "UNSAVED", ())}
-    entries = {(name,): value for name, value in fields.items() if name != "settings"}
+    entries: dict[tuple[str, ...], Any] = {(name,): value for name, value in fields.items() if name != "settings"}
     entries |= {("settings", str(shots)): value for shots, value in model.settings.items()}
     for place, value in entries.items():
         key = ".".join(place)
@@ -147,9 +149,10 @@ def pack(model: NamedTuple) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, plain
 
 
-def unpack(model_type: type, tensors: dict[str, Tensor], plain: dict[str, Any]) -> NamedTuple:
+def unpack(model_type: type, tensors: dict[str, Tensor], plain: dict[str, Any]) -> Any:
     """The model that `pack` took apart. Raises KeyError or TypeError where something is missing."""
-    whole = {tuple(key.split(".")): tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    whole: dict[tuple[str, ...], Any] = {
+        tuple(key.split(".")): tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     for key, tensor in tensors.items():
         *place, last = key.split(".")
         if place and last in TENSORS:

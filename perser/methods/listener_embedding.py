@@ -90,11 +90,11 @@ class ListenerEmbedding(Method):
         tensors = [tensor.detach().clone().requires_grad_() for tensor in (*head, *maps, embeddings)]
         optimiser = torch.optim.AdamW(tensors, lr=self.lr, fused=True)
         known = np.unique(data.listener[split.train])
-        lowest, kept = np.inf, None
+        lowest, kept = np.inf, list[Tensor]()
         for epoch in range(self.epochs + 1):
             with torch.no_grad():
                 loss = float(_training_loss(task, tensors, split.base_dev, self.soft_f1))
-            if kept is None or loss < lowest:
+            if not kept or loss < lowest:
                 lowest, kept = loss, [tensor.detach().clone() for tensor in (*tensors[:7], tensors[7][known].mean(0))]
             if epoch < self.epochs:
                 for batch in torch.randperm(len(split.train), generator=draw).split(task.base.batch_size):
@@ -102,7 +102,8 @@ class ListenerEmbedding(Method):
                     _training_loss(task, tensors, split.train[batch.numpy()], self.soft_f1).backward()
                     torch.nn.utils.clip_grad_norm_(tensors, task.base.grad_clip)
                     optimiser.step()
-        return ListenerEmbeddingModel(Head(*kept[:5]), *kept[5:], {})
+        U, V, mean = kept[5:]
+        return ListenerEmbeddingModel(Head(*kept[:5]), U, V, mean, {})
 
     def costliest(self, model: ListenerEmbeddingModel) -> tuple[float, int]:
         """The most steps."""

@@ -1,7 +1,7 @@
 """Meta-learning: MAML and its relatives, with CSMT, derivative annealing and learnt inner learning rates."""
 
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -126,13 +126,15 @@ def outer_loss(task: Task, model: GradientModel, episodes: Episodes, second: boo
     second: differentiate through the inner gradients. weights: of the loss after each inner step; None for the last
     step alone. f1_share: share of the soft macro F1 of all queries. keep (D,): factors on the features.
     """
-    every_step = weights is not None and any(weights[:-1])
+    weights = weights or []
+    every_step = any(weights[:-1])
     inner_lr, query = model.settings[episodes.support.shape[1]], torch.from_numpy(episodes.query)
     logits = next(personal_heads(model.head, [inner_lr], batch_of(task, episodes), second, every_step,
                                  keep)).query_logits()
     if not every_step:
         return query_loss(task, logits, query, f1_share)
-    return sum(weight * query_loss(task, of_step, query, f1_share) for weight, of_step in zip(weights, logits[1:]))
+    return sum((weight * query_loss(task, of_step, query, f1_share) for weight, of_step in zip(weights, logits[1:])),
+               start=logits.new_zeros(()))
 
 
 def reptile_gradient(task: Task, model: GradientModel, episodes: Episodes) -> Head:
@@ -148,7 +150,7 @@ def reptile_gradient(task: Task, model: GradientModel, episodes: Episodes) -> He
 
 
 def metatrain(task: Task, start: Head, inner_lr: Tensor, method: Maml, dev: Draws, seed: int,
-              others: dict[int, Head] | None = None) -> tuple[GradientModel, list[dict]]:
+              others: dict[int, Head] | None = None) -> tuple[GradientModel, list[dict[str, Any]]]:
     """Meta-train from a head. Returns the best model on the dev listeners and the history, one row per epoch.
 
     Epoch 0 is the start itself. inner_lr (steps, tensors) is zero for tensors that do not adapt; it is learnt with
@@ -162,7 +164,7 @@ def metatrain(task: Task, start: Head, inner_lr: Tensor, method: Maml, dev: Draw
     learnt = {name: tensor.requires_grad_() for name, tensor in _initial(start, inner_lr, method).items()}
     mean = {name: tensor.detach().clone() for name, tensor in learnt.items()}
     optimiser, schedule = _optimiser(learnt, method)
-    best, kept, history = -np.inf, None, []
+    best, kept, history = -np.inf, None, list[dict[str, float]]()
     for epoch in range(method.epochs + 1):
         model = _model({name: tensor.clone() for name, tensor in mean.items()}, inner_lr, shots)
         f1, loss = dev_score(task, model, dev, method.soft_f1)
@@ -183,8 +185,9 @@ def metatrain(task: Task, start: Head, inner_lr: Tensor, method: Maml, dev: Draw
             schedule.step()
             for name, average in mean.items():
                 average.lerp_(learnt[name].detach(), 1 - method.ema_decay)
+    assert kept is not None
     losses = [row["dev_loss"] for row in history]
-    return kept._replace(dev_losses=(losses[0], max(losses), losses[kept.epoch])), history
+    return kept._replace(dev_losses=(losses[0], max(losses), losses[kept.epoch or 0])), history
 
 
 def _optimiser(learnt: dict[str, Tensor],
@@ -212,8 +215,8 @@ def _sources(task: Task, start: Head, others: dict[int, Head], method: Maml, sho
     """
     data, train = task.data, task.split.train
     session, sources = data.session[data.clip[train]], []
-    heads_of = {None: start, **others}
-    for name, head in heads_of.items():
+    heads_of: list[tuple[int | None, Head]] = [(None, start), *others.items()]
+    for name, head in heads_of:
         part = train if name is None else train[session == name]
         pools = training_pools(data, part, method.csmt, max(shots), method.query, seed)
         sizes = {k: query_size(pools, method.csmt, k, method.query) for k in shots}
@@ -252,12 +255,13 @@ def _model(learnt: dict[str, Tensor], fixed: Tensor, shots: tuple[int, ...],
     adapts, zero = fixed != 0, fixed.new_zeros(())
     inner_lr = torch.where(adapts, learnt["inner_lr"], zero) if "inner_lr" in learnt else fixed
     inner_lr = torch.where(adapts, fixed * learnt["log_lr"].exp(), zero) if "log_lr" in learnt else inner_lr
+    settings: dict[int, Tensor | Head] = dict.fromkeys(shots, inner_lr)
     if "inner_lr.P" in learnt:
-        inner_lr = Head(*(torch.where(on, learnt[f"inner_lr.{name}"], zero).expand(len(fixed), *learnt[name].shape)
-                          for name, on in zip(TENSORS, adapts[0])))
+        settings = dict.fromkeys(shots, Head(*(
+            torch.where(on, learnt[f"inner_lr.{name}"], zero).expand(len(fixed), *learnt[name].shape)
+            for name, on in zip(TENSORS, adapts[0]))))
     head = Head(*(learnt[name] for name in TENSORS))
     head = head if change is None else Head(*(tensor + by for tensor, by in zip(head, change)))
-    settings = dict.fromkeys(shots, inner_lr)
     if "power" in learnt:
         middle = math.exp(sum(map(math.log, shots)) / len(shots))
         settings = {k: torch.where(adapts, inner_lr * (k / middle) ** learnt["power"], zero) for k in shots}

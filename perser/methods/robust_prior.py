@@ -41,7 +41,7 @@ class RobustPriorModel(PopulationPriorModel):
 class RobustPrior(PopulationPrior):
     """The population prior in a mixture with swaps of two classes; its factor is chosen on the dev listeners."""
 
-    kind: Literal["robust-prior"] = "robust-prior"
+    kind: Literal["robust-prior"] = "robust-prior"  # type: ignore[assignment]  # not the parent's
     title: str = "Meta-PerSER-P, robust"
     Model: ClassVar[type] = RobustPriorModel
 

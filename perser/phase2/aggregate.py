@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
+from perser import records
 from perser.errors import UserError
 from perser.phase2.metrics import ANSWERED, FAILED, JUDGED, METRICS, NONE, UNPARSEABLE, exact
 
 RESAMPLES, LEVEL, PERFECT = 200, 0.95, {"BLEU": 100.0}  # PERFECT: where it is neither 0 nor 1
+AGAIN = "give the command that made it again, with --resume"
 LATER = ("truncated", "cut")  # columns that records of earlier versions lack
 TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metric", "main", "higher", "rows", "value",
                 "low", "high", "N/A", "ungraded", "synthetic"]
@@ -24,7 +27,7 @@ TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metri
 def read(*folders: str | Path) -> pd.DataFrame:
     """The records of all models under folders, or the one file of a committed folder.
 
-    Raises UserError if a folder has none, or if two of them hold different answers of a model to a question.
+    Raises UserError if a folder has none, if one is damaged, or if two hold different answers of a model to a question.
     """
     frames = []
     for folder in folders:
@@ -32,7 +35,10 @@ def read(*folders: str | Path) -> pd.DataFrame:
         if not paths:
             raise UserError(f"{folder}: no records; create them with "
                             f"`perser phase2 --suite --model NAME --out {folder}`")
-        frames += [pd.read_parquet(path) for path in paths]
+        for path in paths:
+            if path.with_name(records.MANIFEST).is_file():
+                records.sealed(path.with_name(records.MANIFEST), AGAIN, path.name)
+            frames.append(records.table(path, AGAIN, ("model", "instance", "sample", "scorer")))
     frame = pd.concat(frames, ignore_index=True)
     for name in LATER:
         frame[name] = (frame[name] if name in frame else pd.Series(False, frame.index)).fillna(False).astype(bool)
@@ -44,17 +50,19 @@ def read(*folders: str | Path) -> pd.DataFrame:
     return frame
 
 
-def manifests(*folders: str | Path) -> dict[str, dict]:
-    """What the runs under folders state of themselves, by model folder."""
-    stated: dict[str, dict] = {}
+def manifests(*folders: str | Path) -> dict[str, dict[str, Any]]:
+    """What the runs under folders state of themselves, by model folder. Raises UserError for damaged files."""
+    stated: dict[str, dict[str, Any]] = {}
     for folder in map(Path, folders):
-        single = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/manifest.json"))}
-        joined = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").is_file() else {}
-        stated |= single or ({folder.name: joined} if isinstance(joined.get("model"), str) else joined)
+        paths = sorted(folder.glob("*/manifest.json")) or sorted(folder.glob("manifest.json"))
+        for path in paths:
+            run = records.sealed(path, AGAIN)
+            run.pop("files", None)
+            stated |= run["models"] if isinstance(run.get("models"), dict) else {path.parent.name: run}
     return stated
 
 
-def counts(frame: pd.DataFrame, stated: dict[str, dict]) -> pd.DataFrame:
+def counts(frame: pd.DataFrame, stated: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Rows per model and data set by what became of them, from the strict scorer's records and the manifests.
 
     skipped: bad data, never asked; missing: asked without success; ungraded, unparseable: of `verdicts`, all graders'.
@@ -132,14 +140,14 @@ def read_cell(frame: pd.DataFrame, metric: str) -> Cell | None:
     parts = None
     if graded:
         parts = np.stack([np.nan_to_num(frame["correct"].to_numpy(float)), np.ones(len(frame))], 1)
-    elif METRICS[metric].parts:
-        parts = np.array([METRICS[metric].parts(*row) for row in zip(labels, answers, strict=True)], float)
+    elif by_row := METRICS[metric].parts:
+        parts = np.array([by_row(*row) for row in zip(labels, answers, strict=True)], float)
     silent = [NONE, UNPARSEABLE] if METRICS[metric].mode == "number" else [NONE]
     return Cell(metric, frame["cluster"].to_numpy(str), frame["outcome"].isin(silent).to_numpy(),
                 ~frame["outcome"].isin(JUDGED).to_numpy(), parts, labels, answers)
 
 
-def cluster_interval(count: int, statistic: Callable, resamples: int, seed: int) -> np.ndarray:
+def cluster_interval(count: int, statistic: Callable[..., Any], resamples: int, seed: int) -> np.ndarray:
     """Percentile bootstrap over `count` clusters: bounds (2, values); NaN with fewer than two clusters.
 
     statistic: from the indices of the drawn clusters, an array, to one or more values.
@@ -197,8 +205,9 @@ def _pairs(frame: pd.DataFrame, model: str, reference: str) -> list[_Pair]:
     pairs = []
     for (group, _), rows in frame.groupby(["group", "instance"], sort=True):
         metric = rows["metrics"].iloc[0].split("|")[0]
-        cells = [read_cell(rows[rows["model"] == name], metric) for name in (model, reference)]
-        if all(cell is not None and len(cell.clusters) for cell in cells):
+        cells = [cell for name in (model, reference)
+                 if (cell := read_cell(rows[rows["model"] == name], metric)) and len(cell.clusters)]
+        if len(cells) == 2:
             pairs.append((str(group), cells, [{name: np.flatnonzero(cell.clusters == name)
                                                for name in np.unique(cell.clusters)} for cell in cells]))
     return pairs
@@ -268,12 +277,12 @@ def differences(frame: pd.DataFrame, reference: str, resamples: int = RESAMPLES,
                 rows = common(rows, [model, reference], [ANSWERED])
             if rows.empty:
                 continue
-            cells = [read_cell(rows[rows["model"] == name].sort_values("sample"), metric)
-                     for name in (model, reference)]
+            cells = [cell for name in (model, reference)
+                     if (cell := read_cell(rows[rows["model"] == name].sort_values("sample"), metric))]
             names, inverse = np.unique(cells[0].clusters, return_inverse=True)
             places = [np.flatnonzero(inverse == i) for i in range(len(names))]
 
-            def gap(drawn: np.ndarray, cells: list = cells, places: list = places) -> np.ndarray:
+            def gap(drawn: np.ndarray, cells: list[Cell] = cells, places: list[np.ndarray] = places) -> np.ndarray:
                 chosen = np.concatenate([places[i] for i in drawn])
                 return np.array([cells[0].value(chosen) - cells[1].value(chosen)])
 

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from text_to_num import alpha2digit
 
@@ -121,7 +122,7 @@ def lettered(instruction: str) -> dict[str, str]:
     >>> lettered("Which? (A) happy, (B) sad or (C) very angry. Listen.")
     {'A': 'happy', 'B': 'sad', 'C': 'very angry'}
     """
-    marks = []
+    marks: list[re.Match[str]] = []
     for mark in re.finditer(r"(?<![\w(])\(?([A-Za-z])[).:]\s*(?=\S)", instruction):
         if mark[1].lower() == chr(ord("a") + len(marks)):
             marks.append(mark)
@@ -201,7 +202,7 @@ def _named(text: str, forms: dict[str, str]) -> set[str]:
     if not any(form.startswith(("+", "-")) for form in forms):
         line = re.sub(r"(?<= )[+-](?=[^\W\d])", "", line)
 
-    def mark(match: re.Match) -> str:
+    def mark(match: re.Match[str]) -> str:
         form = " ".join(word for word in match[0].split() if word not in (",", ";", "?")) or match[0]
         if form in forms:
             names.append(forms[form])
@@ -252,11 +253,12 @@ def _number_text(text: str) -> str:
     text = alpha2digit(re.sub(r"\bseconds?\b", "s", text), "en", threshold=0)
     text = re.sub(r"\b(?:minus|negative)\s+(?=[\d.])", "-", text)
     text = re.sub(r"(\d)\s*(?:x|\u00d7|\*)\s*10\s*\^\s*([-+]?\d+)", r"\1e\2", text)
+    # mypy infers no type of a lambda with a default, which ruff wants of one in a loop.
     for word, part in (("half", 0.5), (r"(?:quarter|4th)", 0.25), ("3rd", 1 / 3)):
         text = re.sub(rf"(?<!\d)(\d+) and (?:an?|1) {word}\b",
-                      lambda match, part=part: repr(float(match[1]) + part), text)
+                      lambda match, part=part: repr(float(match[1]) + part), text)  # type: ignore[misc]
         text = re.sub(rf"(?<![\w.])(?:([1-9]) {word}s\b|(?:an? |1 )?{word}(?: an?(?= )|(?= of an? |\W*$)))",
-                      lambda match, part=part: f"{int(match[1] or 1) * part!r} ", text)
+                      lambda match, part=part: f"{int(match[1] or 1) * part!r} ", text)  # type: ignore[misc]
     return re.sub(r"(\d(?:h|m|min))(?=\d)", r"\1 ", text)
 
 
@@ -274,7 +276,7 @@ def _decimal(text: str) -> float:
 
 def _unit(text: str, target: str = "") -> tuple[str, float, int] | None:
     """The unit that a text starts with: dimension (the target's where a letter has two), size and length in text."""
-    start = re.match(r"[\s-]*(?:of an? )?", text).end()
+    start = match.end() if (match := re.match(r"[\s-]*(?:of an? )?", text)) else 0
     units = [(dimension, size, match.end()) for form, dimension, size in UNITS if (match := form.match(text, start))]
     return next((unit for unit in units if unit[0] == target), units[0] if units else None)
 
@@ -295,7 +297,7 @@ def _fractions(text: str, top: float) -> str:
     """The text with "a/b" as a value, or as a where b is the best mark that can be given, and "a out of b" as a."""
     text = re.sub(r"(\d)\s*out of\s*\d+(?:\.\d+)?", r"\1", text)
 
-    def value(match: re.Match) -> str:
+    def value(match: re.Match[str]) -> str:
         whole, over, under = float(match[1] or 0), float(match[2]), float(match[3])
         mark = not match[1] and (under == top or under in FULL_MARKS) and not _unit(text[match.end():])
         return match[2] if mark or not under else repr(whole + over / under)
@@ -303,9 +305,9 @@ def _fractions(text: str, top: float) -> str:
     return re.sub(rf"(?<![\w./,])(?:(\d+)\s+)?{part}\s*[/\u2044]\s*{part}(?![\d/]|[.,]\d)", value, text)
 
 
-def _quantities(text: str, dimension: str) -> list[list]:
+def _quantities(text: str, dimension: str) -> list[list[Any]]:
     """The numbers of a text as [value, dimension, size]: "1m05s" is one, both ends of "10-12 s" are in seconds."""
-    numbers, end = [], 0
+    numbers, end = list[list[Any]](), 0
     for match in NUMBER.finditer(text):
         value, tail = _decimal(match[0]), text[match.end():]
         unit = _unit(tail, dimension)
@@ -314,7 +316,7 @@ def _quantities(text: str, dimension: str) -> list[list]:
                 continue
             value = math.nan
         name, size, length = unit or ("", 1.0, 0)
-        gap, last = text[end:match.start()], numbers[-1] if numbers else ["", "", 0.0]
+        gap, last = text[end:match.start()], numbers[-1] if numbers else list[Any](("", "", 0.0))
         end = match.end() + length
         if name and last[1] == name and size < last[2] and COMPOUND.fullmatch(gap):
             last[0] += value * size / last[2]
@@ -346,7 +348,8 @@ def read_text(answer: str) -> str | None:
     return answer if answer.strip() and key(answer) not in NO_ANSWER - {""} else None
 
 
-def read(mode: str, answer: str, options: Sequence[str] = (), instruction: str = "") -> tuple | float | str | None:
+def read(mode: str, answer: str, options: Sequence[str] = (),
+         instruction: str = "") -> tuple[str, ...] | float | str | None:
     """Read a cleaned answer in the given mode, `choice`, `number` or `text`; None for no answer."""
     if mode == "choice":
         return read_choice(answer, options, instruction)

@@ -57,7 +57,7 @@ NORMALISER = click.option("--normaliser", type=click.Choice(["plain", "raw", "up
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, asking only what is missing.")
 @click.option("--list", "listing", is_flag=True, help="List which data sets are available; downloads nothing.")
 @click.pass_context
-def phase2(context: click.Context, tasks: str | None, suite: bool, models: tuple[str, ...], out: str | None,
+def phase2(context: click.Context, /, tasks: str | None, suite: bool, models: tuple[str, ...], out: str | None,
            listing: bool, data: str | None, grader: tuple[str, ...], table: Path | None, given: tuple[str, ...],
            settings: tuple[str, ...], **options: Any) -> None:
     """Evaluate speech language models on tasks in the Dynamic-SUPERB Phase-2 format."""
@@ -77,11 +77,11 @@ def phase2(context: click.Context, tasks: str | None, suite: bool, models: tuple
     if suite:
         from perser.phase2.suite import build
 
-        tasks = str(build(Path(out) / "suite", progress=True))
+        tasks = str(build(Path(str(out)) / "suite", progress=True))
     if listing:
         _list(tasks, data, out)
     else:
-        _evaluate(tasks, chosen, Path(out), data, grader=grader, **options)
+        _evaluate(str(tasks), chosen, Path(str(out)), data, grader=grader, **options)
 
 
 def _chosen(names: tuple[str, ...], table: Path | None, given: tuple[str, ...], settings: tuple[str, ...]
@@ -138,9 +138,9 @@ def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: st
     from perser.phase2.tasks import load
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    source = {"tasks": str(Path(tasks).absolute()), "data": data, "cache_dir": str(out.absolute() / "audio"),
-              "limit": limit}
-    loaded, problems = load(tasks, data, source["cache_dir"], limit=limit, texts=texts)
+    cache = str(out.absolute() / "audio")
+    source = {"tasks": str(Path(tasks).absolute()), "data": data, "cache_dir": cache, "limit": limit}
+    loaded, problems = load(tasks, data, cache, limit=limit, texts=texts)
     click.echo("".join(f"! {problem}\n" for problem in problems), nl=False, err=True)
     if not loaded:
         raise UserError(f"{tasks}: no data set can be run; see the lines above")
@@ -150,9 +150,9 @@ def _evaluate(tasks: str, models: dict[str, dict[str, Any]], out: Path, data: st
                    progress=sys.stderr, **options)
     click.echo(report.write(out, reference, normaliser=normaliser))
     if missing := sum(runner.manifest(out, model)["missing"] for model in models):
-        errors = Counter()
-        for model in models:
-            errors.update(runner.manifest(out, model)["errors"])
+        errors = Counter[str]()
+        for name in models:
+            errors.update(runner.manifest(out, name)["errors"])
         common, count = (errors.most_common(1) or [("interrupted", missing)])[0]
         raise UserError(f"{out}: {missing} answers are missing; of {count} the reason is: {report.plain(common)}; try "
                         "again with --resume")

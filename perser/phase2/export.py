@@ -1,7 +1,7 @@
 """Write a data set in the upstream layout, and check a folder against upstream's review rules."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import soundfile as sf
@@ -21,8 +21,9 @@ def numbered(name: str, values: Sequence[str]) -> dict[str, str]:
     return {f"{name}{i}" if i > 1 else name: value for i, value in enumerate(values, 1)}
 
 
-def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[dict], *, kind: str, domain: str,
-               metrics: Sequence[str], description: str, synthetic: str = "", license: str = "MIT") -> Path:
+def write_task(root: str | Path, task: str, dataset: str, rows: Sequence[Mapping[str, object]], *, kind: str,
+               domain: str, metrics: Sequence[str], description: str, synthetic: str = "",
+               license: str = "MIT") -> Path:
     """Write `instance.json` and `data/metadata.jsonl` under `root/<task>/<task>_<dataset>`; returns that folder.
 
     rows: dicts of upstream's columns: file, instruction, label (strings), audio, audio2 ..., text, label2 ...

@@ -90,7 +90,7 @@ def build(root: str | Path, corpus: Corpus, experiment: Experiment, *, fold: int
                       description=f"Name what one listener hears, from {at} clips that this listener labelled.")
 
 
-def _rows(chosen: list[Query], data: Data, corpus: Corpus, folder: Path, seed: int) -> Iterator[dict]:
+def _rows(chosen: list[Query], data: Data, corpus: Corpus, folder: Path, seed: int) -> Iterator[dict[str, str]]:
     """Upstream's columns of the rows, writing their clips to `folder`."""
     forms, classes = wordings(), list(data.classes)
     order = np.resize(rng(seed, "listener task wording").permutation(len(forms)), len(chosen))

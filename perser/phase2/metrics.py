@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import jiwer
 import mir_eval
@@ -20,7 +21,7 @@ from perser.phase2.answers import LARGEST, fold, is_letter, key, read_number, to
 ANSWERED, NONE, UNPARSEABLE, FAILED = "answered", "none", "unparseable", "failed"  # outcomes
 JUDGED = (ANSWERED, NONE, UNPARSEABLE)  # a verdict that cannot be read is no answer to a number task, otherwise wrong
 Labels = Sequence[Sequence[str]]
-Parts = Callable[[Sequence[str], object], tuple[float, float]]
+Parts = Callable[[Sequence[str], Any], tuple[float, float]]
 
 
 def _set(values: Sequence[str] | None) -> frozenset[str]:
@@ -32,13 +33,13 @@ def exact(labels: Sequence[str], answer: Sequence[str] | None) -> tuple[float, f
     return float(_set(labels) == _set(answer)), 1.0
 
 
-def weighted_accuracy(labels: Labels, answers: Sequence) -> float:
+def weighted_accuracy(labels: Labels, answers: Sequence[Any]) -> float:
     """Accuracy with the same weight for each label set: mean recall over those that occur."""
     truth, right = [_set(row) for row in labels], [exact(*pair)[0] for pair in zip(labels, answers, strict=True)]
     return float(np.mean([np.mean([r for r, t in zip(right, truth, strict=True) if t == name]) for name in set(truth)]))
 
 
-def _class_counts(labels: Labels, answers: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _class_counts(labels: Labels, answers: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True positives, false positives and false negatives of all classes that occur among labels or answers."""
     sides = [_set(row) for row in labels], [_set(answer) for answer in answers]
     classes = sorted(frozenset().union(*sides[0], *sides[1]))
@@ -46,13 +47,13 @@ def _class_counts(labels: Labels, answers: Sequence) -> tuple[np.ndarray, np.nda
     return (truth & predicted).sum(0), (~truth & predicted).sum(0), (truth & ~predicted).sum(0)
 
 
-def macro_f1(labels: Labels, answers: Sequence) -> float:
+def macro_f1(labels: Labels, answers: Sequence[Any]) -> float:
     """F1 over label sets, averaged over all classes that occur among labels or answers."""
     counts = _class_counts(labels, answers)
     return float(scores.macro_f1(*counts)) if len(counts[0]) else 1.0
 
 
-def weighted_f1(labels: Labels, answers: Sequence) -> float:
+def weighted_f1(labels: Labels, answers: Sequence[Any]) -> float:
     """F1 over label sets, averaged over the classes of the labels with their number of labels as weight."""
     tp, fp, fn = _class_counts(labels, answers)
     if not (tp + fn).any():
@@ -60,7 +61,7 @@ def weighted_f1(labels: Labels, answers: Sequence) -> float:
     return float(np.average(2 * tp / np.maximum(1, 2 * tp + fp + fn), weights=tp + fn))
 
 
-def _overlap(truth: Counter, predicted: Counter) -> tuple[float, float]:
+def _overlap(truth: Counter[str], predicted: Counter[str]) -> tuple[float, float]:
     """Numerator and denominator of a micro-F1: twice the shared count, and the total of both sides."""
     return 2.0 * (truth & predicted).total(), float(truth.total() + predicted.total())
 
@@ -72,7 +73,7 @@ def set_f1(labels: Sequence[str], answer: Sequence[str] | None) -> tuple[float, 
 
 def _item_f1(form: Callable[[str], str]) -> Parts:
     """Micro-F1 over comma-separated items, counting repeated items; `form` is what is compared of an item."""
-    def items(values: Sequence[str]) -> Counter:
+    def items(values: Sequence[str]) -> Counter[str]:
         parts = [part.strip() for value in values for part in re.split(r"[,;\n]", value.strip("[]"))]
         return Counter(form(part) for part in parts if key(part))
     return lambda labels, answer: _overlap(items(labels), items([answer or ""]))
@@ -228,9 +229,9 @@ def _deviation(power: int) -> Parts:
     return parts
 
 
-def _over_numbers(rule: Callable, correlation: bool) -> Callable[[Labels, Sequence], float]:
+def _over_numbers(rule: Callable[..., Any], correlation: bool) -> Callable[[Labels, Sequence[Any]], float]:
     """A rule over the answered rows. A constant answer has correlation 0; too few rows give NaN."""
-    def metric(labels: Labels, answers: Sequence) -> float:
+    def metric(labels: Labels, answers: Sequence[Any]) -> float:
         pairs = [(_number(tuple(row)), within(answer)) for row, answer in zip(labels, answers, strict=True)]
         truth, predicted = np.array([p for p in pairs if None not in p], dtype=float).reshape(-1, 2).T
         if not correlation:
@@ -309,12 +310,13 @@ class Metric:
     mode: str
     higher: bool
     parts: Parts | None = None
-    whole: Callable[[Labels, Sequence], float] | None = None
+    whole: Callable[[Labels, Sequence[Any]], float] | None = None
 
-    def compute(self, labels: Labels, answers: Sequence) -> float:
+    def compute(self, labels: Labels, answers: Sequence[Any]) -> float:
         """The metric over a task: labels as one tuple per row, answers as from `read`; NaN if undefined."""
         if self.whole:
             return self.whole(labels, answers)
+        assert self.parts, "a metric of rows or of the whole"
         return self.ratio(np.array([self.parts(*row) for row in zip(labels, answers, strict=True)]))
 
     def ratio(self, parts: np.ndarray) -> float:
@@ -325,7 +327,7 @@ class Metric:
         return float("nan") if self.mode == "number" else 1.0 if self.higher else float(numerator)
 
 
-def _family(mode: str, higher: bool, form: str, **rules: Callable) -> dict[str, Metric]:
+def _family(mode: str, higher: bool, form: str, **rules: Callable[..., Any]) -> dict[str, Metric]:
     return {name.replace("_", "-"): Metric(mode, higher, **{form: rule}) for name, rule in rules.items()}
 
 

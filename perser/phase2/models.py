@@ -130,7 +130,7 @@ class Provider(ModelAPI):
         except Exception as error:  # raised by the request, so that inspect logs it with the sample
             future.set_exception(error)
 
-    async def generate(self, input: list[ChatMessage], tools: list, tool_choice: Any,
+    async def generate(self, input: list[ChatMessage], tools: list[Any], tool_choice: Any,
                        config: GenerateConfig) -> ModelOutput:
         """Inspect's entry point: one user message with audios and text, after a system message if there is one."""
         content, about = input[-1].content, input[-1].metadata or {}
@@ -445,9 +445,10 @@ class Replay(Provider):
             name = next((key for key in keys if key in self.entries), None)
             if name is None:
                 raise UserError(f"{self.model_name}: no entry for {question.file!r} of {question.instance}")
-            responses.append(_as_text(self.entries[name].get("sllm_response")))
-            if responses[-1] is None:
+            text = _as_text(self.entries[name].get("sllm_response"))
+            if text is None:
                 raise UserError(f"{self.model_name}: {name} has no sllm_response; predict it and try again")
+            responses.append(text)
         return responses
 
 
@@ -457,7 +458,7 @@ def _as_text(response: object) -> str | None:
     return response if response is None or isinstance(response, str) else json.dumps(response)
 
 
-def read_predictions(path: Path) -> dict[str, dict]:
+def read_predictions(path: Path) -> dict[str, dict[str, Any]]:
     """A prediction file, or a folder `<model>/` of one file per task, whose keys become `<task>/<key>`.
 
     JSON as the organisers' (a dictionary by wav name), or JSONL or CSV with columns file, sllm_response and, for
@@ -469,7 +470,7 @@ def read_predictions(path: Path) -> dict[str, dict]:
             for key, entry in _entries(file).items()}
 
 
-def _entries(path: Path) -> dict[str, dict]:
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix in (".jsonl", ".csv"):
@@ -535,7 +536,8 @@ class Majority(Control):
     def _sheet(self, task: Phase2Task) -> dict[str, str]:
         numbers = [read_number(", ".join(row.labels)) for row in task.rows] if task.kind == "regression" else [None]
         counts = Counter(", ".join(sorted(row.labels)) for row in task.rows)
-        answer = repr(median(numbers)) if None not in numbers else min(counts, key=lambda x: (-counts[x], x))
+        known = [number for number in numbers if number is not None]
+        answer = repr(median(known)) if len(known) == len(numbers) else min(counts, key=lambda x: (-counts[x], x))
         return dict.fromkeys((row.id for row in task.rows), answer)
 
 
@@ -609,7 +611,7 @@ def in_words(probabilities: dict[str, float], options: Sequence[str]) -> str:
     """
     known = {_class(name): float(value) for name, value in probabilities.items()}
     matches = {option: known[_class(option)] for option in options if _class(option) in known}
-    return max(matches, key=matches.get) if len(matches) > 1 else NOT_APPLICABLE
+    return max(matches, key=lambda option: matches[option]) if len(matches) > 1 else NOT_APPLICABLE
 
 
 def _class(name: str) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ INFERRED = " (inferred)"
 CONTROLS = ("majority", "random", "oracle")  # they know the labels
 
 
-def plain(value: object) -> object:
+def plain(value: Any) -> Any:
     """A name made safe for a table: one line, no control characters, no markup."""
     return re.sub(r"[^\w .,+:/()%#-]", "?", value)[:120] if isinstance(value, str) else value
 
@@ -39,7 +40,7 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
     out.mkdir(parents=True, exist_ok=True)
     records.write(frame, out / "records.parquet")
     if manifests:
-        records.write_json(manifests, out / "manifest.json")
+        records.seal({"models": manifests}, out / "manifest.json", out / "records.parquet")
     frame = frame.assign(domain=frame["domain"] + np.where(frame["instance"].isin(list(catalogue())), INFERRED, ""),
                          dimension=frame["instance"].map(dimension),
                          metrics=[normalised(names, normaliser) for names in frame["metrics"]])
@@ -52,7 +53,7 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
              "", markdown(pivot(table, "value")), "", "## Share without an answer", "",
              markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests), *_agreement(frame)]
     reference = reference or next((name for name in sorted(set(frame["model"])) if name.startswith("cascade/")), None)
-    if reference in set(frame["model"]):
+    if reference and {reference} < set(frame["model"]):
         lines += _compared(frame, reference, tables)
     for name, content in tables.items():
         records.inert(content.map(plain)).to_csv(out / f"{name}.csv", index=False)
@@ -98,7 +99,7 @@ def scores(out: str | Path, seen: Sequence[str] = ()) -> list[Path]:
     return written
 
 
-def _rows(counts: pd.DataFrame, manifests: dict[str, dict]) -> list[str]:
+def _rows(counts: pd.DataFrame, manifests: dict[str, dict[str, Any]]) -> list[str]:
     """What became of the rows: a line per model and data set with other than answers, and the commonest errors."""
     kinds = ["none", "missing", "skipped", "ungraded", "unparseable", "truncated", "cut"]
     shown = counts[counts[kinds].sum(axis=1) > 0]
@@ -192,7 +193,7 @@ def radar(skill: pd.DataFrame, stamp: str = "") -> Figure:
     means = skill.clip(-1, 1).groupby(level="domain").mean()  # or one wild number would hide the rest
     angles = np.linspace(0, 2 * np.pi, len(means), endpoint=False)
     figure = Figure(figsize=(3.4, 3.4))
-    axes = figure.add_subplot(projection="polar")
+    axes: Any = figure.add_subplot(projection="polar")
     axes.set_theta_zero_location("N")
     for model, values in means.drop(columns="majority", errors="ignore").items():
         axes.plot([*angles, angles[0]], [*values, values.iloc[0]], marker=".", linewidth=1, label=short(model))

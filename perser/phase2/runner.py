@@ -24,7 +24,7 @@ from inspect_ai.scorer import Scorer
 
 from perser import provenance, records
 from perser.errors import UserError
-from perser.phase2 import models
+from perser.phase2 import aggregate, models
 from perser.phase2.answers import parse_options
 from perser.phase2.metrics import METRICS
 from perser.phase2.scorers import graded, read_prompt, strict
@@ -33,8 +33,8 @@ from perser.phase2.watch import AT_ONCE, RETRIES, TIMEOUT, Watch, asked, duratio
 
 CONTROLS, LARGE = {"majority", "random", "oracle"}, {"cascade", "zero-shot", "asr", "hf-audio"}
 AUDIO_TOKENS = 25  # of a second of audio, as many models count
-QUIET = {"display": "log", "log_images": False, "ctl_server": False, "score_display": False, "log_level": "warning",
-         "log_model_api": False, "log_realtime": False}
+QUIET: dict[str, Any] = {"display": "log", "log_images": False, "ctl_server": False, "score_display": False,
+                         "log_level": "warning", "log_model_api": False, "log_realtime": False}
 FACTS = ("task", "group", "domain", "kind", "commit", "synthetic")
 COLUMNS = {
     "model": "name of the model", "task": "upstream task", "group": "data set without its fold",
@@ -67,7 +67,8 @@ def samples(task: Phase2Task) -> list[Sample]:
     return rows
 
 
-def as_task(tasks: Sequence[Phase2Task], name: str, scorers: Sequence, settings: dict[str, Any] | None = None) -> Task:
+def as_task(tasks: Sequence[Phase2Task], name: str, scorers: Sequence[Scorer],
+            settings: dict[str, Any] | None = None) -> Task:
     """An inspect task over the rows of one or more data sets; greedy, at most 256 new tokens, unless `settings` say so.
 
     settings: of inspect's GenerateConfig.
@@ -142,13 +143,16 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
         limit = None if isinstance(served.api, models.Provider) else timeout
         with Watch(model, sum(len(t.rows) for t in tasks), limit, progress).watching():
             done = _ask(tasks, served, logs, [graded(name, verdicts, prompt=prompt) for name in graders], generate)
-    frame = pd.DataFrame([row for log in done for row in rows(log, model)], columns=list(COLUMNS))
+    # The logs may also hold answers of an earlier run to more questions.
+    asked_for = {(task.instance, row.id) for task in tasks for row in task.rows}
+    answers = [row for log in done for row in rows(log, model) if (row["instance"], row["sample"]) in asked_for]
+    frame = pd.DataFrame(answers, columns=list(COLUMNS))
     records.write(frame, folder / "records.parquet")
-    records.write_json(_facts(tasks, frame, done) | {
+    records.seal(_facts(tasks, frame, done) | {
         "model": model, "grader": ", ".join(graders) or None, "judge_prompt": prompt or None,
         "limit": source["limit"], "seconds": round(monotonic() - start, 1), "generate": generate or {},
         "args": {name: value for name, value in (args or {}).items() if not re.search("key|token|secret", name, re.I)}
-    }, folder / "manifest.json")
+    }, folder / "manifest.json", folder / "records.parquet")
     (folder / "predictions").mkdir(exist_ok=True)
     for instance, entries in predictions(done, getattr(served.api, "entries", {})).items():
         (folder / "predictions" / f"{instance}.json").write_text(json.dumps(entries, indent=1) + "\n")
@@ -179,7 +183,7 @@ def estimate(tasks: Sequence[Phase2Task], model: str, out: str | Path, generate:
         before = manifest(out, model)
         answered = sum(before["rows"].values()) - before["missing"]
         return f"{line}; at the speed of the last run {duration(before['seconds'] / answered * len(rows))}"
-    except (OSError, KeyError, ValueError, ZeroDivisionError):
+    except (UserError, KeyError, ZeroDivisionError):
         return f"{line}; how long is not known yet: --limit 2 would show"
 
 
@@ -198,12 +202,12 @@ def _facts(tasks: Sequence[Phase2Task], frame: pd.DataFrame, logs: Sequence[Eval
 def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, graders: Sequence[Scorer],
          settings: dict[str, Any] | None) -> list[EvalLog]:
     """One log per task, with what was missing asked and graded. Answers are logged one by one, our own by the batch."""
-    ours = isinstance(model.api, models.Provider)
+    batch = model.api.batch_size if isinstance(model.api, models.Provider) else None
     with contextlib.redirect_stdout(io.StringIO()):  # inspect announces completion there
         _, done = eval_set([as_task([t], t.instance, [strict()], settings) for t in tasks], log_dir=str(folder),
                            model=model, fail_on_error=True, continue_on_fail=True, retry_attempts=0,
                            retry_immediate=False, max_tasks=1, log_dir_allow_dirty=True,
-                           max_samples=None if ours else AT_ONCE, log_buffer=model.api.batch_size if ours else 1,
+                           max_samples=None if batch else AT_ONCE, log_buffer=batch or 1,
                            **QUIET)
     logs = []
     for log in done:
@@ -254,7 +258,7 @@ def rows(log: EvalLog, model: str) -> Iterator[dict[str, Any]]:
             verdict, about = result.metadata or {}, sample.metadata
             if "outcome" not in verdict or sample.error:
                 continue
-            yield {"model": model, **log.eval.metadata["data sets"][about["instance"]],
+            yield {"model": model, **(log.eval.metadata or {})["data sets"][about["instance"]],
                    **{name: about[name] for name in ("instance", "sample", "cluster")},
                    "metrics": "|".join(about["metrics"]), "scorer": verdict.get("scorer", "strict"),
                    "labels": json.dumps(about["labels"]), "answer_read": json.dumps(verdict["answer_read"]),
@@ -265,16 +269,16 @@ def rows(log: EvalLog, model: str) -> Iterator[dict[str, Any]]:
 
 
 def manifest(out: str | Path, model: str) -> dict[str, Any]:
-    """How one model's records were produced."""
-    return json.loads((Path(out) / slug(model) / "manifest.json").read_text())
+    """How one model's records were produced. Raises UserError where the file is missing or damaged."""
+    return records.sealed(Path(out) / slug(model) / "manifest.json", aggregate.AGAIN)
 
 
-def predictions(logs: Sequence[EvalLog], original: dict[str, dict]) -> dict[str, dict[str, dict]]:
+def predictions(logs: Sequence[EvalLog], original: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """The answers as prediction files, {data set: {key: entry}}; `original` entries keep their order and keys.
 
     Other rows get the organisers' key, or their file where two of a data set would share one.
     """
-    order, files = {name: number for number, name in enumerate(original)}, {}
+    order, files = {name: number for number, name in enumerate(original)}, dict[str, list[Any]]()
     for log in logs:
         answered = [sample for sample in log.samples or [] if not sample.error]
         shared = Counter(prediction_keys(s.metadata["instance"], s.metadata["sample"])[-1] for s in answered)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from inspect_ai.model import (
     Model,
     get_model,
 )
-from inspect_ai.scorer import SampleScore, Score, Scorer, Target, metric, scorer
+from inspect_ai.scorer import MetricProtocol, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
 from perser import records
@@ -54,7 +54,7 @@ AGAIN = {"choice": "Repeat only the last line: either `Result: YES` or `Result: 
 FIELDS = ("question", "correct", "answer")
 
 
-def published_values(metrics: list[str], rows: list[Mapping[str, Any]]) -> dict[str, float]:
+def published_values(metrics: list[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The task's metrics over the rows with a verdict, and the shares without an answer and without a verdict."""
     judged = [row for row in rows if row["outcome"] in JUDGED]
     values = {}
@@ -71,11 +71,11 @@ def published_values(metrics: list[str], rows: list[Mapping[str, Any]]) -> dict[
 
 
 @metric
-def published():
+def published() -> MetricProtocol:
     """All metrics of all tasks among the scored samples, prefixed by the task when there are several."""
 
     def compute(scores: list[SampleScore]) -> dict[str, float]:
-        tasks: dict[str, list[dict]] = {}
+        tasks: dict[str, list[dict[str, Any]]] = {}
         for item in scores:
             row, about = item.score.metadata or {}, item.sample_metadata or {}
             if "outcome" in row:

@@ -5,7 +5,7 @@ task. A recipe's `make(i, draw)` returns the columns of row i and its sounds: li
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,8 @@ GRIM = ("This is the worst day of my life.", "I hate everything about this.", "T
         "I have never felt so alone.", "Leave me, this is awful.", "You have ruined it all.")
 
 Draw = np.random.Generator
-Columns = dict[str, str | Callable[[float], str]]  # a function computes the value from the recording's seconds
-Item = tuple[Columns, list[Line] | list[np.ndarray]]
+Columns = Mapping[str, str | Callable[[float], str]]  # a function computes the value from the recording's seconds
+Item = tuple[Columns, Sequence[Line | np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def _record(recipe: Recipe, draws: list[Draw], folder: Path) -> list[dict[str, s
     items = [recipe.make(i, draw) for i, draw in enumerate(draws)]
     files = [[folder / f"{i:03d}{f'_pair{k}' if k else ''}.wav" for k in range(len(sounds))]
              for i, (_, sounds) in enumerate(items)]
-    lines = [Line(sound, path=str(path)) for (_, sounds), paths in zip(items, files, strict=True)
+    lines: list[Line] = [{**sound, "path": str(path)} for (_, sounds), paths in zip(items, files, strict=True)
              for sound, path in zip(sounds, paths, strict=True) if isinstance(sound, dict)]
     if lines:
         speak(lines)  # all in one process and in order: espeak-ng carries state from one line to the next
@@ -303,6 +303,6 @@ def _record(recipe: Recipe, draws: list[Draw], folder: Path) -> list[dict[str, s
                 wave = 0.9 * sound / max(1.0, float(np.abs(sound).max()))
                 sf.write(path, wave, RATE, subtype="PCM_16")
         seconds = sf.info(paths[0]).duration
-        columns = {name: value(seconds) if callable(value) else value for name, value in columns.items()}
-        rows.append({**numbered("audio", [path.name for path in paths[:len(sounds)]]), **columns})
+        texts = {name: value(seconds) if callable(value) else value for name, value in columns.items()}
+        rows.append({**numbered("audio", [path.name for path in paths[:len(sounds)]]), **texts})
     return rows

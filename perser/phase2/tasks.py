@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import json_repair
 import numpy as np
@@ -150,7 +150,7 @@ def load(root: str | Path, data: str | Path | None = None, cache_dir: str | Path
     root, files = Path(root), sorted(Path(root).rglob("instance.json"))
     if not files:
         raise UserError(f"{root}: no instance.json in it or below; give a folder in the upstream layout")
-    tasks, problems, find = [], [], partial(find_data, data=data, fetch=fetch)
+    tasks, problems, find = list[Phase2Task](), list[str](), partial(find_data, data=data, fetch=fetch)
     for path in files:
         if only and only not in (path.parent.name, path.parent.parent.name):
             continue
@@ -234,7 +234,7 @@ def _metrics(file: Path, listed: list[str], known: dict[str, str], kind: str, pr
 def find_data(folder: Path, instance: Instance, data: str | Path | None = None, fetch: bool = True) -> tuple[Path, str]:
     """The folder with the rows, and its commit or "local". Raises UserError, with what to download, if none exists."""
     names = (instance.path.split("/")[1], instance.path, instance.name) if data is not None else ()
-    places = (folder, folder / "data", *(Path(data) / name for name in names))
+    places = (folder, folder / "data", *(Path(data or "") / name for name in names))
     for candidate in (inner for place in places for inner in (place, place / "test", place / "data" / "test")):
         if candidate.is_dir() and _tables(candidate):
             return candidate, "local"
@@ -273,7 +273,7 @@ def _tables(folder: Path) -> list[Path]:
 
 def read_rows(folder: Path, cache_dir: Path, limit: int | None, problems: list[str]) -> Iterator[Row]:
     """Yield the rows of a local folder; a bad row is reported and left out."""
-    ids, folder = set(), folder.resolve()
+    ids, folder = set[str](), folder.resolve()
     blobs = folder.parents[1] / "blobs" if folder.parent.name == "snapshots" else folder  # the hub's cache uses links
     for table in _tables(folder):
         for position, record in _records(table):
@@ -371,7 +371,7 @@ def _row(record: object, folder: Path, blobs: Path, cache_dir: Path) -> Row:
                _labels(columns["label"]))
 
 
-def _labels(values: list) -> tuple[str, ...]:
+def _labels(values: list[Any]) -> tuple[str, ...]:
     """A set of labels from several label columns, a list, or a list written as a string."""
     flat = []
     for value in values:
@@ -431,7 +431,7 @@ def _cached(data: bytes, cache_dir: Path, name: str) -> str:
     return str(target.resolve())
 
 
-def coverage(tasks: list[Phase2Task], described: Collection[str] = ()) -> list[dict[str, object]]:
+def coverage(tasks: list[Phase2Task], described: Collection[str] = ()) -> list[dict[str, Any]]:
     """The catalogue compared with what was loaded: one row per group of folds, with unsupported groups marked.
 
     described: the data sets whose `instance.json` is here; without data they are marked as such.

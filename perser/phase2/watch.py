@@ -62,14 +62,15 @@ class Watch:
             self.failed, self.row = self.failed + 1, self.row + 1
             late = isinstance(error, TimeoutError) and self.timeout
             self.show()
-            raise RuntimeError(f"no answer within {2 * self.timeout + 30:g} s" if late else reason(error)) from error
+            seconds = 2 * (self.timeout or 0) + 30
+            raise RuntimeError(f"no answer within {seconds:g} s" if late else reason(error)) from error
         self.answered, self.row = self.answered + 1, 0
         self.show()
         return state
 
     def show(self) -> None:
         """Write the progress, if it is time."""
-        now, terminal = monotonic(), bool(self.stream) and self.stream.isatty()
+        now, terminal = monotonic(), self.stream is not None and self.stream.isatty()
         if not self.stream or now - self.shown < (0.5 if terminal else SECONDS_BETWEEN):
             return
         self.shown, done = now, self.answered + self.failed

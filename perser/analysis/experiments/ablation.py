@@ -38,9 +38,9 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
     yield "effects", effects_figure(run)
 
 
-def parts(settings: dict) -> frozenset[str]:
+def parts(settings: dict[str, object]) -> frozenset[str]:
     """The parts that a maml method's settings switch on."""
-    csmt = {"split": "", "combined": "CSMT"}.get(settings.get("csmt", "split"), SHARED)
+    csmt = {"split": "", "combined": "CSMT"}.get(str(settings.get("csmt", "split")), SHARED)
     on = csmt, "DA" if settings.get("anneal") else "", "LSLR" if settings.get("lslr") else ""
     return frozenset(on) - {""}
 
@@ -64,9 +64,9 @@ def effects(run: Run) -> pd.DataFrame:
     methods, rows, own = design(run), [], per_seed(run.records)
     other = None if run.exchanged is None else per_seed(run.exchanged)
     contrasts = {part: [(rest | {part}, rest) for rest in COMBINATIONS if part not in rest] for part in PARTS}
-    contrasts[SHARED] = [({SHARED, "DA", "LSLR"}, ALL)]
+    contrasts[SHARED] = [(frozenset({SHARED, "DA", "LSLR"}), ALL)]
     for name, (part, combined) in product([name for name in HEADLINE if name in own], contrasts.items()):
-        pairs = [tuple(methods.get(frozenset(side)) for side in sides) for sides in combined]
+        pairs = [(methods.get(with_part, ""), methods.get(without, "")) for with_part, without in combined]
         for setting in SETTINGS if all(map(all, pairs)) else ():
             for shots in statistics.shot_numbers(own, setting):
                 cell = {"part": part, "setting": setting, "shots": shots, "score": name}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def correlations(gains: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return frame.assign(p_holm=statistics.holm(frame["p"]))
 
 
-def rho_text(row) -> str:
+def rho_text(row: Any) -> str:
     """A correlation with its interval in print."""
     return "-" if np.isnan(row.rho) else f"{row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
 
@@ -114,7 +115,7 @@ def who(run: Run, method: str, seed: int = 0) -> Figure:
     return figure
 
 
-def _heatmap(axes: Axes, values: pd.DataFrame, **options) -> None:
+def _heatmap(axes: Axes, values: pd.DataFrame, **options: Any) -> None:
     """A heat map in greys with all labels, and the numbers where there are few rows."""
     few = len(values) <= 12
     seaborn.heatmap(values, cmap="Greys", annot=few, annot_kws={"fontsize": 6}, xticklabels=True, yticklabels=True,

@@ -38,7 +38,7 @@ def of_listeners(run: Run, method: str, setting: str, shots: int, score: str) ->
     """Gain and, where the run allows it, personal part of each listener and seed, in printed units."""
     own, factor = comparison.grids(per_seed(run.records)), SCORES[score].factor
     other = {} if run.exchanged is None else comparison.grids(per_seed(run.exchanged))
-    start = own.get((wording.baseline(run), setting, 0))
+    start = own.get((wording.baseline(run) or "", setting, 0))
     against = {"gain": start, "personal": other.get((method, setting, shots))}
     return {part: (factor * (own[method, setting, shots][score] - grid[score])).dropna(how="all")
             for part, grid in against.items() if grid is not None}

@@ -1,6 +1,7 @@
 """Every method next to the upper bound: gain and personal part, meta-learning against the best method without."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +22,10 @@ BEST_RIVAL = ("the method without meta-learning with the best mean in this score
 AGAINST_BEST = f"Against: {BEST_RIVAL}"
 FIRST = ("prior-shift", "listener-embedding", "fine-tuning", "maml", "meta-perser", "meta-perser-p")  # of `headline`
 # Marks of `headline`.
-GAIN = {"marker": "o", "markersize": 4.5, "elinewidth": 1.4, "linewidth": 1.4}
-PERSONAL = {"marker": "D", "markersize": 3.2, "markerfacecolor": "white", "markeredgewidth": 0.9, "linestyle": "none"}
-RIVAL = {"color": drawing.GROUP_COLOURS[wording.SIMPLE], "linestyle": drawing.DASHED, "linewidth": 1}
+GAIN: dict[str, Any] = {"marker": "o", "markersize": 4.5, "elinewidth": 1.4, "linewidth": 1.4}
+PERSONAL: dict[str, Any] = {"marker": "D", "markersize": 3.2, "markerfacecolor": "white", "markeredgewidth": 0.9,
+                            "linestyle": "none"}
+RIVAL: dict[str, Any] = {"color": drawing.GROUP_COLOURS[wording.SIMPLE], "linestyle": drawing.DASHED, "linewidth": 1}
 
 
 def applies(run: Run) -> bool:
@@ -141,7 +143,7 @@ def headline(run: Run) -> Figure:
     rows = rows[rows["method"].isin(shown)] if shown & set(FIRST) else rows
     order = list(rows.groupby("method")["gain"].mean().sort_values(ascending=False).index)
     figure = Figure(figsize=(3.4, 1.5 + 0.2 * len(order)))
-    top, below = figure.subfigures(2, 1, height_ratios=(0.55, 0.95 + 0.2 * len(order)))
+    (top,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(0.55, 0.95 + 0.2 * len(order)))
     panels = below.subplots(1, rows["setting"].nunique(), sharey=True, sharex=True, squeeze=False)[0]
     for axes, (setting, part) in zip(panels, rows.groupby("setting", sort=False)):
         _ranked(axes, part.set_index("method").loc[order], best.get(setting))

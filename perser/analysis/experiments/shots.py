@@ -49,7 +49,7 @@ def pays_table(run: Run, rows: pd.DataFrame) -> Captioned:
                 line = line.sort_values("shots")
                 above = (line[f"{part}_low"] > 0)[::-1].cummin()[::-1]
                 pays = min(line["shots"][above], default=None)
-                values = {shots: row for shots, *row in zip(*(line[name] for name in (
+                values = {shots: (mean, low, high) for shots, mean, low, high in zip(*(line[name] for name in (
                     "shots", part, f"{part}_low", f"{part}_high")))}
                 cells.append({"Score": SCORES[score].title, "Clips": setting, "Method": run.title(method),
                               "Part": comparison.PARTS[part], "Pays from": str(pays or "-"),

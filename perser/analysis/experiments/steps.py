@@ -38,9 +38,10 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 def by_step(run: Run) -> pd.DataFrame:
     """`comparison.rows` of each number of inner_steps, at each setting's largest number of shots."""
-    run, tables = comparison.largest(run), []
+    run, tables = comparison.largest(run), list[pd.DataFrame]()
     for number in sorted(set(run.records.loc[run.records["shots"] > 0, "inner_steps"])):
-        part = run.only(lambda frame, number=number: frame["shots"].eq(0) | frame["inner_steps"].eq(number))
+        part = run.only(  # mypy infers no lambda with a default
+            lambda frame, number=number: frame["shots"].eq(0) | frame["inner_steps"].eq(number))  # type: ignore[misc]
         rows = comparison.rows(part).assign(inner_steps=int(number))
         tables.append(rows[rows["shots"] > 0] if tables else rows)
     return pd.concat(tables, ignore_index=True)
@@ -132,7 +133,9 @@ def rates_by_shots(learnt: pd.DataFrame) -> pd.DataFrame:
 @drawing.styled
 def rates(run: Run, shots: int | None = None) -> Figure | None:
     """Learned rates, tensor by step, a panel per method (only references if there are any); None without such rates."""
-    learned = {} if run.learnt is None else learned_rates(run.learnt, shots)
+    if run.learnt is None:
+        return None
+    learned = learned_rates(run.learnt, shots)
     few = run.manifest.config.get("references") or learned  # a panel for each variant of a recipe would fill a page
     learned = {method: table for method, table in learned.items() if method in few}
     if not learned:

@@ -52,7 +52,7 @@ def number_of_layers(learnt: pd.DataFrame) -> int:
 
 def layer_weights(learnt: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Mean and sd over folds, groups and seeds of each layer's weight, by method; none that keeps another's weights."""
-    rows, weights = learnt[learnt["tensor"].str.startswith("layer")], {}
+    rows, weights = learnt[learnt["tensor"].str.startswith("layer")], dict[str, pd.DataFrame]()
     for method in dict.fromkeys(rows["method"]):
         part = rows[rows["method"] == method]
         layer = part["tensor"].str.removeprefix("layer").astype(int).rename("layer")

@@ -13,14 +13,15 @@ import sys
 import wave
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 RATE = 16_000
 _SYNCHRONOUS, _DONT_EXIT = 2, 0x8000
 _UTF8, _SSML = 1, 0x10
-_PARAMETERS = {"rate": 1, "pitch": 3, "range": 4, "gap": 7}  # numbers of espeak_PARAMETER in speak_lib.h
+# Numbers of espeak_PARAMETER in speak_lib.h.
+_PARAMETERS: dict[Literal["rate", "pitch", "range", "gap"], int] = {"rate": 1, "pitch": 3, "range": 4, "gap": 7}
 
 
 class Line(TypedDict):
@@ -93,7 +94,7 @@ class _Voice:
         self.callback = kind(self._keep)  # stored here because ctypes does not keep it alive
         self.library.espeak_SetSynthCallback(self.callback)
 
-    def _keep(self, samples, count, _events) -> int:
+    def _keep(self, samples: Any, count: int, _events: object) -> int:
         if samples and count > 0:
             self.chunks.append(np.ctypeslib.as_array(samples, (count,)).astype(np.float64) / 32768)
         return 0

@@ -74,7 +74,7 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     """The embedded corpus, read by the loader of the corpus whose format it has."""
     path = folder(root, lambda path: (path / MARKER).is_file() or (path / UNFINISHED).exists(),
                   "the output of `perser synth`")
-    layout = read_marker(path)["layout"]
+    layout = (read_marker(path) or {})["layout"]
     corpus = cremad.load(path) if layout == "cremad" else iemocap.load(path, listeners=listeners)
     return replace(corpus, name="synthetic", repeats=_repeats(path / REPEATS, corpus))
 
@@ -91,7 +91,7 @@ def _repeats(file: Path, corpus: Corpus) -> pd.DataFrame:
     return pd.concat([first, second]).sort_values(["clip", "listener"], kind="stable", ignore_index=True)
 
 
-def _is_complete(root: Path, identity: dict) -> bool:
+def _is_complete(root: Path, identity: dict[str, object]) -> bool:
     """Whether a finished corpus of this identity is there, with as many files as its marker states."""
     try:
         marker = read_marker(root) or {}
@@ -141,7 +141,7 @@ def _speak(turns: list[Utterance], draft: Path, seed: int, progress: bool) -> No
                             "espeakng-loader, then run again") from None
 
 
-def _write_marker(root: Path, marker: dict) -> None:
+def _write_marker(root: Path, marker: dict[str, object]) -> None:
     """Write the marker in one move, so that it is either absent or whole."""
     draft = root / UNFINISHED / MARKER
     draft.write_text(json.dumps(marker, indent=1) + "\n")

@@ -8,7 +8,7 @@ seed and the panel, never on clip or session; only a momentary noise varies.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
@@ -32,7 +32,7 @@ PROTOTYPES = {
 _SAME = {"fearful": "fear", "surprised": "surprise"}
 # meant, bias, weights and noise are fitted, so that listeners of RAVDESS and of the embedded corpus agree, repeat
 # themselves and differ as EmoDB's development listeners do (`agreement.likeness`; results/calibration holds both).
-CALIBRATION = {
+CALIBRATION: dict[str, Any] = {
     "sharpness": 1.0,  # of the shared percept
     "meant": 1.75,  # weight of the intended emotion: agreement rises with it
     "neutral": 1.0,  # mean over listeners of the bias to Neutral; that to other classes is zero

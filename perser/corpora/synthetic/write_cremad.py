@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from perser.corpora.cremad import BLOCKS, BROKEN, CLASSES, EMOTIONS, SILENT
-from perser.corpora.synthetic.listeners import REPEATED, assign, intended, moment, panel, ticks
+from perser.corpora.synthetic.listeners import REPEATED, Listener, assign, intended, moment, panel, ticks
 from perser.corpora.synthetic.speech import Utterance
 from perser.seeds import rng
 
@@ -74,7 +74,8 @@ def _strongest(share: np.ndarray) -> str:
     return min(zip(-share, CLASSES, strict=True))[1]
 
 
-def _rows(listener, position: int, turn: Utterance, share: np.ndarray, draw) -> list[list[str]]:
+def _rows(listener: Listener, position: int, turn: Utterance, share: np.ndarray,
+          draw: np.random.Generator) -> list[list[str]]:
     """The voice rating, sometimes with one of the face or of both, which a voice corpus must not use."""
     strongest = _strongest(share)
     kinds = ["1"] + ["23"[int(draw.integers(2))]] * (draw.random() < 0.15)
@@ -101,5 +102,4 @@ def _write(root: Path, rows: list[list[str]], turns: list[Utterance]) -> None:
         for index, row in enumerate([*rows, silent], 1):
             row[6] = str(clips.get(row[9], 0))
             writer.writerow([str(index), *row])
-        for index in sorted(BROKEN):
-            writer.writerow([index, *broken])
+        writer.writerows([index, *broken] for index in sorted(BROKEN))

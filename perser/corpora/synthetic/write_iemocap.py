@@ -2,6 +2,7 @@
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -49,7 +50,8 @@ def plan(seed: int, clips: int) -> list[Utterance]:
     return turns
 
 
-def _turn(session: int, dialog: str, sex: str, index: int, emotion: str, draw) -> Utterance:
+def _turn(session: int, dialog: str, sex: str, index: int, emotion: str,
+          draw: np.random.Generator) -> Utterance:
     clip = f"{dialog}_{sex}{index // 2:03d}"
     if "script" in dialog:  # the same text for every cast, whatever the emotion
         text = PLAIN[(sum(map(ord, dialog[6:])) + 3 * index) % len(PLAIN)]
@@ -118,7 +120,7 @@ def _rate(turns: list[Utterance], cues: np.ndarray, seed: int, again: bool = Fal
 def trios(seed: int) -> dict[str, tuple[str, ...]]:
     """Three observers per dialog; of two consecutive dialogs, the second has the other three."""
     with_first = [trio for trio in combinations(OBSERVERS, 3) if "E1" in trio]
-    chosen = {}
+    chosen: dict[str, tuple[str, ...]] = {}
     for session in range(1, 6):
         order = rng(seed, "trios", session).permutation(len(with_first))
         for pair, index in enumerate(order):
@@ -168,7 +170,8 @@ def _code(ratings: dict[str, list[str]]) -> str:
     return counts[0][1]
 
 
-def block(clip: str, start: float, end: float, ratings: dict, remarks: dict, values: dict) -> str:
+def block(clip: str, start: float, end: float, ratings: dict[str, Any], remarks: dict[str, Any],
+          values: dict[str, Any]) -> str:
     """The lines of one utterance: labels, remarks and (val, act, dom) by listener; times in seconds."""
     mean = [np.mean([v[i] for v in values.values() if v[i] is not None] or [2.5]) for i in range(3)]
     lines = [f"[{start:.4f} - {end:.4f}]\t{clip}\t{_code(ratings)}\t[{mean[0]:.4f}, {mean[1]:.4f}, {mean[2]:.4f}]"]
@@ -179,7 +182,7 @@ def block(clip: str, start: float, end: float, ratings: dict, remarks: dict, val
     return "\n".join(lines) + "\n"
 
 
-def _write(folder: Path, dialog: str, blocks: list[str], detail: dict) -> None:
+def _write(folder: Path, dialog: str, blocks: list[str], detail: dict[str, Any]) -> None:
     """The dialog's file, and the files of every listener in the three sub-folders."""
     for name in ("Categorical", "Attribute", "Self-evaluation"):
         (folder / name).mkdir(parents=True, exist_ok=True)
