@@ -37,8 +37,7 @@ def load(name: str, root: str | Path, **options: object) -> Corpus:
 
 def release(name: str) -> Release:
     """Where a corpus is published. UserError: an unknown name, or a corpus that must be asked for."""
-    published: Release = _part(name, "RELEASE", "not one that can be downloaded")
-    return published
+    return _part(name, "RELEASE", "not one that can be downloaded")
 
 
 def _part(name: str, part: str, problem: str) -> Any:
