@@ -212,17 +212,19 @@ def synth(directory: Path, seed: int, layout: str, clips: int) -> None:
 
 
 @main.command(epilog="Example: perser fetch ravdess data/ravdess")
-@click.argument("corpus", type=click.Choice(["ravdess", "cremad", "emodb"]))
+@click.argument("corpus")
 @click.argument("directory", type=DIRECTORY)
 @click.option("--yes", is_flag=True, help="Accept the licence without being asked.")
 def fetch(corpus: str, directory: Path, yes: bool) -> None:
-    """Download a corpus from its publisher, check it and unpack it into DIRECTORY.
+    """Download CORPUS, such as ravdess, from its publisher, check it and unpack it into DIRECTORY.
 
-    A download that broke off resumes with the same command; what is complete is not downloaded again.
+    An unknown CORPUS lists those that can be downloaded. A download that broke off resumes with the same command; what
+    is complete is not downloaded again.
     """
+    from perser import corpora
     from perser.corpora import fetch as fetching
 
-    release = fetching.RELEASES[corpus]
+    release = usage(corpora.release, corpus)
     if not fetching.is_complete(release, directory):
         click.echo("\n".join(fetching.terms(corpus, release)))
         if not yes and not accepted():
@@ -313,7 +315,7 @@ def get(name: str) -> None:
 @main.command(epilog="Example: perser run main --corpus synthetic --root data/synthetic "
                      "--out out/synthetic/whisper-tiny.en/main --set draws=10")
 @click.argument("experiment")
-@click.option("--corpus", required=True, help="iemocap, cremad, emodb, msp_podcast, ravdess, table or synthetic.")
+@click.option("--corpus", required=True, help="Such as iemocap, or table for your own; an unknown name lists all.")
 @ROOT
 @OPTION
 @of_table
@@ -408,7 +410,7 @@ def personalise(ratings: Path, audio: Path, out: Path, options: tuple[str, ...],
     click.echo("\n".join(["", *verdicts.lines(answers, shots), "", f"{out / 'report.html'}"]))
 
 
-@main.command(epilog="Example: perser search --root synthetic=data/development --root ravdess=/path/to/RAVDESS")
+@main.command(epilog="Example: perser search --root emodb=data/emodb")
 @click.argument("file", default="search")
 @click.option("--root", "roots", multiple=True, metavar="CORPUS=DIR", help="Folder of each corpus of the search.")
 @click.option("--method", "methods", multiple=True, help="Only these methods. Repeatable.")

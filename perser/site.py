@@ -26,7 +26,7 @@ from perser.analysis import expected
 from perser.errors import UserError
 from perser.records import whole
 
-DOCUMENTS = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md", "docs/*.md")
 GROUPS = ("Pages", "Results", "Documents", "Reference")
 NO_REFERENCE = ("cli", "__main__")  # commands, which have --help
 SHORT = 24  # characters of a table's cell that stay in one line
@@ -191,10 +191,9 @@ def _title(body: str) -> str:
 
 
 def _documents(root: Path) -> Iterator[Page]:
-    for path in (root / name for name in DOCUMENTS):
-        if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            yield Page(f"{path.stem}.html", path.stem.capitalize(), "Documents", path, _markdown(text))
+    for path in (path for name in DOCUMENTS for path in sorted(root.glob(name))):
+        text = path.read_text(encoding="utf-8")
+        yield Page(f"{path.stem}.html", path.stem.capitalize(), "Documents", path, _markdown(text))
 
 
 def _figures(folder: Path, results: Path) -> Iterator[Page]:

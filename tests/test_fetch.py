@@ -15,7 +15,8 @@ import soundfile
 
 from perser import corpora
 from perser.cli import main
-from perser.corpora.fetch import RELEASES, Release, Source, fetch, is_complete, terms
+from perser.corpora.base import Release, Source
+from perser.corpora.fetch import fetch, is_complete, terms
 from perser.errors import UserError
 
 
@@ -256,8 +257,9 @@ def test_another_file_in_its_place_is_kept(server, tmp_path):
 
 
 def test_the_table_says_what_was_not_checked():
-    assert set(RELEASES) < set(corpora.NAMES)
-    lines = [line for name, published in RELEASES.items() for line in terms(name, published)]
+    published = corpora.names("RELEASE")
+    assert set(published) < set(corpora.names())
+    lines = [line for name in published for line in terms(name, corpora.release(name))]
     assert Counter(line.startswith("  https://") for line in lines) == {True: 6, False: 3}
     assert "study_5_data.csv (0.4 MB); not checked against the publisher: address" in "\n".join(lines)
     assert "01-24.zip (208.5 MB); not checked against the publisher: address, size, checksum" in "\n".join(lines)
@@ -275,7 +277,7 @@ def emodb(server, monkeypatch) -> Release:
     server.files["/r.csv"] = table
     archived = release(server, content).sources[0]._replace(count=10)
     published = Release("free", (Source(f"{server.url}/r.csv", "study_5_data.csv", len(table), md5(table)), archived))
-    monkeypatch.setitem(RELEASES, "emodb", published)
+    monkeypatch.setattr("perser.corpora.emodb.RELEASE", published)
     return published
 
 

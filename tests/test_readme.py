@@ -14,7 +14,7 @@ from perser.analysis.experiments import methods as compared
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = "perser|tests|tools|benchmarks|results"
-PAGES = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md", "docs/recipes.md", "docs/licences.md", "docs/cluster.md")
 
 
 def test_tables_are_those_of_the_records():
@@ -86,11 +86,34 @@ def test_claims_are_those_of_the_records_also_those_that_fail():
         assert block.splitlines() == claims.lines([claim for claim in judged if claim in headline or claim in barred])
 
 
+def test_minutes_are_those_of_the_records():
+    """Every run has its row, summed here by hand; what has no record has no number."""
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    [block] = re.findall(r"<!-- minutes: results benchmarks -->\n(.*?)<!-- end -->", text, re.DOTALL)
+    rows = {command.strip(" `"): [core.strip(), call.strip()] for command, core, call in
+            re.findall(r"^\|([^|]+)\|([^|]+)\|([^|]+)\|", block, re.MULTILINE)}
+    paths = [*(ROOT / "results").glob("*/*/*/manifest.json")]
+    for path in paths:
+        told = json.loads(path.read_text())
+        [row] = [row for command, row in rows.items() if re.fullmatch(
+            rf"perser run (\w+ --set name=)?{told['experiment']} --corpus {told['corpus']} --upstream "
+            rf"{re.escape(told['upstream'])} \.\.\.", command)]
+        assert row[0] == f"{sum(origin['minutes'] for origin in told['origins']):.1f}"
+        assert row[1] == "-" or (row[1] == f"{told['minutes']:.1f}" and len(told["origins"]) == 1)
+    assert sum(command.startswith("perser run") and row[0] != "not measured" for command, row in rows.items()) == len(
+        paths) > 10
+    suite = json.loads((ROOT / "results" / "phase2" / "suite" / "manifest.json").read_text())["models"]
+    slow = max(suite.values(), key=lambda told: told["seconds"])
+    assert rows[f"perser phase2 --suite --limit {slow['limit']} --model {slow['model']} ..."][1] == (
+        f"{slow['seconds'] / 60:.1f}")
+    assert rows["./reproduce.sh full --corpus iemocap ..."] == ["not measured", "not measured"]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_paths_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+        assert link.startswith("https://") or ((ROOT / page).parent / link).exists(), link
     for path in re.findall(rf"`(?:python |sudo )?((?:{FOLDERS})/[\w/-]+\.\w+)", text):
         assert (ROOT / path).exists(), path
 

@@ -109,7 +109,7 @@ def test_the_start_page_judges_the_claims_and_leads_everywhere(soups):
         tag.contents[0].strip() for tag in first.find_all("dd")]
     assert [one.reproduced for one in judged] == [tag.get_text(strip=True) for tag in everything.find_all("dt")]
     assert {link["href"] for link in start.find_all("a")} >= set(soups) - {"index.html"}
-    assert {f"{path.stem}.html" for path in (ROOT / "notebooks").glob("*.ipynb")} < set(soups)
+    assert {f"{path.stem}.html" for kind in ("notebooks/*.ipynb", "docs/*.md") for path in ROOT.glob(kind)} < set(soups)
 
 
 def test_the_reference_has_all_that_is_public(soups):

@@ -153,9 +153,9 @@ def test_a_signal_ends_a_command_and_tells_what_is_kept(team, tmp_path, words, n
 
 SERVED = """
 import sys
-from perser.corpora import fetch
-source = fetch.Source(sys.argv.pop(1), "a.zip", 9_000_000, members="x", count=1)
-fetch.RELEASES["ravdess"] = fetch.Release("", (source,))
+from perser.corpora import base, ravdess
+source = base.Source(sys.argv.pop(1), "a.zip", 9_000_000, members="x", count=1)
+ravdess.RELEASE = base.Release("", (source,))
 from perser.cli import main
 main()
 """

@@ -1,16 +1,21 @@
-"""Fill the marked blocks of README.md and ARTIFACT.md: tables of committed runs, verdicts on methods and claims."""
+"""Fill the marked blocks of documents: tables of committed runs, verdicts on methods and claims, minutes."""
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from tabulate import tabulate
 
+from perser import experiment as experiments
 from perser import records
 from perser.analysis import claims, comparison, expected, tables, verdicts
 from perser.analysis.experiments import methods as compared
 
 ROOT = Path(__file__).resolve().parent.parent
+UNMEASURED = {"cremad": "perser run main --corpus cremad ...", "iemocap": "./reproduce.sh full --corpus iemocap ...",
+              "gpu": "benchmarks/gpu.sh"}  # until results or benchmarks hold them
 
 
 def table_block(run_dir: str, *methods: str) -> str:
@@ -48,10 +53,58 @@ def expected_block(path: str) -> str:
     return f"{expected.headline(judged)}.\n\n{expected.markdown(judged)}"
 
 
+def minutes_block(results: str, benchmarks: str) -> str:
+    """What commands took, as committed runs and benchmarks have it; what no record knows is not measured."""
+    rows = [*_of_runs(ROOT / results), *_of_others(ROOT / results, ROOT / benchmarks)]
+    known = {path.name for path in (ROOT / results).iterdir()} | {"gpu" for _ in (ROOT / benchmarks).glob("cuda-*")}
+    rows += [(f"`{command}`", "not measured", "not measured", "-") for name, command in UNMEASURED.items()
+             if name not in known]
+    return tabulate(rows, ("command", "minutes of one core", "minutes", "measured on"), "github",
+                    disable_numparse=True) + "\n"
+
+
+def _of_runs(results: Path) -> Iterator[tuple[str, ...]]:
+    """A row per run: of its parts, wherever they were computed, and of its last call where that computed all."""
+    for path in sorted(results.glob("*/*/*/manifest.json")):
+        told = records.load(path.parent).manifest
+        seconds = [origin.minutes for origin in told.origins]
+        alone = told.units_computed == told.units and [origin.commit for origin in told.origins] == [told.commit]
+        name = told.experiment if (experiments.OWN / f"{told.experiment}.toml").is_file() else (
+            f"{told.experiment.rpartition('-')[0]} --set name={told.experiment}")
+        yield (f"`perser run {name} --corpus {told.corpus} --upstream {told.upstream} ...`",
+               "not measured" if None in seconds else _minutes(sum(seconds)),
+               _minutes(told.minutes) if alone else "-", _machine(told.machine))
+
+
+def _of_others(results: Path, benchmarks: Path) -> Iterator[tuple[str, ...]]:
+    """Rows of what is no run: a team, models on the Phase-2 suite, ./reproduce.sh, features."""
+    team = json.loads((results / "team" / "emodb.json").read_text())
+    yield "`perser personalise ...`, EmoDB's 36 listeners", "-", _minutes(team["minutes"]), _machine(team["machine"])
+    for told in json.loads((results / "phase2" / "suite" / "manifest.json").read_text())["models"].values():
+        model = "perser/DIR" if told["model"].startswith("perser/") else told["model"]
+        yield (f"`perser phase2 --suite --limit {told['limit']} --model {model} ...`", "-",
+               _minutes(told["seconds"] / 60), _machine(told["machine"]))
+    whole = json.loads((benchmarks / "cpu-e2e.json").read_text())
+    yield ("`./reproduce.sh`, set-up included", "-", _minutes(sum(row["seconds"] for row in whole["rows"]) / 60),
+           _machine(whole["conditions"]))
+    store = json.loads((benchmarks / "cpu-features.json").read_text())
+    row = next(row for row in store["rows"] if row["implementation"] == "perser")
+    yield (f"features of {row['audio_seconds'] / 60:.0f} minutes of audio, a model of WavLM-base's size", "-",
+           _minutes(row["seconds"] / 60), _machine(store["conditions"]))
+
+
+def _minutes(number: float) -> str:
+    return f"{number:.1f}" if number >= 0.1 else "below 0.1"
+
+
+def _machine(about: dict) -> str:
+    return f"{about['cpu']}, {about['cores']} core{'s' * (about['cores'] > 1)}"
+
+
 def fill(text: str) -> str:
     """A text with all blocks between markers rewritten."""
     blocks = {"table": table_block, "answer": answer_block, "team": team_block, "claims": claims_block,
-              "expected": expected_block}
+              "expected": expected_block, "minutes": minutes_block}
     for name, write in blocks.items():
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
                       lambda match, write=write: match[1] + write(*match[2].split()) + match[3],
@@ -60,5 +113,5 @@ def fill(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for document in (ROOT / "README.md", ROOT / "ARTIFACT.md"):
+    for document in (ROOT / "README.md", ROOT / "ARTIFACT.md", ROOT / "docs" / "recipes.md"):
         document.write_text(fill(document.read_text()))

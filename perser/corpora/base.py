@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,33 @@ class Corpus:
             (listeners.nunique(), "listener"), (len(listeners), "rating"))]
         return (f"Corpus {self.name!r} ({f'synthetic {self.synthetic}' if self.synthetic else 'not synthetic'})\n"
                 f"  {', '.join(sizes[:3])}\n  {', '.join(sizes[3:])}, classes: {', '.join(self.classes)}")
+
+
+class Source(NamedTuple):
+    """A file of a publisher. Of an archive, `count` members are unpacked: those that end in the pattern `members`.
+
+    Size 0 or checksum "": not stated. checked: which of address, size and checksum were confirmed. No publisher could
+    be reached when these were written: the others are what public projects report after downloading.
+    """
+
+    url: str
+    file: str  # its path in DIR
+    size: int = 0  # bytes
+    checksum: str = ""  # algorithm:hexadecimal
+    members: str = ""
+    count: int = 0  # type: ignore[assignment]  # tuples have a method of this name, which nobody calls here
+    checked: tuple[str, ...] = ()
+
+
+class Release(NamedTuple):
+    """A corpus as published: the terms of use, and what `perser fetch` downloads.
+
+    lfs: address of the files of which an archive holds only git-lfs pointers.
+    """
+
+    licence: str
+    sources: tuple[Source, ...]
+    lfs: str = ""
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

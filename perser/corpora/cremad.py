@@ -7,6 +7,8 @@ from pathlib import Path
 
 from perser.corpora.base import (
     Corpus,
+    Release,
+    Source,
     child,
     csv_rows,
     folder,
@@ -33,6 +35,12 @@ ACTORS, CLIPS = (1001, 1091), 7441  # of the full release, without the silent cl
 TABLE, AUDIO = "finishedResponses.csv", "AudioWAV"
 BROKEN = frozenset({"137526", "312184"})  # indices of rows that are not ratings
 SILENT = "1076_MTI_SAD_XX"  # rated, but without audio
+_PLACE, _COMMIT = "CheyneyComputerScience/CREMA-D", "1658cd342dff90010aa843eaeebd53610a08b1dc"
+RELEASE = Release("ODbL 1.0 and DbCL 1.0 (Cao et al. 2014, doi:10.1109/TAFFC.2014.2336244)", (
+    Source(f"https://raw.githubusercontent.com/{_PLACE}/{_COMMIT}/{TABLE}", TABLE),
+    Source(f"https://codeload.github.com/{_PLACE}/zip/{_COMMIT}", "cremad.zip", members=r"AudioWAV/\w+\.wav",
+           count=7442),
+), f"https://media.githubusercontent.com/media/{_PLACE}/{_COMMIT}")
 _NEEDED = ("", "localid", "queryType", "clipName", "respEmo")
 _NAME = re.compile(r"(\d{4})_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX)", re.ASCII)
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from perser.corpora.base import (
     Corpus,
+    Release,
+    Source,
     child,
     csv_rows,
     folder,
@@ -30,6 +32,14 @@ THRESHOLDS = {"quadrants": 50.0, "ticks": 60.0}
 LISTENERS = ("reported", "development", "all")
 DEVELOPMENT = (1, 4, 7)  # last digits of the listener ids that choices are made on: 15 of 51
 CLIPS = 535  # of the release
+# The size and checksum of study_5_data.csv were computed on a copy.
+RELEASE = Release("speech: CC BY 4.0 by its record, CC0 1.0 by the archive itself (Burkhardt et al. 2005, "
+                  "doi:10.5281/zenodo.7447302); ratings: BSD 3-Clause (Sievers et al., supramodal arousal)", (
+    Source("https://raw.githubusercontent.com/beausievers/supramodal_arousal/"
+           "1c3574799685ec61fd80800d532314e5918910c8/data/study_5/study_5_data.csv", "study_5_data.csv", 379_338,
+           "sha256:ee826ca8bc71f121921208cd6cdc39c3d54add2fd41d063558cd0d8328b0d3c4", checked=("size", "checksum")),
+    Source("https://zenodo.org/records/7447302/files/emodb.zip", "emodb.zip", 39_981_818,
+           "md5:9d21362dbc5676ef3ab4745d83ced0db", r"wav/\d\d[abc]\d\d[WLEAFTN][a-z]\.wav", 535)))
 _NAME = re.compile(r"(\d\d)([abc]\d\d)([WLEAFTN])([a-z])", re.ASCII)
 _COLUMNS = ("subID", "stimFile", "stimType", "valenceRating", "arousalRating")
 

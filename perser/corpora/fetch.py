@@ -8,61 +8,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import httpx
 
+from perser.corpora.base import Release, Source
 from perser.errors import UserError
 from perser.terminal import progress as shown_progress
 
 _POINTER = re.compile(rb"version https://git-lfs\S*\noid (sha256:[0-9a-f]{64})\nsize (\d+)\n")
-_CREMAD, _COMMIT = "CheyneyComputerScience/CREMA-D", "1658cd342dff90010aa843eaeebd53610a08b1dc"
 _FACTS = ("address", "size", "checksum")
-
-
-class Source(NamedTuple):
-    """A file of a publisher. Of an archive, `count` members are unpacked: those that end in the pattern `members`.
-
-    Size 0 or checksum "": not stated. checked: which of address, size and checksum were confirmed for this table.
-    """
-
-    url: str
-    file: str  # its path in DIR
-    size: int = 0  # bytes
-    checksum: str = ""  # algorithm:hexadecimal
-    members: str = ""
-    count: int = 0  # type: ignore[assignment]  # tuples have a method of this name, which nobody calls here
-    checked: tuple[str, ...] = ()
-
-
-class Release(NamedTuple):
-    """A corpus as published. lfs: address of the files of which an archive holds only git-lfs pointers."""
-
-    licence: str
-    sources: tuple[Source, ...]
-    lfs: str = ""
-
-
-# No publisher could be reached when this table was written: sizes, checksums and counts are those that other public
-# projects report after downloading. The size and checksum of study_5_data.csv were computed on a copy.
-RELEASES = {
-    "ravdess": Release("CC BY-NC-SA 4.0 (Livingstone and Russo 2018, doi:10.1371/journal.pone.0196391)", (
-        Source("https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip", "ravdess.zip", 208_468_073,
-               "md5:bc696df654c87fed845eb13823edef8a", r"Actor_\d\d/03-01-[-\d]+\.wav", 1440),)),
-    "cremad": Release("ODbL 1.0 and DbCL 1.0 (Cao et al. 2014, doi:10.1109/TAFFC.2014.2336244)", (
-        Source(f"https://raw.githubusercontent.com/{_CREMAD}/{_COMMIT}/finishedResponses.csv", "finishedResponses.csv"),
-        Source(f"https://codeload.github.com/{_CREMAD}/zip/{_COMMIT}", "cremad.zip",
-               members=r"AudioWAV/\w+\.wav", count=7442),
-    ), f"https://media.githubusercontent.com/media/{_CREMAD}/{_COMMIT}"),
-    "emodb": Release("speech: CC BY 4.0 by its record, CC0 1.0 by the archive itself (Burkhardt et al. 2005, "
-                     "doi:10.5281/zenodo.7447302); ratings: BSD 3-Clause (Sievers et al., supramodal arousal)", (
-        Source("https://raw.githubusercontent.com/beausievers/supramodal_arousal/"
-               "1c3574799685ec61fd80800d532314e5918910c8/data/study_5/study_5_data.csv", "study_5_data.csv", 379_338,
-               "sha256:ee826ca8bc71f121921208cd6cdc39c3d54add2fd41d063558cd0d8328b0d3c4",
-               checked=("size", "checksum")),
-        Source("https://zenodo.org/records/7447302/files/emodb.zip", "emodb.zip", 39_981_818,
-               "md5:9d21362dbc5676ef3ab4745d83ced0db", r"wav/\d\d[abc]\d\d[WLEAFTN][a-z]\.wav", 535))),
-}
 
 
 def terms(name: str, release: Release) -> Iterator[str]:

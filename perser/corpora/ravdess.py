@@ -6,7 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from perser.corpora.base import Corpus, Rated, folder, lacking, listed, listing, seconds, tables, whole_number
+from perser.corpora.base import (
+    Corpus,
+    Rated,
+    Release,
+    Source,
+    folder,
+    lacking,
+    listed,
+    listing,
+    seconds,
+    tables,
+    whole_number,
+)
 from perser.corpora.synthetic.acoustics import measure, standardise
 from perser.corpora.synthetic.listeners import REPEATED, assign, intended, moment, panel, ticks
 from perser.errors import UserError
@@ -15,6 +27,9 @@ from perser.seeds import rng
 CLASSES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 ACTORS = 24
 PER_CLIP = (5, 8)  # fewest and most listeners of one clip
+RELEASE = Release("CC BY-NC-SA 4.0 (Livingstone and Russo 2018, doi:10.1371/journal.pone.0196391)", (
+    Source("https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip", "ravdess.zip", 208_468_073,
+           "md5:bc696df654c87fed845eb13823edef8a", r"Actor_\d\d/03-01-[-\d]+\.wav", 1440),))
 _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)", re.ASCII)
 _FORM = "MM-VC-EE-II-SS-RR-AA with EE 01 to 08 and AA the actor of its folder"
 
