@@ -9,8 +9,9 @@
 results = "../results/emodb/whisper-tiny.en/methods"
 
 # %%
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 run = perser.records.load(results)
 display(Markdown(perser.wording.opening(perser.experiments.methods.answer(run), run)))

@@ -16,8 +16,9 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Audio, Image, Markdown, display
+
+import perser
 
 loaded = perser.load_corpus(corpus, root)
 description = perser.describe(loaded)

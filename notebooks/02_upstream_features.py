@@ -18,7 +18,6 @@ upstream = "whisper-tiny.en"
 from pathlib import Path
 
 import pandas as pd
-import perser
 import torch
 from IPython.display import Image, Markdown, display
 from sklearn.decomposition import PCA
@@ -26,6 +25,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+import perser
 
 torch.set_num_threads(1)
 loaded = perser.load_corpus(corpus, root)

@@ -12,8 +12,9 @@ root = ""
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Audio, Image, Markdown, display
+
+import perser
 
 walk = perser.walkthrough.read(Path(results))
 about, classes = walk.about, walk.about["classes"]

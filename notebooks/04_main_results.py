@@ -14,8 +14,9 @@
 results = "../results/emodb/whisper-tiny.en/main"
 
 # %%
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 run = perser.records.load(results)
 display(Markdown(perser.wording.opening(perser.experiments.methods.answer(run), run)))
@@ -29,7 +30,7 @@ display(Markdown(perser.wording.opening(perser.experiments.methods.answer(run), 
 # printed like those that hold.
 
 # %%
-print("\n".join(perser.claims.lines(perser.claims.of_run(run, results))))
+display(Markdown(perser.claims.markdown(perser.claims.of_run(run, results))))
 
 # %% [markdown]
 # ## The table

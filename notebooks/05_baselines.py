@@ -28,12 +28,12 @@ second = "../results/ravdess/whisper-tiny.en"
 search = "../results/search"
 
 # %%
-import json
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 runs = [perser.records.load(f"{folder}/methods") for folder in (first, second)]
 answers = []
@@ -126,7 +126,7 @@ for run in simple:
 # mean over settings and K. A test checks that the experiments use these settings.
 
 # %%
-settings = json.loads((Path(search) / "manifest.json").read_text())["search"]
+settings = perser.records.sealed(Path(search) / "manifest.json", "restore it", "trials.csv")["search"]
 trials = pd.read_csv(Path(search) / "trials.csv")
 best = perser.statistics.best_trials(trials, settings["margin"])
 early = perser.statistics.best_trials(trials[trials["trial"] < 6], settings["margin"])

@@ -18,8 +18,9 @@ results = "../results/emodb/whisper-tiny.en"
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 folders = {name: f"{results}/{name}" for name in ("methods", "main", "ablation", "recipe")}
 runs = {name: perser.records.load(folder) for name, folder in folders.items()}
@@ -63,11 +64,11 @@ display(Markdown(perser.tables.markdown(table, caption)))
 
 # %% [markdown]
 # The bar was set before any run: 1.5 points of macro F1 on seen clips, 1.0 on unseen clips, with the interval above
-# zero. *uncorrected* means that only the corrected p-value is too large.
+# zero. *(yes)* means that only the corrected p-value is too large.
 
 # %%
 judged = perser.claims.of_run(run, folders["methods"])
-print("\n".join(perser.claims.lines([claim for claim in judged if claim["bar"]])))
+display(Markdown(perser.claims.markdown([claim for claim in judged if claim["bar"]])))
 
 # %% [markdown]
 # ## Variation between seeds
@@ -205,4 +206,4 @@ display(Markdown(perser.tables.markdown(table, perser.tables.comparison_caption(
 
 # %%
 for name in ("methods", "ablation", "recipe"):
-    print("\n".join(perser.claims.lines(perser.claims.of_run(runs[name], folders[name]))))
+    display(Markdown(perser.claims.markdown(perser.claims.of_run(runs[name], folders[name]))))

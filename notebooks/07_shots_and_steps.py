@@ -11,8 +11,9 @@
 results = "../results/emodb/whisper-tiny.en"
 
 # %%
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 shots, steps = (perser.records.load(f"{results}/{name}") for name in ("shots", "steps"))
 table, caption = perser.experiments.shots.pays_table(shots, perser.comparison.rows(shots))

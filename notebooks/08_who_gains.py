@@ -16,8 +16,9 @@ root = "../data/synthetic"
 
 # %%
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 runs = [perser.records.load(f"{folder}/methods") for folder in (first, second)]
 real = runs[0]
@@ -70,11 +71,21 @@ display(Markdown(perser.tables.plain(traits.head(12), 2)))
 # correlations, at equal ranks of the other trait.
 
 # %%
-for run in runs:
-    for method in perser.wording.ours(run):
-        display(Markdown(perser.tables.markdown(*perser.experiments.listeners.traits_table(run, method))))
+published = [(run, perser.wording.ours(run)[0]) for run in runs]
+for run, method in published:
+    display(Markdown(perser.tables.markdown(*perser.experiments.listeners.traits_table(run, method))))
+
+# %% tags=["nbval-ignore-output"]
+for run, method in published:
+    figure = perser.experiments.listeners.who(run, method)
+    pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/who-{method}-{run.manifest.corpus}")
+    display(Image(png, width=560, alt="Each listener's gain against two traits"))
+
+# %% [markdown]
+# The same for all variants of Meta-PerSER: correlations whose interval excludes zero.
 
 # %%
+lines = []
 for run in runs:
     for method in perser.wording.ours(run):
         gains = perser.experiments.listeners.gains_and_traits(run, method)
@@ -83,14 +94,8 @@ for run in runs:
         texts = [f"{perser.comparison.PARTS[row.part].lower()} with {row.trait}"
                  + (f" at equal {row.given}" if row.given else "") + f", {row.setting} clips ({row.rho:+.2f})"
                  for row in shown.itertuples()]
-        print(f"{run.manifest.corpus}, {run.title(method)}, intervals without zero:", "; ".join(texts) or "none")
-
-# %% tags=["nbval-ignore-output"]
-for run in runs:
-    for method in perser.wording.ours(run):
-        figure = perser.experiments.listeners.who(run, method)
-        pdf, png = perser.figures.save(figure, f"../out/notebooks/figures/who-{method}-{run.manifest.corpus}")
-        display(Image(png, width=560, alt="Each listener's gain against two traits"))
+        lines.append(f"- **{run.manifest.corpus}, {run.title(method)}:** {'; '.join(texts) or 'none'}")
+display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # ## Who loses

@@ -19,8 +19,9 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 from perser.cli import checkout_benchmarks
 
 results = {path: json.loads(path.read_text()) for path in sorted(Path(benchmarks).glob("*.json"))}
@@ -84,7 +85,7 @@ titles = perser.records.load(f"{first}/methods").title
 headings = {"method": "Method", "learnt_numbers": "Trained numbers", "listener_numbers": "Numbers per listener",
             "learn_seconds": "Seconds to train", "learn_memory_mib": "Memory (MiB)",
             "personalise_ms": "Milliseconds per listener"}
-for path, result in results.items():
+for result in results.values():
     if result["benchmark"] == "cost":
         sizes = {name: value for name, value in result["settings"].items() if name not in ("rounds", "size")}
         print("Random ratings:", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sizes.items()))

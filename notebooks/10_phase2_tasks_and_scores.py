@@ -22,8 +22,9 @@ phase2 = "../results/phase2/suite"
 acted = "../results/phase2/ravdess"
 
 # %%
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 aggregate, report = perser.phase2.aggregate, perser.phase2.report
 records = aggregate.read(phase2)

@@ -19,8 +19,9 @@ real = "../results/phase2/emodb"
 listener = "../results/phase2/listener"
 
 # %%
-import perser
 from IPython.display import Markdown, display
+
+import perser
 
 aggregate, report = perser.phase2.aggregate, perser.phase2.report
 corpora = {folder: aggregate.read(folder) for folder in (real, listener)}

@@ -29,8 +29,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 told = json.loads(Path(record).read_text())
 table = pd.DataFrame(told["listeners"])

@@ -16,8 +16,9 @@ results = "../results/emodb/whisper-tiny.en/methods"
 from pathlib import Path
 
 import pandas as pd
-import perser
 from IPython.display import Image, Markdown, display
+
+import perser
 
 run = perser.records.load(Path(results))
 display(Markdown(perser.wording.opening(perser.experiments.methods.answer(run), run)))
@@ -39,7 +40,7 @@ answers = answers.set_axis([f"{kind}, {setting}" for setting, kind in columns], 
 display(Markdown(perser.tables.plain(answers)))
 
 # %%
-verdicts = {}
+verdicts, lines = {}, []
 for claim in claims:
     if claim["kind"] != "macro F1":
         holds = verdicts.setdefault(claim["method"], {}).setdefault(claim["kind"], [])
@@ -48,7 +49,8 @@ for words, kinds in (("personal part above zero in log loss and accuracy, on see
                      ("the same, and harmless", ("personal", "harmless")),
                      ("the same, and a gain over SSL-E", ("personal", "harmless", "gain"))):
     methods = [method for method, held in verdicts.items() if all(kind in held and all(held[kind]) for kind in kinds)]
-    print(f"{words}: {', '.join(methods) or 'none'}")
+    lines.append(f"- {words}: {', '.join(methods) or 'none'}")
+display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # Two answers in a cell are of log loss and of accuracy. *yes*: the interval is above zero and the p-value, corrected for
@@ -58,14 +60,15 @@ for words, kinds in (("personal part above zero in log loss and accuracy, on see
 # Which method to use? The one with the lowest log loss, with and without meta-learning:
 
 # %%
-scores = perser.scores.per_seed(run.records)
+scores, lines = perser.scores.per_seed(run.records), []
 for setting in perser.scores.SETTINGS:
     shots = perser.statistics.most_shots(scores, setting)
     for group in (perser.wording.SIMPLE, perser.wording.META):
         means = {method: perser.statistics.select(scores, method, setting, shots, "log_loss").stack().mean()
                  for method in perser.wording.methods(run, group)}
         best = min(means, key=means.get)
-        print(f"{setting} clips, K = {shots}, {group.lower()}: {run.title(best)}, {100 * means[best]:.1f}")
+        lines.append(f"- {setting} clips, K = {shots}, {group.lower()}: {run.title(best)}, {100 * means[best]:.1f}")
+display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # ## The table
@@ -95,11 +98,12 @@ display(Image(png, width=560, alt="Gain and personal part of every method in thr
 
 # %%
 rows = perser.comparison.rows(perser.comparison.largest(run))
-adapting = rows[rows["group"].isin([perser.wording.SIMPLE, perser.wording.META]) & (rows["shots"] > 0)]
+lines, adapting = [], rows[rows["group"].isin([perser.wording.SIMPLE, perser.wording.META]) & (rows["shots"] > 0)]
 for (setting, name), part in adapting.groupby(["setting", "score"], sort=False):
     part = part.sort_values("gain", ascending=False)
     order = (f"{run.title(method)} ({gain:+.1f})" for method, gain in zip(part["method"], part["gain"]))
-    print(f"{perser.scores.SCORES[name].title}, {setting} clips:", ", ".join(order))
+    lines.append(f"- **{perser.scores.SCORES[name].title}, {setting} clips:** {', '.join(order)}")
+display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # The same methods by all scores, per listener and pooled over listeners:
@@ -113,9 +117,11 @@ display(Markdown(perser.tables.markdown(*perser.tables.levels_table(perser.compa
 # *All data* is the best of several adaptations to all other ratings of the listener: what many more labels would give.
 
 # %%
+lines = []
 for row in rows[rows["group"] == perser.wording.BOUND].itertuples():
     text = perser.tables.interval_text(row.gain, row.gain_low, row.gain_high, "+")
-    print(f"{run.title(row.method)}, {row.setting} clips, {perser.scores.SCORES[row.score].words}: {text}")
+    lines.append(f"- {run.title(row.method)}, {row.setting} clips, {perser.scores.SCORES[row.score].words}: {text}")
+display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # ## Was meta-training stable?
@@ -124,6 +130,8 @@ for row in rows[rows["group"] == perser.wording.BOUND].itertuples():
 
 # %%
 kept = run.learnt[run.learnt["tensor"] == "epoch"]
+lines = []
 for method, part in kept.groupby("method", sort=False):
-    print(f"{run.title(method):24} epoch 0 in {100 * part['value'].eq(0).mean():.0f} % of {len(part)} splits")
-print(perser.comparison.risen(run) or "No dev loss above twice its start is known.")
+    lines.append(f"- {run.title(method)}: epoch 0 in {100 * part['value'].eq(0).mean():.0f} % of {len(part)} splits")
+lines.append("\n" + (perser.comparison.risen(run) or "No dev loss above twice its start is known."))
+display(Markdown("\n".join(lines)))

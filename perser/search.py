@@ -156,5 +156,5 @@ def write(out: Path, name: str, rows: pd.DataFrame, search: Search, plans: dict[
     about = {"search": json.loads(search.model_dump_json()), **provenance.git(), "machine": provenance.machine(),
              "data": {corpus: plan.fingerprint for corpus, plan in plans.items()},
              "numerics_version": NUMERICS_VERSION}
-    records.write_json(about, Path(out) / "manifest.json")
+    records.seal(about, Path(out) / "manifest.json", path, path.with_name("tuned.toml"))
     return rows

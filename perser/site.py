@@ -29,7 +29,7 @@ from perser.records import whole
 DOCUMENTS = ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")
 GROUPS = ("Pages", "Results", "Documents", "Reference")
 NO_REFERENCE = ("cli", "__main__")  # commands, which have --help
-INTERVAL = r"(<td[^>]*>)([^<]* \[[-+]?[\d.]+, [-+]?[\d.]+\])(?=</td>)"
+SHORT = 24  # characters of a table's cell that stay in one line
 LONG = 40  # a page with more headings lists only the upper ones
 LEAD = 220  # characters of a page's first sentences on the start page
 # Of HTML that is not ours, this stays; other tags go and their text stays.
@@ -138,8 +138,7 @@ def _markdown(text: str) -> str:
     """Markdown as HTML, sanitised where it holds HTML: without, the renderer escapes everything."""
     raw = re.search(r"<[a-z/!?]", text, re.IGNORECASE)
     rendered = MarkdownWithMath(renderer=IPythonRenderer(escape=not raw, exclude_anchor_links=True)).render(text)
-    kept = re.sub(INTERVAL, r'\1<span class="interval">\2</span>', rendered)
-    return sanitised(kept) if raw else kept
+    return sanitised(rendered) if raw else rendered
 
 
 def _code(text: str) -> str:
@@ -172,7 +171,7 @@ def _cell(cell: dict[str, Any]) -> str:
 def _output(output: dict[str, Any]) -> str:
     """The richest form of an output that is shown."""
     if output["output_type"] == "stream":
-        return f"<pre>{ansi2html(''.join(output['text']))}</pre>"
+        return f'<pre class="printed">{ansi2html("".join(output["text"]))}</pre>'
     if output["output_type"] == "error":
         return f"<pre>{ansi2html(chr(10).join(output['traceback']))}</pre>"
     kind = next((kind for kind in SHOWN if kind in output["data"]), "")
@@ -343,6 +342,9 @@ def _finish(page: Page, soup: BeautifulSoup, site: Site) -> list[tuple[int, str,
     for number, image in enumerate(soup.find_all("img"), start=1):
         _picture(image, number, page, soup, site)
     for table in soup.find_all("table"):
+        for cell in table.find_all("td"):
+            if len(cell.get_text()) <= SHORT:
+                cell["class"] = "short"
         table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0", "role": "region",
                                               "aria-label": "Table"}))
     for number, sound in enumerate(soup.find_all("audio"), start=1):

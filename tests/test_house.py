@@ -126,7 +126,7 @@ def test_importing_the_library_costs_almost_nothing():
 
 def test_ruff_finds_nothing():
     """The rules of pyproject.toml: unused names, imports in order, docstrings, known mistakes, lines of 120."""
-    folders = ["perser", "tests", "tools", "benchmarks", "conftest.py"]
+    folders = ["perser", "tests", "tools", "benchmarks", "notebooks", "conftest.py"]
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", *folders], cwd=PACKAGE.parent,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -380,6 +380,9 @@ def test_reports_are_rebuilt_and_joined_without_a_model(tmp_path):
     runner.run(loaded, "majority", tmp_path / "x", source=source(root) | {"limit": 2})
     frame = pd.read_parquet(tmp_path / "x" / "majority" / "records.parquet")
     frame.assign(answer_read='["c"]').to_parquet(tmp_path / "x" / "majority" / "records.parquet")
+    with pytest.raises(UserError, match=r"records\.parquet: damaged, its digest has changed; .*--resume"):
+        aggregate.read(tmp_path / "x", tmp_path / "majority")
+    (tmp_path / "x" / "majority" / "manifest.json").unlink()
     with pytest.raises(UserError, match="majority has two answers"):
         aggregate.read(tmp_path / "x", tmp_path / "majority")
 

@@ -211,54 +211,53 @@ def music(tmp_path_factory):
     return saved(MusicFlamingoForConditionalGeneration, config, folder)
 
 
+def omni_processor(kind, folder):
+    """Save a processor of Qwen's Omni models in the folder; its word list and the token ids of audio and pictures."""
+    names = ("audio", "image", "video", "audio_bos", "audio_eos", "vision_bos", "vision_eos")
+    words = tokenizer({f"{name}_token": f"<|{name}|>" for name in names})
+    extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
+    kind(Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(), extractor, words,
+         chat_template=PARTS.replace("<sound>", "<|audio_bos|><|audio|><|audio_eos|>")).save_pretrained(folder)
+    return words, dict(zip(names, words.convert_tokens_to_ids([f"<|{name}|>" for name in names]), strict=True))
+
+
+OMNI_AUDIO = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+              "num_mel_bins": 16, "output_dim": 32}
+OMNI_VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+
+
 @pytest.fixture(scope="module")
 def omni3(tmp_path_factory):
     """Qwen3-Omni of the real class, complete: the thinker, whose text part is a mixture of two experts, and a voice."""
     folder = tmp_path_factory.mktemp("omni3")
-    names = ("audio", "image", "video", "audio_bos", "audio_eos", "vision_bos", "vision_eos")
-    words = tokenizer({f"{name}_token": f"<|{name}|>" for name in names})
-    marks = dict(zip(names, words.convert_tokens_to_ids([f"<|{name}|>" for name in names]), strict=True))
-    extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
-    Qwen3OmniMoeProcessor(Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(), extractor, words,
-                          chat_template=PARTS.replace("<sound>", "<|audio_bos|><|audio|><|audio_eos|>")
-                          ).save_pretrained(folder)
+    words, marks = omni_processor(Qwen3OmniMoeProcessor, folder)
     thinker = {
-        "audio_config": {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
-                         "num_mel_bins": 16, "output_dim": 32, "downsample_hidden_size": 16},
-        "vision_config": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
-                          "out_hidden_size": 32, "deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        "audio_config": OMNI_AUDIO | {"downsample_hidden_size": 16},
+        "vision_config": OMNI_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
         "text_config": small(words) | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
                                        "head_dim": 16, "rope_parameters": {
             "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6, "mrope_interleaved": True}},
-        **{f"{name}_token_id": marks[name] for name in names[:3]}, "audio_start_token_id": marks["audio_bos"],
-        "vision_start_token_id": marks["vision_bos"], "user_token_id": 1}
-    return saved(Qwen3OmniMoeForConditionalGeneration, Qwen3OmniMoeConfig(thinker_config=thinker,
-                                                                          enable_audio_output=False), folder)
+        **{f"{name}_token_id": marks[name] for name in ("audio", "image", "video")}, "user_token_id": 1,
+        "audio_start_token_id": marks["audio_bos"], "vision_start_token_id": marks["vision_bos"]}
+    config = Qwen3OmniMoeConfig(thinker_config=thinker, enable_audio_output=False)
+    return saved(Qwen3OmniMoeForConditionalGeneration, config, folder)
 
 
 @pytest.fixture(scope="module")
 def omni(tmp_path_factory):
     """Qwen2.5-Omni of the real class, complete as published: the thinker that answers in text, and a voice."""
     folder = tmp_path_factory.mktemp("omni")
-    names = ("audio", "image", "video", "audio_bos", "audio_eos", "vision_bos", "vision_eos")
-    words = tokenizer({f"{name}_token": f"<|{name}|>" for name in names})
-    marks = dict(zip(names, words.convert_tokens_to_ids([f"<|{name}|>" for name in names]), strict=True))
-    extractor = WhisperFeatureExtractor(feature_size=16, n_fft=400, chunk_length=30)
-    Qwen2_5OmniProcessor(Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(), extractor, words,
-                         chat_template=PARTS.replace("<sound>", "<|audio_bos|><|audio|><|audio_eos|>")
-                         ).save_pretrained(folder)
+    words, marks = omni_processor(Qwen2_5OmniProcessor, folder)
     thinker = {
-        "audio_config": {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
-                         "num_mel_bins": 16, "output_dim": 32},
-        "vision_config": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
-                          "out_hidden_size": 32, "fullatt_block_indexes": [0]},
+        "audio_config": OMNI_AUDIO, "vision_config": OMNI_VISION | {"fullatt_block_indexes": [0]},
         "text_config": small(words) | {"rope_parameters": {
             "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}},
-        **{f"{name}_token_index": marks[name] for name in names[:3]}, "pad_token_id": 0,
+        **{f"{name}_token_index": marks[name] for name in ("audio", "image", "video")}, "pad_token_id": 0,
         "audio_start_token_id": marks["audio_bos"], "audio_end_token_id": marks["audio_eos"],
         "vision_start_token_id": marks["vision_bos"], "vision_end_token_id": marks["vision_eos"], "user_token_id": 1}
-    return saved(Qwen2_5OmniForConditionalGeneration, Qwen2_5OmniConfig(thinker_config=thinker,
-                                                                        enable_audio_output=False), folder)
+    config = Qwen2_5OmniConfig(thinker_config=thinker, enable_audio_output=False)
+    return saved(Qwen2_5OmniForConditionalGeneration, config, folder)
+
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -20,6 +21,7 @@ from perser.analysis import report
 from perser.errors import UserError
 from perser.plan import Plan
 
+COMMITTED = sorted((Path(__file__).parents[1] / "results").rglob("manifest.json"))
 OLD = {"seal": None, "files": {}}  # as records of before, which have no digests
 FULL = """
 import resource, sys
@@ -235,6 +237,13 @@ def again(finished, tmp_path):
     update = {"folds": (1,), "shots": (3,), "methods": {"ssl-e": SMALL.methods["ssl-e"]}}
     here = plan(tmp_path / "copy" / "run", SMALL.model_copy(update=update))
     return here, lambda: workers.run(here, jobs=1)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "-".join(path.parts[-4:-1]))
+def test_committed_results_are_as_their_manifests_seal_them(path):
+    value = records.sealed(path, "restore it")
+    beside = {file.name for file in path.parent.iterdir() if file.suffix in (".parquet", ".toml")}
+    assert beside <= set(value["files"]) and {"trials.csv", "records.parquet"} & set(value["files"])
 
 
 @pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped"])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made import SMALL, plan
 
-from perser import experiment, search, workers
+from perser import experiment, records, search, workers
 from perser.analysis.statistics import best_trials
 from perser.errors import UserError
 
@@ -75,9 +75,12 @@ def test_trials_of_one_method_replace_those_of_before_and_name_their_commit(sear
     kept = pd.read_csv(tmp_path / "trials.csv")
     assert kept[["method", "commit"]].values.tolist() == [["b", "c1"], ["a", "c2"], ["a", "c2"]]
     assert kept["settings"].tolist() == returned["settings"].tolist()
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest = records.sealed(tmp_path / "manifest.json", "search again")
     assert manifest["commit"] == "c2" and manifest["data"] == {name: plans[name].fingerprint for name in plans}
     assert (tmp_path / "tuned.toml").read_text() == search.tuned(kept, 0.5)
+    (tmp_path / "trials.csv").write_text((tmp_path / "trials.csv").read_text().replace("c2", "c3"))
+    with pytest.raises(UserError, match=r"trials\.csv: damaged, its digest has changed; search again"):
+        records.sealed(tmp_path / "manifest.json", "search again")
 
 
 def test_the_best_trial_stands_beside_the_first_which_is_kept_unless_it_is_beaten_by_the_margin():

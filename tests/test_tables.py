@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from perser import records
 from perser.analysis import comparison, figures, report, tables, wording
-from perser.analysis.claims import HARM, claims, lines, of_run
+from perser.analysis.claims import HARM, claims, lines, markdown, of_run
 from perser.analysis.experiments import main
 from perser.errors import UserError
 from perser.scores import CONSTANT, SCORES
@@ -390,6 +390,18 @@ def test_claims_equal_the_tables_gains(run):
     assert (claim["value"], claim["low"], claim["high"]) == pytest.approx(
         tuple(numbers[["gain_f1", "gain_low_f1", "gain_high_f1"]])
     )
+
+
+def test_claims_as_markdown_say_what_their_lines_say(run):
+    rows = of_run(records.load(run), run)
+    rows = [row | {"run": "<b>*x*</b>"} for row in rows]
+    text = markdown(rows)
+    assert text.startswith(r"**&lt;b>\*x\*&lt;/b>**") and "<b>" not in text
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    shown = [line for line in cells if line[-1] in ("yes", "no", "(yes)")]
+    assert shown and [re.split(r"  +", line.strip()) for line in lines(rows)[2:len(shown) + 2]] == shown
+    others = [row for row in rows if row["kind"] == "macro F1"]
+    assert others and [line[0] for line in cells[-len(others):]] == [row["claim"] for row in others]
 
 
 def test_claims_without_a_run_say_so(tmp_path):

@@ -306,6 +306,12 @@ def test_a_model_without_a_pin_is_loaded_at_the_commit_that_is_given(tmp_path, m
     assert upstreams.load(identity).identity == identity
 
 
+@pytest.mark.parametrize("name", ["logmel", "egemaps", "whisper-tiny.en", "whisper-tiny.en+pad30", "."])
+def test_a_revision_of_a_model_that_is_not_on_the_hub_is_refused(name):
+    with pytest.raises(UserError, match=r"^[^ ]*: not from the model hub, so it has no --revision"):
+        upstreams.load(name, revision="4" * 40)
+
+
 def test_egemaps_without_opensmile_says_how_and_on_what_terms_to_get_it(monkeypatch):
     monkeypatch.setattr(upstreams, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"research only.*pip install opensmile==2\.6\.0"):

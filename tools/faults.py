@@ -40,6 +40,7 @@ from perser.analysis import expected
 from perser.corpora import schema
 from perser.errors import UserError
 from perser.personal import Clips
+from perser.phase2 import aggregate
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -157,6 +158,10 @@ def files(place: Path) -> Iterator[tuple[str, Kind]]:
     personal.save(personal.general(trained), place / "personal" / "me.safetensors")
     yield "personal model", file_kind(place / "personal", "me.safetensors",
                                       lambda at: [*personal.load(at / "me.safetensors")], 100)
+    shutil.copytree(ROOT / "results" / "phase2" / "emodb", place / "phase2")
+    for name in ("records.parquet", "manifest.json"):
+        yield f"phase2: {name}", file_kind(place / "phase2", name, lambda at: [
+            aggregate.read(at), aggregate.manifests(at)], 100)
     yield "feature store", _store(place / "sounds")
     claims = place / "claims"
     claims.mkdir()

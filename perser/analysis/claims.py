@@ -10,7 +10,7 @@ from perser import records
 from perser.analysis import comparison, wording
 from perser.analysis.experiments import ablation, methods, steps
 from perser.analysis.statistics import compare_methods, holm, most_shots
-from perser.analysis.tables import interval_text
+from perser.analysis.tables import escaped, interval_text, p_text, plain
 from perser.errors import UserError
 from perser.records import Run
 from perser.scores import CONSTANT, SCORES, SETTINGS, per_seed
@@ -192,17 +192,35 @@ def _narrow_lines(claims: list[dict[str, Any]]) -> list[str]:
     return printed
 
 
-def _headline_lines(claims: list[dict[str, Any]]) -> list[str]:
-    """A line per method and setting: gain and personal part in log loss and accuracy, harmless or not."""
+def _headline_table(claims: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row per method and setting: gain and personal part in log loss and accuracy, harmless or not."""
     columns = [(part, score) for part in HEADS for score in ("log_loss", "accuracy")]
     cells = {(claim["method"], claim["setting"], claim["kind"], claim["score"]):
              f"{_effect(claim)} {VERDICTS[claim['verdict']]}" for claim in claims}
     harmless = {(claim["method"], claim["setting"]): VERDICTS[claim["verdict"]] for claim in claims
                 if claim["kind"] == "harmless"}
     heads = [f"{part}, {SCORES[score].words}" for part, score in columns]
-    texts = [["method", "clips", *heads, "harmless"]] + [
-        [*row, *(cells.get((*row, *column), "-") for column in columns), harmless.get(row, "-")]
-        for row in dict.fromkeys((claim["method"], claim["setting"]) for claim in claims)]
+    return pd.DataFrame([[*row, *(cells.get((*row, *column), "-") for column in columns), harmless.get(row, "-")]
+                         for row in dict.fromkeys((claim["method"], claim["setting"]) for claim in claims)],
+                        columns=["method", "clips", *heads, "harmless"])
+
+
+def _headline_lines(claims: list[dict[str, Any]]) -> list[str]:
+    """The headline's table in columns of one width."""
+    table = _headline_table(claims)
+    texts = [list(table), *table.itertuples(index=False)] if len(table) else []
     widths = [max(map(len, column)) for column in zip(*texts)]
-    return ["  " + "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
-            for line in texts[:len(texts) * bool(claims)]]
+    return ["  " + "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in texts]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Claims as Markdown: of each run a table of the headline, then one of the other claims in sentences."""
+    printed = []
+    for title, part in groupby(rows, key=lambda claim: claim["run"]):
+        claims = list(part)
+        heads, others = ([c for c in claims if (c["kind"] == "macro F1") == other] for other in (False, True))
+        sentences = pd.DataFrame([{"claim, in macro F1": claim["claim"], "verdict": VERDICTS[claim["verdict"]],
+                                   "difference": _effect(claim), "p": p_text(claim["p_holm"])} for claim in others])
+        frames = [frame for frame in (_headline_table(heads), sentences) if len(frame)]
+        printed += [f"**{escaped(title)}**", *map(plain, frames)]
+    return "\n\n".join(printed)

@@ -103,15 +103,18 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> U
     available. UserError: an unknown name, or a model that is not installed, cannot be reached, is of another family or
     sampling rate, or has no safetensors weights (pickles are never opened).
     """
+    stem = name.removesuffix(PAD)
+    folder = Path(stem).expanduser()
+    local = stem.startswith((".", "/", "~")) or folder.is_dir()
+    if revision is not None and (local or stem in ("logmel", "egemaps", *PACKAGED)):
+        raise UserError(f"{name}: not from the model hub, so it has no --revision; leave it out")
     if name == "logmel":
         return Upstream(name, "logmel-1", 1, 3 * MELS, True, True,
                         lambda waves: torch.stack([log_mel_statistics(wave) for wave in waves])[:, None])
     if name == "egemaps":
         return _egemaps()
-    stem = name.removesuffix(PAD)
     repo, _, requested = stem.partition("@")
-    folder = Path(stem).expanduser()
-    if stem.startswith((".", "/", "~")) or folder.is_dir():
+    if local:
         return _transformer(folder, folder.resolve().name, None, device, stem != name)
     if stem in PACKAGED:
         return _transformer(packaged.folder(stem), stem, packaged.identity(stem), device, stem != name)

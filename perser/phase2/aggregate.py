@@ -13,10 +13,12 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
+from perser import records
 from perser.errors import UserError
 from perser.phase2.metrics import ANSWERED, FAILED, JUDGED, METRICS, NONE, UNPARSEABLE, exact
 
 RESAMPLES, LEVEL, PERFECT = 200, 0.95, {"BLEU": 100.0}  # PERFECT: where it is neither 0 nor 1
+AGAIN = "give the command that made it again, with --resume"
 LATER = ("truncated", "cut")  # columns that records of earlier versions lack
 TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metric", "main", "higher", "rows", "value",
                 "low", "high", "N/A", "ungraded", "synthetic"]
@@ -25,7 +27,7 @@ TASK_COLUMNS = ["model", "domain", "kind", "group", "instance", "scorer", "metri
 def read(*folders: str | Path) -> pd.DataFrame:
     """The records of all models under folders, or the one file of a committed folder.
 
-    Raises UserError if a folder has none, or if two of them hold different answers of a model to a question.
+    Raises UserError if a folder has none, if one is damaged, or if two hold different answers of a model to a question.
     """
     frames = []
     for folder in folders:
@@ -33,7 +35,10 @@ def read(*folders: str | Path) -> pd.DataFrame:
         if not paths:
             raise UserError(f"{folder}: no records; create them with "
                             f"`perser phase2 --suite --model NAME --out {folder}`")
-        frames += [pd.read_parquet(path) for path in paths]
+        for path in paths:
+            if path.with_name(records.MANIFEST).is_file():
+                records.sealed(path.with_name(records.MANIFEST), AGAIN, path.name)
+            frames.append(records.table(path, AGAIN, ("model", "instance", "sample", "scorer")))
     frame = pd.concat(frames, ignore_index=True)
     for name in LATER:
         frame[name] = (frame[name] if name in frame else pd.Series(False, frame.index)).fillna(False).astype(bool)
@@ -46,12 +51,14 @@ def read(*folders: str | Path) -> pd.DataFrame:
 
 
 def manifests(*folders: str | Path) -> dict[str, dict[str, Any]]:
-    """What the runs under folders state of themselves, by model folder."""
+    """What the runs under folders state of themselves, by model folder. Raises UserError for damaged files."""
     stated: dict[str, dict[str, Any]] = {}
     for folder in map(Path, folders):
-        single = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/manifest.json"))}
-        joined = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").is_file() else {}
-        stated |= single or ({folder.name: joined} if isinstance(joined.get("model"), str) else joined)
+        paths = sorted(folder.glob("*/manifest.json")) or sorted(folder.glob("manifest.json"))
+        for path in paths:
+            run = records.sealed(path, AGAIN)
+            run.pop("files", None)
+            stated |= run["models"] if isinstance(run.get("models"), dict) else {path.parent.name: run}
     return stated
 
 

@@ -40,7 +40,7 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
     out.mkdir(parents=True, exist_ok=True)
     records.write(frame, out / "records.parquet")
     if manifests:
-        records.write_json(manifests, out / "manifest.json")
+        records.seal({"models": manifests}, out / "manifest.json", out / "records.parquet")
     frame = frame.assign(domain=frame["domain"] + np.where(frame["instance"].isin(list(catalogue())), INFERRED, ""),
                          dimension=frame["instance"].map(dimension),
                          metrics=[normalised(names, normaliser) for names in frame["metrics"]])
@@ -53,7 +53,7 @@ def write(out: str | Path, reference: str | None = None, folders: Sequence[str |
              "", markdown(pivot(table, "value")), "", "## Share without an answer", "",
              markdown(pivot(table[table["main"].astype(bool)], "N/A")), *_rows(counts, manifests), *_agreement(frame)]
     reference = reference or next((name for name in sorted(set(frame["model"])) if name.startswith("cascade/")), None)
-    if reference and reference in set(frame["model"]):
+    if reference and {reference} < set(frame["model"]):
         lines += _compared(frame, reference, tables)
     for name, content in tables.items():
         records.inert(content.map(plain)).to_csv(out / f"{name}.csv", index=False)

@@ -24,7 +24,7 @@ from inspect_ai.scorer import Scorer
 
 from perser import provenance, records
 from perser.errors import UserError
-from perser.phase2 import models
+from perser.phase2 import aggregate, models
 from perser.phase2.answers import parse_options
 from perser.phase2.metrics import METRICS
 from perser.phase2.scorers import graded, read_prompt, strict
@@ -145,11 +145,11 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
             done = _ask(tasks, served, logs, [graded(name, verdicts, prompt=prompt) for name in graders], generate)
     frame = pd.DataFrame([row for log in done for row in rows(log, model)], columns=list(COLUMNS))
     records.write(frame, folder / "records.parquet")
-    records.write_json(_facts(tasks, frame, done) | {
+    records.seal(_facts(tasks, frame, done) | {
         "model": model, "grader": ", ".join(graders) or None, "judge_prompt": prompt or None,
         "limit": source["limit"], "seconds": round(monotonic() - start, 1), "generate": generate or {},
         "args": {name: value for name, value in (args or {}).items() if not re.search("key|token|secret", name, re.I)}
-    }, folder / "manifest.json")
+    }, folder / "manifest.json", folder / "records.parquet")
     (folder / "predictions").mkdir(exist_ok=True)
     for instance, entries in predictions(done, getattr(served.api, "entries", {})).items():
         (folder / "predictions" / f"{instance}.json").write_text(json.dumps(entries, indent=1) + "\n")
@@ -180,7 +180,7 @@ def estimate(tasks: Sequence[Phase2Task], model: str, out: str | Path, generate:
         before = manifest(out, model)
         answered = sum(before["rows"].values()) - before["missing"]
         return f"{line}; at the speed of the last run {duration(before['seconds'] / answered * len(rows))}"
-    except (OSError, KeyError, ValueError, ZeroDivisionError):
+    except (UserError, KeyError, ZeroDivisionError):
         return f"{line}; how long is not known yet: --limit 2 would show"
 
 
@@ -266,8 +266,8 @@ def rows(log: EvalLog, model: str) -> Iterator[dict[str, Any]]:
 
 
 def manifest(out: str | Path, model: str) -> dict[str, Any]:
-    """How one model's records were produced."""
-    return json.loads((Path(out) / slug(model) / "manifest.json").read_text())
+    """How one model's records were produced. Raises UserError where the file is missing or damaged."""
+    return records.sealed(Path(out) / slug(model) / "manifest.json", aggregate.AGAIN)
 
 
 def predictions(logs: Sequence[EvalLog], original: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
