@@ -298,7 +298,7 @@ run_tests() {
     if set_up; then
         speech_model "$UPSTREAM"
         corpus
-        "${die_with_script[@]}" python -m pytest -n "$jobs" --dist loadfile --junitxml=out/log/unit.xml || unit=$?
+        "${die_with_script[@]}" python -m pytest --cov -n "$jobs" --dist loadfile --junitxml=out/log/unit.xml || unit=$?
         "${die_with_script[@]}" python -m pytest -o addopts= -n "$jobs" --dist loadfile --nbval \
             --nbval-kernel-startup-timeout=300 notebooks --junitxml=out/log/notebooks.xml || pages=$?
         python tools/tally.py --failed "$failed" --ended "$unit" --ended "$pages" out/log/unit.xml out/log/notebooks.xml

@@ -49,8 +49,7 @@ def personal_heads(head: Head, inner_lrs: Iterable[Tensor | Head], batch: Batch,
 
 
 def _in_span(inner_lr: Tensor | Head, batch: Batch) -> bool:
-    return (not isinstance(inner_lr, Head) and not inner_lr[:, 0].any()
-            and batch.targets.shape[1] <= LARGEST_SUPPORT)
+    return (not isinstance(inner_lr, Head) and not inner_lr[:, 0].any() and batch.targets.shape[1] <= LARGEST_SUPPORT)
 
 
 def _last(states: Sequence[tuple[Tensor, ...]], every_step: bool) -> Any:

@@ -601,12 +601,9 @@ def predict(model: Path, listener: str | None, method: str, upstream: str | None
         tell(why)
     warn_of_synthetic(chosen.about)
     files, faults = personal.inputs(audio, chosen.about)
-    frames = []
-    for frame in personal.answers(chosen, files, None, upstream, terminal()):
-        if isinstance(frame, UserError):
-            faults.append(str(frame))
-        else:
-            frames.append(frame)
+    answers = [*personal.answers(chosen, files, None, upstream, terminal())]
+    faults += [str(answer) for answer in answers if isinstance(answer, UserError)]
+    frames = [answer for answer in answers if not isinstance(answer, UserError)]
     text = personal.text(frames, chosen.about, form)
     if out:
         with whole(out) as half:
@@ -614,7 +611,7 @@ def predict(model: Path, listener: str | None, method: str, upstream: str | None
     else:
         click.echo(text, nl=False)
     for fault in faults:
-        tell(str(fault))
+        tell(fault)
     if faults:
         raise click.exceptions.Exit(1)
 

@@ -181,5 +181,4 @@ def make_task(data: Data, split: Split, base: Base, standardise: bool) -> Task:
     within = base.class_weights if base.inner_class_weights is None else base.inner_class_weights
     outer, inner = (class_balanced_weights(targets) if on else torch.ones(len(data.classes))
                     for on in (base.class_weights, within))
-    return Task(data, split, rating_targets(data.labels, base.label_smoothing), outer, inner, mean, scale,
-                base)
+    return Task(data, split, rating_targets(data.labels, base.label_smoothing), outer, inner, mean, scale, base)

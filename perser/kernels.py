@@ -14,7 +14,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-Products = tuple[Tensor, Tensor, Tensor]
 BLOCK = 1 << 22  # numbers gathered at a time when products are formed: about the size of a processor's last cache
 
 
@@ -50,7 +49,7 @@ class _Unprojected(Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
-                second_order: bool) -> Products:
+                second_order: bool) -> tuple[Tensor, ...]:
         """Form the products; the first `count` rows of x belong to the support."""
         h = torch.addmm(b, x[:count], P.T)
         right = torch.cat([x[:count], h @ P])
@@ -98,7 +97,7 @@ class _Projected(Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
-                second_order: bool) -> Products:
+                second_order: bool) -> tuple[Tensor, ...]:
         """Form the products; the first `count` rows of x belong to the support."""
         h, shots, rows = torch.addmm(b, x, P.T), support.shape[1], torch.cat([support, query], 1)
         block = max(1, BLOCK // (rows.shape[1] * x.shape[1]))
@@ -129,7 +128,7 @@ class _Projected(Function):
 
 
 def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query: Tensor, count: int,
-             second_order: bool) -> Products:
+             second_order: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Inner products of an episode's clips (support, then query) with its support and with the classes.
 
     x (U, D): clips, the first `count` of which occur in a support; support (E, K), query (E, Q): rows of x. Returns
@@ -137,5 +136,5 @@ def products(x: Tensor, P: Tensor, b: Tensor, A: Tensor, support: Tensor, query:
     second_order False the support's x and h are constants.
     """
     query_dominates = len(x) > 2 * count  # otherwise forming v costs as much as projecting the query
-    apply: Callable[..., Products] = (_Unprojected if query_dominates else _Projected).apply
+    apply: Callable[..., Any] = (_Unprojected if query_dominates else _Projected).apply
     return apply(x, P, b, A, support, query, count, second_order)

@@ -215,8 +215,7 @@ def sound(path: Path) -> pd.DataFrame:
     return table[(table["hertz"] > 0) & (table["hertz"] <= 4000)]
 
 
-def by_draw(task: Task, episodes: dict[str, Episodes], general: Head, model: GradientModel,
-            shots: int) -> pd.DataFrame:
+def by_draw(task: Task, episodes: dict[str, Episodes], general: Head, model: GradientModel, shots: int) -> pd.DataFrame:
     """`_scores` of every draw: by the general model, and by the model after each kind of shots."""
     rows = []
     logits = {name: next(model.answers(batch_of(task, part), [model.settings[shots]]))

@@ -240,13 +240,14 @@ def test_the_weights_that_are_formed_give_the_logits(mix, every_step):
                for tensor, shared in zip(heads, made.head)), "before the first step: the shared head"
 
 
-def test_several_settings_of_one_batch_are_those_of_one_at_a_time():
+@pytest.mark.parametrize("answers, mix", [(span_logits, False), (weight_logits, True)])
+def test_several_settings_of_one_batch_are_those_of_one_at_a_time(answers, mix):
     made = problem()
-    grid = [random_lr(3), constant_lr(0.1, 1).double(), constant_lr(0.1, 4, ("A", "a")).double()]
+    grid = [random_lr(3, mix=mix), constant_lr(0.1, 1).double(), constant_lr(0.1, 4, ("A", "a")).double()]
     together = [personal.query_logits() for personal in personal_heads(made.head, iter(grid), made.batch())]
     assert len(together) == 3
-    for inner_lr, answers in zip(grid, together):
-        assert torch.equal(answers, span_logits(made.head, inner_lr, made.batch(), False))
+    for inner_lr, answered in zip(grid, together):
+        assert torch.equal(answered, answers(made.head, inner_lr, made.batch(), False))
 
 
 def test_a_support_above_the_largest_updates_the_weights_and_gives_the_same(monkeypatch):

@@ -76,6 +76,10 @@ def test_counts_are_summed_over_folds_before_the_score():
     assert result.loc[0, "records"] == 2
 
 
+def test_a_title_within_a_sentence_keeps_its_abbreviation():
+    assert [SCORES[name].words for name in ("f1", "log_loss")] == ["macro F1", "log loss"]
+
+
 def test_cells_and_listeners_are_kept_apart_in_the_records_order():
     frame = pd.DataFrame(
         [

@@ -318,14 +318,27 @@ def test_the_closing_line_adds_up_all_stages(tmp_path, reports, stages, line, st
     assert done.returncode == status
 
 
-@pytest.mark.parametrize(("ended", "failed"), [((0, 0), 0), ((1, 0), 0), ((135, 0), 1), ((0, 2), 1), ((139, 3), 2)])
-def test_a_pytest_that_is_killed_after_its_report_is_a_failure(tmp_path, ended, failed):
+@pytest.mark.parametrize(("ended", "failed"), [((0, 0), 0), ((1, 0), 1), ((135, 0), 1), ((0, 2), 1), ((139, 3), 2)])
+def test_a_pytest_that_fails_after_its_report_is_a_failure(tmp_path, ended, failed):
     (tmp_path / "unit.xml").write_text(REPORT.format(5, 0, 0, 0))
     given = [part for status in ended for part in ("--ended", str(status))]
     done = run(sys.executable, "tools/tally.py", *given, tmp_path / "unit.xml")
     assert done.stdout.splitlines()[-1] == f"5 passed, {failed} failed, 0 skipped" and done.returncode == bool(failed)
-    assert all((f"status {status}" in done.stdout) == (status > 1) for status in ended)
+    assert all((f"status {status}" in done.stdout) == (status > 0) for status in ended)
     assert '--ended "$unit" --ended "$pages"' in (ROOT / "reproduce.sh").read_text()
+
+
+def test_a_failed_test_is_counted_once(tmp_path):
+    (tmp_path / "unit.xml").write_text(REPORT.format(5, 1, 0, 0))
+    done = run(sys.executable, "tools/tally.py", "--ended", "1", tmp_path / "unit.xml")
+    assert done.stdout == "4 passed, 1 failed, 0 skipped\n" and done.returncode == 1
+
+
+def test_the_tests_are_run_with_the_coverage_that_pyproject_asks_for():
+    assert "python -m pytest --cov -n " in (ROOT / "reproduce.sh").read_text()
+    coverage = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]
+    assert coverage["run"]["branch"] and coverage["report"]["fail_under"] == 100
+    assert all((ROOT / file).is_file() for file in coverage["run"]["include"])
 
 
 def notebooks(*arguments: str) -> subprocess.CompletedProcess:

@@ -26,7 +26,8 @@ def main() -> int:
     parser.add_argument("--ended", type=int, default=[], action="append", help="exit status of a pytest; repeatable")
     arguments = parser.parse_args()
     passed, failed, skipped = map(sum, zip(*map(tally, arguments.reports), strict=True))
-    crashed = [status for status in arguments.ended if status > 1]  # 1: tests failed, which the report counts
+    # 1: tests failed, which a report counts; where none does, coverage fell short.
+    crashed = [status for status in arguments.ended if status > bool(failed)]
     for status in crashed:
         print(f"pytest ended with status {status}, which counts as a failure whatever its report says")
     failed += arguments.failed + len(crashed)

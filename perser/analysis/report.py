@@ -8,17 +8,7 @@ from matplotlib.figure import Figure
 
 from perser import records
 from perser.analysis import figures, tables, wording
-from perser.analysis.experiments import (
-    ablation,
-    listeners,
-    main,
-    methods,
-    readings,
-    recipe,
-    shots,
-    steps,
-    upstreams,
-)
+from perser.analysis.experiments import ablation, listeners, main, methods, readings, recipe, shots, steps, upstreams
 from perser.analysis.tables import Captioned
 from perser.records import Run
 

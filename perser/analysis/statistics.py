@@ -72,8 +72,7 @@ def _complete(values: Iterable[float] | pd.DataFrame) -> np.ndarray:
     return grid[~np.isnan(grid).any(axis=1)] if grid.shape[1] else grid[:0]
 
 
-def select(scores: pd.DataFrame, method: str, setting: str, shots: int,
-           score: str = "f1") -> pd.Series | pd.DataFrame:
+def select(scores: pd.DataFrame, method: str, setting: str, shots: int, score: str = "f1") -> pd.Series | pd.DataFrame:
     """One score per listener, a column per seed if the scores have seeds; methods without shots fit any number."""
     rows = scores[(scores["method"] == method) & (scores["setting"] == setting)]
     rows = rows[rows["shots"] == (shots if shots in set(rows["shots"]) else 0)]

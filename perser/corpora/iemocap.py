@@ -153,9 +153,7 @@ def _add(block: Block, line: str, where: str) -> None:
 def _clip(block: Block, root: Path, session: int, audio: dict[str, tuple[Path, dict[str, Path]]],
           where: str) -> dict[str, Any]:
     """The clip of a block; audio: by dialog its folder and files, read when first asked for."""
-    name = _NAME.fullmatch(block.clip)
-    assert name, "`parse` takes no other"
-    dialog, number, sex = name.groups()
+    dialog, number, sex = _NAME.findall(block.clip)[0]
     if session != int(number):
         raise UserError(f"{where}: {block.clip} lies in Session{session}; move it to Session{int(number)}")
     if dialog not in audio:

@@ -8,22 +8,8 @@ from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from perser.corpora.base import (
-    Corpus,
-    Rated,
-    child,
-    csv_rows,
-    folder,
-    lacking,
-    listed,
-    listing,
-    nearest,
-    once,
-    read_text,
-    safe,
-    seconds,
-    tables,
-)
+from perser.corpora import base
+from perser.corpora.base import Corpus, Rated
 from perser.errors import UserError
 from perser.records import whole
 
@@ -57,36 +43,37 @@ def load(root: str | Path, labels: str = "primary") -> Corpus:
     in a label file, without audio or with single ratings alone.
     """
     if labels not in _CLASSES:
-        raise UserError(f"labels={labels!r} is unknown: {nearest(str(labels), _CLASSES)}")
-    path = folder(root, lambda path: bool(_files(path)), "MSP-Podcast's Audios, labels_consensus.csv and labels.txt")
+        raise UserError(f"labels={labels!r} is unknown: {base.nearest(str(labels), _CLASSES)}")
+    path = base.folder(root, lambda path: bool(_files(path)),
+                       "MSP-Podcast's Audios, labels_consensus.csv and labels.txt")
     files = _files(path)
     assert files, "`folder` looks for them"
     consensus, single, audio = files
     known = _known(consensus)
     classes = tuple(name.lower() for name in _CLASSES[labels])
-    ratings, repeated = once(_gather(single, consensus, known, labels))
+    ratings, repeated = base.once(_gather(single, consensus, known, labels))
     if repeated:
         log.warning("%s: %d ratings repeat a listener's rating of a clip; the first counts", single, len(repeated))
     rated = sorted({clip for clip, *_ in ratings})
     splits = {known[clip][2] for clip in rated}
     sessions = _saved(path, rated, known) if splits == {""} else _official(rated, known)
-    wavs, rows = listing(audio), []
+    wavs, rows = base.listing(audio), []
     for clip in rated:
         (line, speaker, split), wav = known[clip], wavs.get(f"{clip}.wav".lower(), audio / f"{clip}.wav")
         if not split and splits != {""}:
             raise UserError(f"{consensus}:{line}: no Split_Set, but other clips have one; fill it in")
         rows.append({"clip": clip, "path": str(wav), "speaker": speaker, "session": sessions[clip],
-                     "seconds": seconds(wav, f"{consensus}:{line}"), "split": split})
-    return Corpus("msp_podcast", classes, *tables(rows, ratings, classes),
-                  repeats=tables(rows, repeated, classes)[1] if repeated else None,
+                     "seconds": base.seconds(wav, f"{consensus}:{line}"), "split": split})
+    return Corpus("msp_podcast", classes, *base.tables(rows, ratings, classes),
+                  repeats=base.tables(rows, repeated, classes)[1] if repeated else None,
                   folds=() if splits == {""} else ((TRAIN, DEV, TEST),),
-                  notes=lacking(path, _missing(known, rated, splits)))
+                  notes=base.lacking(path, _missing(known, rated, splits)))
 
 
 def _known(consensus: Path) -> dict[str, tuple[int, str, str]]:
     """What `clips` gives, by clip. UserError: a clip is there twice."""
     known: dict[str, tuple[int, str, str]] = {}
-    for clip, (line, speaker, split) in clips(read_text(consensus), str(consensus)):
+    for clip, (line, speaker, split) in clips(base.read_text(consensus), str(consensus)):
         if clip in known:
             raise UserError(f"{consensus}:{line}: {clip} again, as in line {known[clip][0]}; a clip is in one "
                             "partition alone: remove a row")
@@ -97,14 +84,14 @@ def _known(consensus: Path) -> dict[str, tuple[int, str, str]]:
 def _missing(known: dict[str, tuple[int, str, str]], rated: list[str], splits: set[str]) -> list[str]:
     unrated = sorted(known.keys() - set(rated))
     absent = [names[0] for names in PARTITIONS if splits != {""} and not splits & {*names}]
-    return [f"no single ratings of {listed(unrated)}" if unrated else "",
-            f"no clip of {listed(absent)}" if absent else ""]
+    return [f"no single ratings of {base.listed(unrated)}" if unrated else "",
+            f"no clip of {base.listed(absent)}" if absent else ""]
 
 
 def _gather(single: Path, consensus: Path, known: dict[str, tuple[int, str, str]], labels: str) -> list[Rated]:
     """All ratings: clip, listener and ticks."""
     ratings = []
-    for number, clip, listener, primary, secondary in parse(read_text(single), str(single)):
+    for number, clip, listener, primary, secondary in parse(base.read_text(single), str(single)):
         if clip not in known:
             raise UserError(f"{single}:{number}: {clip!r} is not in {consensus}; use label files of one release")
         chosen = {primary} | (secondary if labels == "secondary" else set())
@@ -119,12 +106,12 @@ def clips(text: str, name: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
 
     A speaker who is not known is the recording that the clip was cut from.
     """
-    for line, row in csv_rows(text, name, _NEEDED, "restore the release's labels_consensus.csv"):
+    for line, row in base.csv_rows(text, name, _NEEDED, "restore the release's labels_consensus.csv"):
         clip, speaker, split = row["FileName"], row["SpkrID"], (row.get("Split_Set") or "").strip()
         split = "" if split.upper() == "NA" else split
         if split and split not in SPLITS:
-            raise UserError(f"{name}:{line}: split {split!r} is unknown: {nearest(split, SPLITS)}")
-        clip = _bare(safe(clip, f"{name}:{line}"))
+            raise UserError(f"{name}:{line}: split {split!r} is unknown: {base.nearest(split, SPLITS)}")
+        clip = _bare(base.safe(clip, f"{name}:{line}"))
         yield clip, (line, clip.rpartition("_")[0] if speaker in ("", "NA", "Unknown") else speaker, split)
 
 
@@ -139,7 +126,7 @@ def _saved(root: Path, rated: list[str], known: dict[str, tuple[int, str, str]])
     """The sessions in splits.csv, which is written if it is not there. UserError: it lacks a clip."""
     path = root / SAVED
     if path.is_file():
-        rows = csv_rows(read_text(path), str(path), ("clip", "session"), "delete it: it is made anew")
+        rows = base.csv_rows(base.read_text(path), str(path), ("clip", "session"), "delete it: it is made anew")
         sessions = {row["clip"]: row["session"] for _, row in rows}
         for clip in rated:
             if not sessions.get(clip, "").isdecimal():
@@ -180,7 +167,7 @@ def parse(text: str, name: str) -> Iterator[tuple[int, str, str, str, set[str]]]
             raise UserError(f"{where}: {line[:60]!r} is neither <file>.wav; ... nor WORKER<id>; ...; restore it")
         else:
             _check_rated(rated, clip, name, head)
-            clip, head, rated = _bare(safe(fields[0], where)), number, False
+            clip, head, rated = _bare(base.safe(fields[0], where)), number, False
             if heads.setdefault(clip, number) != number:
                 raise UserError(f"{where}: {clip} again, as in line {heads[clip]}; remove one of the two blocks")
     _check_rated(rated, clip, name, head)
@@ -199,12 +186,12 @@ def _labels(fields: list[str], where: str) -> tuple[str, set[str]]:
         while len(rest) > 1 and not _is_label(rest[0].split(",")[0].strip().lower(), known):
             rest = rest[1:]
     elif first.lower() not in {name.lower() for name in PRIMARY}:
-        raise UserError(f"{where}: label {first!r} is unknown: {nearest(first, [*PRIMARY, 'Other'])}")
+        raise UserError(f"{where}: label {first!r} is unknown: {base.nearest(first, [*PRIMARY, 'Other'])}")
     secondary, free = set(), False
     for word in (word.strip() for word in ",".join(rest).split(",") if word.strip()):
         free = free or word.lower().startswith("other")
         if not free and word.lower() not in known:
-            raise UserError(f"{where}: label {word!r} is unknown: {nearest(word, [*SECONDARY, 'Other'])}")
+            raise UserError(f"{where}: label {word!r} is unknown: {base.nearest(word, [*SECONDARY, 'Other'])}")
         secondary.add(known.get(word.lower(), ""))
     return known.get(first.lower(), ""), secondary
 
@@ -219,8 +206,8 @@ def _bare(clip: str) -> str:
 
 def _files(path: Path) -> tuple[Path, Path, Path] | None:
     """labels_consensus.csv, labels.txt (the single ratings), which lie in Labels/ or at the top, and the audio."""
-    places = [*(child(path, name) for name in LABELS), path]
-    tried = ([child(place, name) for place in places for name in names] for names in (CONSENSUS, ("labels.txt",)))
+    places = [*(base.child(path, name) for name in LABELS), path]
+    tried = ([base.child(place, name) for place in places for name in names] for names in (CONSENSUS, ("labels.txt",)))
     consensus, single = (next((file for file in several if file.is_file()), None) for several in tried)
-    audio = next((place for name in AUDIO if (place := child(path, name)).is_dir()), None)
+    audio = next((place for name in AUDIO if (place := base.child(path, name)).is_dir()), None)
     return (consensus, single, audio) if consensus and single and audio else None

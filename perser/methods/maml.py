@@ -1,6 +1,7 @@
 """Meta-learning: MAML and its relatives, with CSMT, derivative annealing and learnt inner learning rates."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -119,14 +120,13 @@ def step_weights(epoch: int, epochs: int, msl: float, steps: int) -> list[float]
     return [early] * (steps - 1) + [1 - early * (steps - 1)]
 
 
-def outer_loss(task: Task, model: GradientModel, episodes: Episodes, second: bool, weights: list[float] | None = None,
+def outer_loss(task: Task, model: GradientModel, episodes: Episodes, second: bool, weights: Sequence[float] = (),
                f1_share: float = 0.0, keep: Tensor | None = None) -> Tensor:
     """Mean query loss after adaptation. Its gradient is the meta-gradient. Source: MAML, eq. 4.
 
-    second: differentiate through the inner gradients. weights: of the loss after each inner step; None for the last
-    step alone. f1_share: share of the soft macro F1 of all queries. keep (D,): factors on the features.
+    second: differentiate through the inner gradients. weights: of the loss after each inner step; none: the
+    last step alone. f1_share: share of the soft macro F1 of all queries. keep (D,): factors on the features.
     """
-    weights = weights or []
     every_step = any(weights[:-1])
     inner_lr, query = model.settings[episodes.support.shape[1]], torch.from_numpy(episodes.query)
     logits = next(personal_heads(model.head, [inner_lr], batch_of(task, episodes), second, every_step,

@@ -57,8 +57,7 @@ class Prototypes(Method):
     Model: ClassVar[type] = PrototypesModel
 
     mass_grid: Positives = Field((0.3, 1.0, 3.0, 10.0), min_length=1, description="pseudo-clips per class")
-    temperature_grid: Positives = Field((0.1, 0.2, 0.5, 1.0), min_length=1,
-                                                description="in units of the spread")
+    temperature_grid: Positives = Field((0.1, 0.2, 0.5, 1.0), min_length=1, description="in units of the spread")
 
     def fit(self, task: Task, start: Start, dev: Draws, seed: int) -> PrototypesModel:
         """Population means of the training part, with the best mass and temperature for each number of shots."""

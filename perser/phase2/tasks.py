@@ -367,8 +367,7 @@ def _row(record: object, folder: Path, blobs: Path, cache_dir: Path) -> Row:
     name = str(columns["file"][0]) if columns["file"] else (Path(paths[0]).name if paths else "")
     if not name:
         raise UserError("column 'file' is missing and there is no audio to name the row by")
-    return Row(name, str(columns["instruction"][0]), paths, tuple(map(str, columns["text"])),
-               _labels(columns["label"]))
+    return Row(name, str(columns["instruction"][0]), paths, tuple(map(str, columns["text"])), _labels(columns["label"]))
 
 
 def _labels(values: list[Any]) -> tuple[str, ...]:

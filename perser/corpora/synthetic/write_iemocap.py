@@ -32,8 +32,7 @@ def dialogs(session: int) -> list[str]:
         impro["M"] = ["impro01", "impro05a", "impro05b", "impro08a", "impro08b"]
     if session == 5:
         script["M"] = ["script01_1", "script01_1b", "script01_2", "script02_1", "script02_2"]
-    return [f"Ses{session:02d}{letter}_{name}"
-            for part in (impro, script) for letter in "FM" for name in part[letter]]
+    return [f"Ses{session:02d}{letter}_{name}" for part in (impro, script) for letter in "FM" for name in part[letter]]
 
 
 def plan(seed: int, clips: int) -> list[Utterance]:
@@ -50,8 +49,7 @@ def plan(seed: int, clips: int) -> list[Utterance]:
     return turns
 
 
-def _turn(session: int, dialog: str, sex: str, index: int, emotion: str,
-          draw: np.random.Generator) -> Utterance:
+def _turn(session: int, dialog: str, sex: str, index: int, emotion: str, draw: np.random.Generator) -> Utterance:
     clip = f"{dialog}_{sex}{index // 2:03d}"
     if "script" in dialog:  # the same text for every cast, whatever the emotion
         text = PLAIN[(sum(map(ord, dialog[6:])) + 3 * index) % len(PLAIN)]
