@@ -76,7 +76,7 @@ def archive(**members) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as opened:
         for name, content in members.items():
-            opened.writestr(name, content)
+            opened.writestr(zipfile.ZipInfo(name), content)  # always of one date, so that its digest is one
     return buffer.getvalue()
 
 

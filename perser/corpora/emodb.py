@@ -7,21 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from perser.corpora.base import (
-    Corpus,
-    Release,
-    Source,
-    child,
-    csv_rows,
-    folder,
-    lacking,
-    listed,
-    listing,
-    nearest,
-    read_text,
-    seconds,
-    tables,
-)
+from perser.corpora import base
+from perser.corpora.base import Corpus, Release, Source
 from perser.errors import UserError
 
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral"}
@@ -56,10 +43,10 @@ def load(root: str | Path, labels: str = "quadrants", threshold: float | None = 
     """
     for option, value, valid in (("labels", labels, CLASSES), ("listeners", listeners, LISTENERS)):
         if value not in valid:
-            raise UserError(f"{option}={value!r} is unknown: {nearest(str(value), valid)}")
+            raise UserError(f"{option}={value!r} is unknown: {base.nearest(str(value), valid)}")
     cut = _threshold(threshold, labels)
-    path = folder(root, lambda path: child(path, "wav").is_dir(), "EmoDB's wav/")
-    clips, file = _clips(child(path, "wav")), path / Path(ratings).expanduser()
+    path = base.folder(root, lambda path: base.child(path, "wav").is_dir(), "EmoDB's wav/")
+    clips, file = _clips(base.child(path, "wav")), path / Path(ratings).expanduser()
     rows = [row[1:] for row in parse(file, set(clips)) if listeners == "all" or row[0] == (listeners == "development")]
     if not rows:
         raise UserError(f"{file}: holds no rating of EmoDB's speech by {listeners} listeners; restore the file")
@@ -67,26 +54,26 @@ def load(root: str | Path, labels: str = "quadrants", threshold: float | None = 
     repeated = single[single.duplicated(["clip", "listener"], keep=False)]
     averaged = single.groupby(["clip", "listener"], as_index=False).mean()
     (known, rated), (_, repeats) = (
-        tables([*clips.values()], [(row.clip, row.listener, ticks(row.valence, row.arousal, labels, cut))
-                                   for row in rows.itertuples(index=False)], CLASSES[labels])
+        base.tables([*clips.values()], [(row.clip, row.listener, ticks(row.valence, row.arousal, labels, cut))
+                                        for row in rows.itertuples(index=False)], CLASSES[labels])
         for rows in (averaged, repeated))
     return Corpus("emodb", CLASSES[labels], known, rated, repeats=repeats,
-                  notes=lacking(path, _missing(clips, set(single["clip"]))))
+                  notes=base.lacking(path, _missing(clips, set(single["clip"]))))
 
 
 def _missing(clips: dict[str, dict[str, Any]], rated: set[str]) -> list[str]:
     absent = sorted(SESSIONS.keys() - {clip["speaker"] for clip in clips.values()})
     unrated = sorted(clips.keys() - rated)
     return [f"{len(clips)} clips, not {CLIPS}" if len(clips) != CLIPS else "",
-            f"no clip of speaker {listed(absent)}" if absent else "",
-            f"no rating of {listed(unrated)}" if unrated else ""]
+            f"no clip of speaker {base.listed(absent)}" if absent else "",
+            f"no rating of {base.listed(unrated)}" if unrated else ""]
 
 
 def parse(file: Path, clips: set[str]) -> Iterator[tuple[bool, str, str, float, float]]:
     """Whether the listener is for development, clip, listener, valence and arousal of every rating of speech."""
     if not file.is_file():
         raise UserError(f"{file}: no such file; `perser fetch emodb` gets it, option ratings=FILE names another place")
-    for line, row in csv_rows(read_text(file), str(file), _COLUMNS, "restore the file"):
+    for line, row in base.csv_rows(base.read_text(file), str(file), _COLUMNS, "restore the file"):
         where, clip = f"{file}:{line}", Path(row["stimFile"]).stem
         if row["stimType"] not in ("sounds", "videos"):
             raise UserError(f"{where}: stimType {row['stimType']!r} is unknown: sounds or videos; restore the file")
@@ -111,14 +98,14 @@ def ticks(valence: float, arousal: float, labels: str, cut: float) -> set[str]:
 
 def _clips(place: Path) -> dict[str, dict[str, Any]]:
     clips: dict[str, dict[str, Any]] = {}
-    for file in (path for name, path in listing(place).items() if name.endswith((".wav", ".flac"))):
+    for file in (path for name, path in base.listing(place).items() if name.endswith((".wav", ".flac"))):
         match = _NAME.fullmatch(file.stem)
         if not match or match[1] not in SESSIONS:
             raise UserError(f"{file}: the name is not speaker sentence emotion take, as in 03a01Fa; rename it")
         if file.stem in clips:
             raise UserError(f"{file}: the clip is also there as {clips[file.stem]['path']}; keep one of them")
         clips[file.stem] = {"clip": file.stem, "path": str(file), "speaker": match[1], "session": SESSIONS[match[1]],
-                            "seconds": seconds(file, str(file)), "intended": EMOTIONS[match[3]]}
+                            "seconds": base.seconds(file, str(file)), "intended": EMOTIONS[match[3]]}
     if not clips:
         raise UserError(f"{place}: holds no .wav or .flac file; unpack EmoDB's wav/ there")
     return clips

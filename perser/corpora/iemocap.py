@@ -6,21 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perser.corpora.base import (
-    Corpus,
-    Rated,
-    child,
-    folder,
-    lacking,
-    listed,
-    listing,
-    nearest,
-    read_marker,
-    read_text,
-    safe,
-    seconds,
-    tables,
-)
+from perser.corpora import base
+from perser.corpora.base import Corpus, Rated
 from perser.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -54,16 +41,16 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
     not the release, or a faulty file, by file and line.
     """
     if listeners not in _LISTENERS:
-        raise UserError(f"listeners={listeners!r} is unknown: {nearest(str(listeners), _LISTENERS)}")
-    path = folder(root, lambda path: any(_evaluation(path, session).is_dir() for session in SESSIONS),
-                  "IEMOCAP's Session1 ... Session5, each with dialog/EmoEvaluation")
-    marker = read_marker(path)
+        raise UserError(f"listeners={listeners!r} is unknown: {base.nearest(str(listeners), _LISTENERS)}")
+    path = base.folder(root, lambda path: any(_evaluation(path, session).is_dir() for session in SESSIONS),
+                       "IEMOCAP's Session1 ... Session5, each with dialog/EmoEvaluation")
+    marker = base.read_marker(path)
     # Sub-folders hold the same ratings again.
     files = {(session, name.removesuffix(".txt")): file for session in SESSIONS
-             for name, file in listing(_evaluation(path, session)).items() if name.endswith(".txt")}
+             for name, file in base.listing(_evaluation(path, session)).items() if name.endswith(".txt")}
     clips, ratings, audio = {}, [], dict[str, tuple[Path, dict[str, Path]]]()
     for (session, _), file in files.items():
-        for line, block in parse(read_text(file), str(file)):
+        for line, block in parse(base.read_text(file), str(file)):
             where = f"{file}:{line}"
             if block.clip in clips:
                 raise UserError(f"{where}: {block.clip} was annotated before; remove one of the two blocks")
@@ -75,29 +62,29 @@ def load(root: str | Path, listeners: str = "observers") -> Corpus:
             ratings += chosen
     if not clips:
         raise UserError(f"{path}: its annotation files name no utterance; restore Session*/dialog/EmoEvaluation")
-    notes = () if marker is not None else lacking(path, _missing(path, files))
+    notes = () if marker is not None else base.lacking(path, _missing(path, files))
     if marker is None and len(files) == DIALOGS:
         _check_size(path, list(clips), ratings)
-    return Corpus("iemocap", CLASSES, *tables([*clips.values()], ratings, CLASSES), (marker or {}).get("synthetic", ""),
-                  notes=notes)
+    return Corpus("iemocap", CLASSES, *base.tables([*clips.values()], ratings, CLASSES),
+                  (marker or {}).get("synthetic", ""), notes=notes)
 
 
 def _evaluation(root: Path, session: int) -> Path:
-    return child(root, f"Session{session}", "dialog", "EmoEvaluation")
+    return base.child(root, f"Session{session}", "dialog", "EmoEvaluation")
 
 
 def _missing(root: Path, files: dict[tuple[int, str], Path]) -> list[str]:
     """The sessions without annotations, and dialogs that have audio, but no annotations."""
     absent = [session for session in SESSIONS if session not in {session for session, _ in files}]
     dialogs = [name.name for session in SESSIONS if session not in absent
-               for key, name in listing(child(root, f"Session{session}", "sentences", "wav")).items()
+               for key, name in base.listing(base.child(root, f"Session{session}", "sentences", "wav")).items()
                if name.is_dir() and (session, key) not in files]
     for place in {file.parent for file in files.values()}:
         if place.parts[-2:] != ("dialog", "EmoEvaluation"):
             log.warning("%s: read as dialog/EmoEvaluation", place)
     places = [f"Session{session}/dialog/EmoEvaluation" for session in absent]
-    return [f"no annotations in {listed(places)}" if places else "",
-            f"no annotations of {listed(dialogs)}" if dialogs else "",
+    return [f"no annotations in {base.listed(places)}" if places else "",
+            f"no annotations of {base.listed(dialogs)}" if dialogs else "",
             f"{len(files)} dialogs, not {DIALOGS}" if len(files) != DIALOGS else ""]
 
 
@@ -128,7 +115,7 @@ def _head(line: str, dialog: str, where: str) -> Block:
         raise UserError(f"{where}: {line[:60]!r} is a malformed head line; "
                         "it should read [start - end] TAB utterance TAB code TAB [val, act, dom]")
     start, end, clip, code = match.groups()
-    name = _NAME.fullmatch(safe(clip, where))
+    name = _NAME.fullmatch(base.safe(clip, where))
     if not name or name[1] != dialog:
         raise UserError(f"{where}: utterance {clip!r} does not belong to dialog {dialog!r}; check both names")
     return Block(clip, float(start), float(end), code, {})
@@ -142,7 +129,7 @@ def _add(block: Block, line: str, where: str) -> None:
     words = [word.strip() for word in match[2].split(";") if word.strip()]
     for word in words:
         if word not in WORDS:
-            raise UserError(f"{where}: label {word!r} is unknown: {nearest(word, WORDS)}")
+            raise UserError(f"{where}: label {word!r} is unknown: {base.nearest(word, WORDS)}")
     if not words:
         raise UserError(f"{where}: the rating by {match[1]} has no label; add one (Other if none fits)")
     if match[1] in block.ratings:
@@ -157,13 +144,13 @@ def _clip(block: Block, root: Path, session: int, audio: dict[str, tuple[Path, d
     if session != int(number):
         raise UserError(f"{where}: {block.clip} lies in Session{session}; move it to Session{int(number)}")
     if dialog not in audio:
-        place = child(root, f"Session{session}", "sentences", "wav", dialog)
-        audio[dialog] = place, listing(place)
+        place = base.child(root, f"Session{session}", "sentences", "wav", dialog)
+        audio[dialog] = place, base.listing(place)
     place, wavs = audio[dialog]
     wav = wavs.get(f"{block.clip}.wav".lower(), place / f"{block.clip}.wav")
     # The speaker is the letter of the last token; the letter after the session's number is who wore the markers.
     return {"clip": block.clip, "path": str(wav), "speaker": f"Ses{number}{sex}", "session": int(number),
-            "seconds": seconds(wav, where), "dialog": dialog, "consensus": block.consensus}
+            "seconds": base.seconds(wav, where), "dialog": dialog, "consensus": block.consensus}
 
 
 def _check_size(path: Path, clips: list[str], ratings: list[Rated]) -> None:

@@ -6,19 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from perser.corpora.base import (
-    Corpus,
-    Rated,
-    Release,
-    Source,
-    folder,
-    lacking,
-    listed,
-    listing,
-    seconds,
-    tables,
-    whole_number,
-)
+from perser.corpora import base
+from perser.corpora.base import Corpus, Rated, Release, Source
 from perser.corpora.synthetic.acoustics import measure, standardise
 from perser.corpora.synthetic.listeners import REPEATED, assign, intended, moment, panel, ticks
 from perser.errors import UserError
@@ -40,8 +29,9 @@ def load(root: str | Path, listeners: int = 48, seed: int = 0) -> Corpus:
     A session is four consecutive actors, two of each sex. UserError: a root without Actor_NN folders, a file whose
     name has another form, fewer than 8 listeners.
     """
-    count, seed = whole_number("listeners", listeners, PER_CLIP[1], 10_000), whole_number("seed", seed, 0, 2**32 - 1)
-    path = folder(root, lambda path: bool(_actors(path)), "RAVDESS's Actor_01 ... Actor_24")
+    count = base.whole_number("listeners", listeners, PER_CLIP[1], 10_000)
+    seed = base.whole_number("seed", seed, 0, 2**32 - 1)
+    path = base.folder(root, lambda path: bool(_actors(path)), "RAVDESS's Actor_01 ... Actor_24")
     clips = [clip for file in _files(path) if (clip := _clip(file))]
     if not clips:
         raise UserError(f"{path}: holds no speech (names that begin with 03-01); unpack Audio_Speech_Actors_01-24")
@@ -51,9 +41,9 @@ def load(root: str | Path, listeners: int = 48, seed: int = 0) -> Corpus:
             raise UserError(f"{clip['path']}: the clip is also there as {paths[clip['clip']]}; keep one of them")
         paths[clip["clip"]] = clip["path"]
     ratings, repeats = _ratings(clips, [f"L{number:02d}" for number in range(1, count + 1)], seed)
-    known, rated = tables(clips, ratings, CLASSES)
-    return Corpus("ravdess", CLASSES, known, rated, "listeners", repeats=tables(clips, repeats, CLASSES)[1],
-                  notes=lacking(path, _missing(set(paths))))
+    known, rated = base.tables(clips, ratings, CLASSES)
+    return Corpus("ravdess", CLASSES, known, rated, "listeners", repeats=base.tables(clips, repeats, CLASSES)[1],
+                  notes=base.lacking(path, _missing(set(paths))))
 
 
 def _ratings(clips: list[dict[str, Any]], names: list[str], seed: int) -> tuple[list[Rated], list[Rated]]:
@@ -74,7 +64,7 @@ def _ratings(clips: list[dict[str, Any]], names: list[str], seed: int) -> tuple[
 
 
 def _actors(root: Path) -> dict[int, Path]:
-    return {int(name[-2:]): path for name, path in listing(root).items()
+    return {int(name[-2:]): path for name, path in base.listing(root).items()
             if re.fullmatch(r"actor_[0-9]{2}", name) and path.is_dir()}
 
 
@@ -83,7 +73,7 @@ def _files(root: Path) -> list[Path]:
     for number, path in actors.items():
         if not 1 <= number <= ACTORS:
             raise UserError(f"{path}: RAVDESS has {ACTORS} actors, so this is another corpus's speech; remove it")
-    return [file for _, path in sorted(actors.items()) for name, file in listing(path).items()
+    return [file for _, path in sorted(actors.items()) for name, file in base.listing(path).items()
             if name.endswith((".wav", ".flac"))]
 
 
@@ -97,7 +87,7 @@ def _missing(clips: set[str]) -> list[str]:
     absent = {actor: [name for name in names if name not in clips] for actor, names in full.items()}
     actors = [f"Actor_{actor:02d}" for actor, names in absent.items() if len(names) == len(spoken)]
     single = [name for names in absent.values() if len(names) < len(spoken) for name in names]
-    return [f"no speech of {listed(actors)}" if actors else "", f"no clip {listed(single)}" if single else ""]
+    return [f"no speech of {base.listed(actors)}" if actors else "", f"no clip {base.listed(single)}" if single else ""]
 
 
 def _clip(file: Path) -> dict[str, Any] | None:
@@ -108,6 +98,6 @@ def _clip(file: Path) -> dict[str, Any] | None:
     if match[1] != "03" or match[2] != "01":
         return None
     return {"clip": file.stem, "path": str(file), "speaker": f"Actor_{match[7]}",
-            "session": 1 + (int(match[7]) - 1) // 4, "seconds": seconds(file, str(file)),
+            "session": 1 + (int(match[7]) - 1) // 4, "seconds": base.seconds(file, str(file)),
             "intended": CLASSES[int(match[3]) - 1], "intensity": int(match[4])}
 

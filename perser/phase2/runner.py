@@ -144,10 +144,7 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
         limit = None if isinstance(served.api, models.Provider) else timeout
         with Watch(model, sum(len(t.rows) for t in tasks), limit, progress).watching():
             done = _ask(tasks, served, logs, [graded(name, verdicts, prompt=prompt) for name in graders], generate)
-    # The logs may also hold answers of an earlier run to more questions.
-    asked_for = {(task.instance, row.id) for task in tasks for row in task.rows}
-    answers = [row for log in done for row in rows(log, model) if (row["instance"], row["sample"]) in asked_for]
-    frame = pd.DataFrame(answers, columns=list(COLUMNS))
+    frame = _records(tasks, done, model)
     records.write(frame, folder / "records.parquet")
     records.seal(_facts(tasks, frame, done) | {
         "model": model, "grader": ", ".join(graders) or None, "judge_prompt": prompt or None,
@@ -158,6 +155,13 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     for instance, entries in predictions(done, getattr(served.api, "entries", {})).items():
         (folder / "predictions" / f"{instance}.json").write_text(json.dumps(entries, indent=1) + "\n")
     return frame
+
+
+def _records(tasks: Sequence[Phase2Task], logs: Sequence[EvalLog], model: str) -> pd.DataFrame:
+    """The records of the tasks; logs may also hold answers of an earlier run to more questions."""
+    asked_for = {(task.instance, row.id) for task in tasks for row in task.rows}
+    answers = [row for log in logs for row in rows(log, model) if (row["instance"], row["sample"]) in asked_for]
+    return pd.DataFrame(answers, columns=list(COLUMNS))
 
 
 def _spent(out: str | Path, model: str) -> float:
