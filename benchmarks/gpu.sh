@@ -15,7 +15,10 @@ fi
 export XLA_PYTHON_CLIENT_PREALLOCATE=false # else JAX takes the card's memory from torch
 limited() {
     local left=$((seconds - (SECONDS - began)))
-    ((left > 0)) && timeout "$left" "$python" -m "$@" || { failed=1 && echo "gpu.sh: failed or out of time: $*" >&2; }
+    if ((left <= 0)) || ! timeout "$left" "$python" -m "$@"; then
+        failed=1
+        echo "gpu.sh: failed or out of time: $*" >&2
+    fi
 }
 limited benchmarks.gpu --out "$out/cuda-check.json"
 limited perser bench adapt --device cuda --rounds 3 --out "$out/cuda-adapt.json"
