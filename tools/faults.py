@@ -36,7 +36,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from perser import audio, checkpoints, experiment, features, personal, records, team, workers
-from perser.analysis import expected, report
+from perser.analysis import expected, report, tables
 from perser.corpora import schema
 from perser.errors import UserError
 from perser.personal import Clips
@@ -352,8 +352,17 @@ def personalised(at: Path) -> list:
             [[*personal.load(path)] for path in sorted((at / "team" / "listeners").iterdir())]]
 
 
+def tabled(run: Path, at: Path) -> dict[str, bytes]:
+    """The files of a report's tables; figures, which take seconds, are written as tables are."""
+    for name, captioned in report.tables_of(records.load(run)).items():
+        tables.write(*captioned, at / name)
+    return _contents(at, "*")
+
+
 def _contents(folder: Path, *names: str) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in sorted(folder.glob(name))}
+    """Files by path, but for those that a killed command had not finished: they are hidden."""
+    return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in sorted(folder.glob(name))
+            if not path.name.startswith(".")}
 
 
 def killed(command: Callable[[Path], object], place: Path) -> Kind:
@@ -381,7 +390,7 @@ def ends(place: Path) -> Iterator[tuple[str, Kind]]:
     run = place / "of a run" / "timed" / "run"
     yield "kill -9: run", killed(ended, place / "of a run")
     yield "kill -9: personalise", killed(personalised, place / "of a team")
-    yield "kill -9: report", killed(lambda at: report.report(run, at) and _contents(at, "*/*/*/*"), place / "report")
+    yield "kill -9: report", killed(lambda at: tabled(run, at), place / "of tables")
     reference = plain(ended(run.parent))
 
     def full(draw: random.Random, at: Path) -> tuple[str, str]:
