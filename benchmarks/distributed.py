@@ -1,4 +1,4 @@
-"""Units of an experiment per minute against workers, on this machine and on a Ray cluster of one node beside it."""
+"""Units of an experiment per minute against workers: processes of this machine, and nodes of a Ray cluster on it."""
 
 import importlib.util
 import os
@@ -6,11 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 
 from benchmarks import adapt, extraction, measure
 from benchmarks.cost import SHAPE, Shape
@@ -32,8 +35,10 @@ def distributed(turns: Turns, shape: Shape = SHAPE, workers_: tuple[int, ...] = 
                 experiment: Experiment | None = None, clips: int = 64, listeners: int = 1000) -> list[dict]:
     """A row per backend and number of workers, then two with the arithmetic.
 
-    overhead_share: of the workers' time, what is not the time that one process needs for the same units: start-up of
-    workers, idle ends, contention for memory. With one worker a backend works in the calling process.
+    Workers are started anew in every round, as by a command; with one, the command itself computes, as on one machine.
+    start_seconds: until the workers have loaded the library, as a share of which nothing is computed. lost_share: of
+    the time after that, times workers, what exceeds the time of one worker: units that are slower beside others, and
+    workers that are idle in the end.
     """
     experiment = experiment or _experiment()
     rows, alone = [], None
@@ -41,30 +46,35 @@ def distributed(turns: Turns, shape: Shape = SHAPE, workers_: tuple[int, ...] = 
         if backend == "ray" and not importlib.util.find_spec("ray"):
             continue
         with _connected(backend, count):
-            times, units = zip(*(_timed(shape, experiment, count) for _ in range(turns.rounds)))
-        seconds = measure.typical(list(times)).seconds
-        alone = alone or seconds * count
-        rows.append({"implementation": backend, "workers": count, "units": units[0], "seconds": seconds,
-                     "units_per_minute": 60 * units[0] / seconds, "times_one_worker": alone / seconds,
-                     "overhead_share": max(0.0, 1 - alone / (count * seconds))})
+            rounds = [_timed(shape, experiment, count) for _ in range(turns.rounds)]
+        start, seconds, units = *map(median, list(zip(*rounds))[:2]), rounds[0][2]
+        alone = alone or seconds - start
+        rows.append({"implementation": backend, "workers": count, "nodes": count if backend == "ray" else 1,
+                     "units": units, "seconds": seconds, "start_seconds": start,
+                     "units_per_minute": 60 * units / seconds, "times_one_worker": rows[0]["seconds"] / seconds
+                     if rows else 1.0, "lost_share": max(0.0, 1 - alone / (count * (seconds - start)))})
     return rows + arithmetic(turns, clips, listeners)
 
 
 def arithmetic(turns: Turns, clips: int, listeners: int) -> list[dict]:
-    """Processor hours of HOURS of audio and of LISTENERS, and the cores that do them in a week without overhead.
+    """What HOURS of audio and LISTENERS take, from the processor time of one clip and one listener, as measured here.
 
-    Assumes WavLM-base's shape and clips as in `features`, and 20 shots in one batch as in `adapt`; every core as fast
-    as one here, and time that grows with the audio and with the listeners.
+    count: of clips of the mean length, or listeners. cores_for_a_week: without any loss. terabytes: of features, or of
+    the numbers of a head. Assumes WavLM-base's shape and clips as in `features`, and 20 shots in one batch as in
+    `adapt`; every core as fast as one here, and time that grows with the audio and with the listeners.
     """
     device = torch.device("cpu")
     audio = extraction.features(device, turns, clips)[1]
     personal = adapt.adapt(device, turns, listeners)[0]
-    per_clip, per_listener = audio["cpu_seconds"] / audio["clips"], personal["cpu_ms_per_listener"] / 1000
-    amounts = {"audio": (HOURS, "hours", audio["cpu_seconds"] / audio["audio_seconds"] * HOURS, per_clip),
-               "listeners": (LISTENERS, "listeners", per_listener * LISTENERS / 3600, per_listener)}
-    return [{"implementation": f"{amount:,} {unit} of {what}" if what != unit else f"{amount:,} {unit}",
-             "cpu_seconds_of_one": one, "cpu_hours": hours, "cores_for_a_week": hours / WEEK}
-            for what, (amount, unit, hours, one) in amounts.items()]
+    layers, width, hidden, classes, _ = adapt.SIZE
+    head = layers + (width + 1) * hidden + (hidden + 1) * classes
+    one = {"clips": (audio["cpu_seconds"] / audio["clips"], layers * width),
+           "listeners": (personal["cpu_ms_per_listener"] / 1000, head)}
+    counts = {"clips": HOURS * 3600 * audio["clips"] / audio["audio_seconds"], "listeners": LISTENERS}
+    names = {"clips": f"{HOURS:,} hours of audio", "listeners": f"{LISTENERS:,} listeners"}
+    return [{"implementation": names[what], "what": what, "count": counts[what], "cpu_seconds_of_one": seconds,
+             "cpu_hours": (hours := counts[what] * seconds / 3600), "cores_for_a_week": hours / WEEK,
+             "terabytes": counts[what] * 4 * numbers / 1e12} for what, (seconds, numbers) in one.items()]
 
 
 def _experiment() -> Experiment:
@@ -74,13 +84,21 @@ def _experiment() -> Experiment:
                                    "methods": {name: main.methods[name] for name in METHODS}})
 
 
-def _timed(shape: Shape, experiment: Experiment, count: int) -> tuple[measure.Time, int]:
-    """Time of all units, in a new folder, and how many they are."""
+def _timed(shape: Shape, experiment: Experiment, count: int) -> tuple[float, float, int]:
+    """Seconds until workers have started, seconds of all units in a new folder with that, and how many they are."""
+    get_reusable_executor().shutdown()  # else loky's workers of the last round would go on
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(experiment, _corpus(shape), SimpleNamespace(name="random", identity="random", standardise=True,
                                                                 random=True),
                     _features(shape), "none", Path(folder) / "run")
-        return measure.once(lambda: workers.fill(plan, count), torch.device("cpu")), len(plan.units)
+        cpu = torch.device("cpu")
+        start = measure.once(lambda: Parallel(count, batch_size=1)(delayed(_loaded)() for _ in range(count)), cpu)
+        get_reusable_executor().shutdown()
+        return start.seconds, measure.once(lambda: workers.fill(plan, count), cpu).seconds, len(plan.units)
+
+
+def _loaded() -> None:
+    """Nothing to do in a worker but to load this module, and the library with it."""
 
 
 def _features(shape: Shape) -> torch.Tensor:
@@ -101,7 +119,7 @@ def _corpus(shape: Shape) -> Corpus:
 
 @contextmanager
 def _connected(backend: str, count: int) -> Iterator[None]:
-    """A Ray cluster of one node with so many workers, while the block lasts; nothing for loky."""
+    """A Ray cluster of so many nodes of one worker, while the block lasts; nothing for loky."""
     if backend != "ray":
         yield
         return
@@ -113,7 +131,8 @@ def _connected(backend: str, count: int) -> Iterator[None]:
 
     nodes = Cluster()
     try:
-        nodes.add_node(num_cpus=count, object_store_memory=100 << 20, include_dashboard=False)
+        for node in range(count):
+            nodes.add_node(num_cpus=1, object_store_memory=100 << 20, **({} if node else {"include_dashboard": False}))
         with cluster.on("ray", nodes.address, count):
             yield
     finally:

@@ -4,6 +4,7 @@ Each function takes a problem and returns a call that gives the loss and the gra
 the inner learning rates. Layer weights do not adapt in the inner loop, so torch.func and JAX mix the layers once.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from perser.adapt import personal_heads
 from perser.model import cross_entropy
 
 Step = Callable[[], tuple[float, list[Tensor]]]
+JAX_NAMES = {"cpu": "cpu", "cuda": "gpu"}
 
 
 def engine(problem: Problem) -> Step:
@@ -87,6 +89,7 @@ def jax(problem: Problem) -> Step:
     import jax as jx
     from jax import numpy as jnp
 
+    jx.config.update("jax_default_matmul_precision", "highest")  # a card would take TF32, which torch does not
     class_weights = jnp.asarray(problem.class_weights.cpu().numpy())
 
     def loss_of(maps, x, targets):
@@ -117,8 +120,10 @@ def jax(problem: Problem) -> Step:
     return step
 
 
-def available() -> dict[str, Callable[[Problem], Step]]:
-    """The implementations whose packages are installed, by name."""
+def available(device: torch.device) -> dict[str, Callable[[Problem], Step]]:
+    """The implementations that are installed, by name; JAX only where it computes on the same kind of device."""
     steps = {"engine": engine, "learn2learn": learn2learn, "torch_func": torch_func, "jax": jax}
-    return {name: step for name, step in steps.items()
-            if name not in ("learn2learn", "jax") or importlib.util.find_spec(name)}
+    lacking = {name for name in ("learn2learn", "jax") if not importlib.util.find_spec(name)}
+    if "jax" not in lacking and importlib.import_module("jax").default_backend() != JAX_NAMES[device.type]:
+        lacking.add("jax")
+    return {name: step for name, step in steps.items() if name not in lacking}

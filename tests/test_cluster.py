@@ -25,11 +25,12 @@ from perser.features import store as storage
 from perser.features import upstreams
 
 TESTS, ROOT = Path(__file__).parent, Path(perser.__file__).parents[1]
-ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), str(TESTS), os.environ.get("PYTHONPATH")))),
+               "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
                "RAY_worker_niceness": "0"}  # else the workers starve beside whatever else this machine does
 PATIENCE = 300  # seconds until a process that hangs fails a test
 STORE = 100 << 20  # bytes of Ray's shared memory on a node
-NODES = f"""
+RAY = f"""
 import sys
 from ray.cluster_utils import Cluster
 for attempt in range(3):  # Ray gives a node 30 s to start, which a busy machine may not keep
@@ -44,34 +45,70 @@ print(nodes.address, *(node.all_processes["raylet"][0].process.pid for node in n
 sys.stdin.read()
 nodes.shutdown()
 """
+DASK = """
+import json, subprocess, sys, tempfile, time
+from pathlib import Path
+with tempfile.TemporaryDirectory() as folder:
+    file = Path(folder) / "scheduler.json"
+    def start(*words):
+        return subprocess.Popen([sys.executable, "-m", "dask", *words, "--scheduler-file", file, "--no-dashboard"])
+    nodes = [start("scheduler", "--host", "127.0.0.1", "--port", "0")]
+    nodes += [start("worker", "--nthreads", "1", "--local-directory", folder) for _ in range(2)]
+    while not file.exists():
+        time.sleep(0.05)
+    print(json.loads(file.read_text())["address"], *(node.pid for node in nodes[1:]), flush=True)
+    sys.stdin.read()
+    for node in reversed(nodes):
+        node.terminate()
+        node.wait()
+"""
+NODES = {"ray": RAY, "dask": DASK}
 DRIVER = """
 import sys
 from pathlib import Path
 import made, test_features
 from perser import UserError, cluster, features, workers
-from perser.features import upstreams
-address, out, clips = sys.argv[1:]
-with cluster.on("ray", address):
+from perser.features import store, upstreams
+store._computed = None  # here no feature is computed
+backend, address, out, clips = sys.argv[1:]
+with cluster.on(backend, address):
     workers.run(made.plan(Path(out)))
     try:
         features.extract(test_features.corpus_of(clips), upstreams.load("logmel"), Path(clips) / "store", "none")
     except UserError as error:
         print(error)
 """
-needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="the cluster extra is not installed")
+FATAL = """
+import sys
+from joblib import delayed
+from perser import UserError, cluster
+backend, address, *works = sys.argv[1:]
+cluster.ATTEMPTS = 1
+with cluster.on(backend, address):
+    for work in works:
+        try:
+            cluster.work(lambda: [delayed(exec)(work)])
+        except UserError as error:
+            print("told:", error)
+"""
+PACKAGES = {"ray": "ray", "dask": "distributed"}
 
 
-@pytest.fixture(scope="module")
-def ray_cluster():
-    """The cluster's address, and the processes of its two nodes that start a worker each.
+def needs(backend):
+    return pytest.mark.skipif(not find_spec(PACKAGES[backend]), reason=f"{PACKAGES[backend]} is not installed")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(backend, marks=needs(backend)) for backend in NODES])
+def nodes(request):
+    """A cluster's backend and address, and the processes of its two nodes that start a worker each.
 
     Another process starts them, as Ray takes the signals of the one that does; they end with it.
     """
-    process = subprocess.Popen([sys.executable, "-c", NODES], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, env=os.environ | ENVIRONMENT)
+    process = subprocess.Popen([sys.executable, "-c", NODES[request.param]], text=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | ENVIRONMENT)
     try:
-        address, *raylets = process.stdout.readline().split()
-        yield address, list(map(int, raylets))
+        address, *pids = process.stdout.readline().split()
+        yield request.param, address, list(map(int, pids))
     finally:
         with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=30)
@@ -84,8 +121,8 @@ def serial(tmp_path_factory):
     return workers.run(plan(tmp_path_factory.mktemp("serial") / "run"), jobs=1)
 
 
-def driver(address, out, clips):
-    return subprocess.Popen([sys.executable, "-c", DRIVER, address, str(out), str(clips)], text=True,
+def driver(backend, address, out, clips):
+    return subprocess.Popen([sys.executable, "-c", DRIVER, backend, address, str(out), str(clips)], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT,
                             cwd=Path(out).parent, start_new_session=True)
 
@@ -110,13 +147,13 @@ def when(condition, process):
     return value
 
 
-def busy(raylets):
-    """The processes of the cluster that work for joblib, by the node that started them."""
+def busy(nodes):
+    """The processes that work, by the node that started them: an actor of Ray's pool, a process of Dask."""
     workers = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent in raylets and "PoolActor" in (place / "cmdline").read_text():
+            if parent in nodes and re.search("PoolActor|spawn_main", (place / "cmdline").read_text()):
                 workers[parent] = int(place.name)
         except OSError:
             continue
@@ -128,30 +165,29 @@ def parts(out):
     return list(out.parent.glob("parts/*/part.json"))
 
 
-@needs_ray
-def test_workers_on_two_nodes_and_kills_change_no_record_and_no_feature(ray_cluster, serial, tmp_path):
+def test_workers_on_two_nodes_and_kills_change_no_record_and_no_feature(nodes, serial, tmp_path):
     """A worker is killed, its work is done again; the driver is killed, and the same command goes on to the end.
 
     70 clips are three shards; another one holds no audio and is named.
     """
-    address, raylets = ray_cluster
+    backend, address, pids = nodes
     out, clips = tmp_path / "run", write_clips(tmp_path / "clips", 70)
     expected = features.extract(corpus_of(clips), upstreams.load("logmel"), tmp_path / "serial", "none")
     (clips / "zz.wav").write_text("no audio")
-    process = driver(address, out, clips)
+    process = driver(backend, address, out, clips)
     try:
-        first = when(lambda: parts(out) and len(here := busy(raylets)) == 2 and here, process)
-        os.kill(first[raylets[1]], signal.SIGKILL)
-        when(lambda: len(here := busy(raylets)) == 2 and not {*here.values()} & {*first.values()}, process)
+        victim = when(lambda: parts(out) and len(here := busy(pids)) == 2 and here, process)[pids[1]]
+        os.kill(victim, signal.SIGKILL)
+        when(lambda: len(here := busy(pids)) == 2 and here[pids[1]] != victim, process)
         again = len(parts(out))
         when(lambda: len(parts(out)) > again, process)
     finally:
         process.kill()
         text, _ = process.communicate()
-    assert "a worker was lost, and its work is done again" in text
+    assert ("a worker was lost, and its work is done again" in text) == (backend == "ray"), "Dask does so by itself"
     kept = {path: path.stat().st_mtime_ns for path in parts(out)}
     assert len(kept) < 36 and not (out / "DONE").exists()
-    assert "zz.wav" in finish(driver(address, out, clips)).splitlines()[-1]
+    assert "zz.wav" in finish(driver(backend, address, out, clips)).splitlines()[-1]
     pd.testing.assert_frame_equal(records.read(out), serial)
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items()), "what was there is not computed again"
     (clips / "zz.wav").unlink()
@@ -160,11 +196,26 @@ def test_workers_on_two_nodes_and_kills_change_no_record_and_no_feature(ray_clus
     assert not (clips / "store.shards").exists()
 
 
-@needs_ray
+def test_work_that_no_worker_can_do_and_the_end_of_the_cluster_are_one_line(nodes):
+    """Work that kills its worker, and work that refuses. Ray itself ends a command whose cluster ends."""
+    backend, address, _ = nodes
+    works = {"import os; os.abort()": "the cluster's workers did nothing in 1 attempts: they were killed",
+             "from perser import UserError; raise UserError('x.json: damaged')": "x.json: damaged"}
+    if backend == "dask":
+        works["import distributed; distributed.get_client().shutdown()"] = "the cluster's scheduler ended; start a"
+    process = subprocess.Popen([sys.executable, "-c", FATAL, backend, address, *works], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
+    lines = [line for line in finish(process).splitlines() if line.startswith("told:")]
+    assert len(lines) == len(works) and all(map(str.startswith, lines, (f"told: {told}" for told in works.values())))
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
-def test_a_ray_cluster_that_is_not_there_is_one_line(address):
-    with pytest.raises(UserError, match=rf"no cluster at {address} \(.*ray start --head") as error, \
-            cluster.on("ray", address):
+@pytest.mark.parametrize("backend, told", [
+    pytest.param("ray", r"no cluster at {} \(.*ray start --head", marks=needs("ray")),
+    pytest.param("dask", r"no scheduler at {} \(.*dask scheduler", marks=needs("dask"))])
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch, backend, told, address):
+    monkeypatch.setattr(cluster, "WAIT", 1)
+    with pytest.raises(UserError, match=told.format(address)) as error, cluster.on(backend, address):
         pass
     assert "\n" not in str(error.value)
 
@@ -194,7 +245,7 @@ def test_the_shares_of_an_array_of_jobs_are_all_units_once(serial, tmp_path):
 @pytest.mark.parametrize("words, error", [
     (["--part", "3"], "3: write it as K/N with K from 0 to N"), (["--part", "9/8"], "9/8: write it as K/N"),
     (["--part", "0/0"], "0/0: write it as K/N"), (["--address", "a:1"], "--address: give --backend ray or dask too"),
-    (["--backend", "dask"], "--backend dask: pip install \"dask[distributed]\"")])
+    (["--backend", "dask"], "--backend dask: pip install \"perser[cluster]\"")])
 def test_wrong_use_is_answered_in_one_line(tmp_path, monkeypatch, capsys, words, error):
     monkeypatch.setitem(sys.modules, "dask.distributed", None)
     with pytest.raises(SystemExit) as stopped:
@@ -253,7 +304,7 @@ def test_recipes_give_options_that_exist(tmp_path):
         assert context.params["share"] in (None, (0, 8), (3, 8)) and context.params["backend"] in cluster.BACKENDS
 
 
-@needs_ray
+@needs("ray")
 def test_recipes_start_ray_with_options_that_exist():
     from ray.scripts.scripts import start
 
@@ -261,3 +312,12 @@ def test_recipes_start_ray_with_options_that_exist():
     assert len(calls) == 4
     for words in calls:
         start.make_context("start", words[1:])
+
+
+@needs("dask")
+def test_recipes_start_dask_with_options_that_exist():
+    from distributed.cli import dask_scheduler, dask_worker
+
+    calls = [words for words in commands("dask") if words[0] in ("scheduler", "worker")]
+    for (name, *words), module in zip(calls, (dask_scheduler, dask_worker), strict=True):
+        module.main.make_context(name, words)

@@ -59,7 +59,6 @@ TOO_LONG = {
         perser phase2 --tasks benchmark_tasks --model openai-api/vllm/Qwen/Qwen2-Audio-7B-Instruct --out out/phase2
         pip install "perser[app]"
         pip install "perser[cluster]"
-        pip install "dask[distributed]"
         pip-audit -r requirements.lock""",
     "minutes; reproduce.sh reads its words without a Python here": """
         ./reproduce.sh

@@ -35,8 +35,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from perser import audio, checkpoints, experiment, features, personal, records, workers
-from perser.analysis import expected
+from perser import audio, checkpoints, experiment, features, personal, records, team, workers
+from perser.analysis import expected, report, tables
 from perser.corpora import schema
 from perser.errors import UserError
 from perser.personal import Clips
@@ -44,7 +44,8 @@ from perser.phase2 import aggregate
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from made import SMALL, plan  # noqa: E402
+from made import SMALL, UPSTREAM, plan  # noqa: E402
+from made import corpus as corpus_of_listeners  # noqa: E402
 from made_audio import sine  # noqa: E402
 
 OUTCOMES = ("same", "refused", "silent", "traceback", "hang")
@@ -338,25 +339,64 @@ def sounds() -> Iterator[tuple[str, Kind]]:
     yield "ogg: flipped", kind(ogg, lambda data, draw: flipped(data, draw, 0), ".ogg", lambda _: None)
 
 
-def ends(place: Path) -> Iterator[tuple[str, Kind]]:
-    """Runs that are killed, or find no room on the disk; the same command then gives the reference."""
+def ended(at: Path) -> list:
+    """A run, by the command that starts or resumes it: what it gives and what it leaves."""
+    frame = workers.run(plan(at / "run", TINY))
+    return [frame, *records.load(at / "run")[::2]]
+
+
+def personalised(at: Path) -> list:
+    """A team of listeners: the verdicts, and the files but for the minutes of the manifest."""
+    corpus, matrix = corpus_of_listeners(sessions=3, clips=15)
+    prepared = team.prepare(corpus, ("shots=[5]", "draws=1", "dev_draws=1", "groups=3", "folds=[1]", "base.hidden=8",
+                                     "base.epochs=2"))
+    table = team.personalise(prepared, UPSTREAM, matrix, "none", at / "team")
+    about = json.loads((at / "team" / "manifest.json").read_text())
+    return [table, {key: value for key, value in about.items() if key not in ("minutes", "seal")},
+            _contents(at / "team", "*.html", "*.csv", "model/*.safetensors"),
+            [[*personal.load(path)] for path in sorted((at / "team" / "listeners").iterdir())]]
+
+
+def tabled(run: Path, at: Path) -> dict[str, bytes]:
+    """The files of a report's tables; figures, which take seconds, are written as tables are."""
+    for name, captioned in report.tables_of(records.load(run)).items():
+        tables.write(*captioned, at / name)
+    return _contents(at, "*")
+
+
+def _contents(folder: Path, *names: str) -> dict[str, bytes]:
+    """Files by path, but for those that a killed command had not finished: they are hidden."""
+    return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in sorted(folder.glob(name))
+            if not path.name.startswith(".")}
+
+
+def killed(command: Callable[[Path], object], place: Path) -> Kind:
+    """A command killed at a random moment; the same command then gives the reference, made in an empty folder."""
+    command(place / "first")  # loads what only it needs, so that the second is timed
     began = time.perf_counter()
-    reference = plain(workers.run(plan(place / "timed" / "run", TINY)))
+    reference = plain(command(place / "timed"))
     took = time.perf_counter() - began
 
-    def again(at: Path) -> tuple[str, str]:
-        frame = workers.run(plan(at / "run", TINY))
-        return ("same", "") if plain(frame) == reference == plain(records.read(at / "run")) else ("silent", "other")
-
-    def killed(draw: random.Random, at: Path) -> tuple[str, str]:
+    def outcome(draw: random.Random, at: Path) -> tuple[str, str]:
         child = os.fork()
         if not child:
-            workers.run(plan(at / "run", TINY))
+            command(at)
             os._exit(0)
-        time.sleep(draw.uniform(0, 1.1 * took))
+        time.sleep(draw.uniform(0, took))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        return again(at)
+        return ("same", "") if plain(command(at)) == reference else ("silent", "other than the reference")
+
+    return Kind(30, outcome)
+
+
+def ends(place: Path) -> Iterator[tuple[str, Kind]]:
+    """Commands that are killed, or find no room on the disk; the same command then gives the reference."""
+    run = place / "of a run" / "timed" / "run"
+    yield "kill -9: run", killed(ended, place / "of a run")
+    yield "kill -9: personalise", killed(personalised, place / "of a team")
+    yield "kill -9: report", killed(lambda at: tabled(run, at), place / "of tables")
+    reference = plain(ended(run.parent))
 
     def full(draw: random.Random, at: Path) -> tuple[str, str]:
         """Without a disk of its own: no file may grow over a limit, as `ulimit -f` has it."""
@@ -364,9 +404,10 @@ def ends(place: Path) -> Iterator[tuple[str, Kind]]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(10 ** draw.uniform(1, 5)), limits[1]))
         first = judged(lambda: workers.run(plan(at / "run", TINY)) is None, lambda: False, "cannot be written")
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        return again(at) if first[0] in ("same", "refused") else first
+        if first[0] not in ("same", "refused"):
+            return first
+        return ("same", "") if plain(ended(at)) == reference else ("silent", "other than the reference")
 
-    yield "kill -9", Kind(30, killed)
     yield "full disk", Kind(30, full)
 
 
