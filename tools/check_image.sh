@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
-# Build the Dockerfile without a Docker engine, on a base made by debootstrap, and run reproduce.sh inside the image.
+# Build the Dockerfile without a Docker engine, on a base made by debootstrap, and run reproduce.sh inside the image,
+# without a network.
 #
-#   sudo tools/check_image.sh [COMMAND ...]    commands of reproduce.sh; by default check, test and the default job
+#   sudo tools/check_image.sh [COMMAND ...]    commands of reproduce.sh; by default check, default (the default job)
+#                                              and test, whose sizes and minutes are written to results/image.csv
 #   sudo tools/check_image.sh build            only build
 #
-# Needs root, buildah, debootstrap, 30 GB (in IMAGE_DIR, default /var/tmp/perser-image, removed at the end) and a
-# network. The base uses the Debian mirror, the package index and the certificates of this machine.
+# Needs root, buildah, debootstrap, ip, 20 GB (in IMAGE_DIR, default /var/tmp/perser-image, removed at the end) and a
+# network to build. The base uses the Debian mirror, the package index and the certificates of this machine. Lints the
+# Dockerfile where hadolint is installed. What the commands print is kept in out/log/image-COMMAND.log.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 folder=${IMAGE_DIR:-/var/tmp/perser-image}
 base=localhost/perser-base image=localhost/perser
-export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs TMPDIR=$folder/tmp
+measured=results/image.csv
+# vfs works on every file system, but copies all layers: 30 GB.
+export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-overlay} TMPDIR=$folder/tmp
 
 need() {
-    command -v "$1" >/dev/null || { printf 'no %s: apt install buildah debootstrap\n' "$1" >&2; exit 1; }
+    command -v "$1" >/dev/null || { printf 'no %s: apt install buildah debootstrap iproute2\n' "$1" >&2; exit 1; }
 }
 
 builder() {
@@ -27,15 +32,27 @@ clean() {
     rm -rf "$folder"
 }
 
-timed() {
-    local name=$1 start=$SECONDS
-    shift
-    "$@"
-    printf 'image: %-12s %d s\n' "$name" $((SECONDS - start))
+# note WHAT NUMBER UNIT RESULT: print a measurement and keep it as a row.
+rows=()
+note() {
+    printf 'image: %-12s %6s %-8s %s\n' "$@"
+    rows+=("$1,$2,$3,\"$4\"")
+}
+
+# minutes START: those since then.
+minutes() {
+    awk "BEGIN {printf \"%.1f\", ($SECONDS - $1) / 60}"
 }
 
 size() {
-    du --summarize --block-size=1M "$1" | awk '{printf "%.1f GB\n", $1 / 1024}'
+    du --summarize --block-size=1M "$1" | awk '{printf "%.1f", $1 * 1.048576 / 1000}'
+}
+
+machine() {
+    printf '%s, %d cores, %d GB of memory, load %s at the start, commit %s' \
+        "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
+        "$(awk '/MemTotal/ {print $2 / 1e6}' /proc/meminfo)" "$(cut -d ' ' -f 1 /proc/loadavg)" \
+        "$(git rev-parse --short=10 HEAD)"
 }
 
 # The value that pip uses here for a setting, if it is valid inside the image too.
@@ -58,7 +75,7 @@ make_base() {
         printf '[global]\ncert = /etc/pip-ca.crt\n'
         for setting in index-url extra-index-url proxy trusted-host timeout; do pip_setting "$setting"; done
     } >"$folder/base/etc/pip.conf"
-    printf 'image: base         %s, %s\n' "$suite" "$(size "$folder/base")"
+    note base "$(size "$folder/base")" GB "Debian $suite by debootstrap in place of the CUDA base"
     local container
     container=$(builder from scratch)
     builder copy --quiet "$container" "$folder/base" / >/dev/null
@@ -67,34 +84,51 @@ make_base() {
 }
 
 build() {
+    local start=$SECONDS
     builder build --build-arg BASE="$base" --pull-never --tag "$image" . >"$folder/build.log" 2>&1 \
         || { tail -n 30 "$folder/build.log" >&2; exit 1; }
     builder rmi --force "$base" >/dev/null
+    note build "$(minutes "$start")" minutes "packages and the speech model downloaded"
+}
+
+# inside COMMAND...: run it in the image as its user, with no network but the loopback.
+inside() {
+    # shellcheck disable=SC2016
+    unshare --net sh -c 'ip link set lo up && exec "$@"' sh \
+        buildah --root "$folder/storage" --runroot "$folder/run" run "$container" -- "$@"
+}
+
+# said LOG: what a command of reproduce.sh ended with, in one line: the verdict on the tables, if any, and the last line.
+said() {
+    grep -E 'cells equal|^can run|^[0-9]+ passed' "$1" | tr '"' "'" | paste --serial --delimiters=';' \
+        | sed 's/;/; /g'
 }
 
 run_inside() {
-    local arguments=("$1")
+    local start=$SECONDS arguments=("$1") log=out/log/image-$1.log verdict=FAILED
     [[ $1 == default ]] && arguments=()
-    builder run "$container" -- ./reproduce.sh "${arguments[@]}"
+    if inside ./reproduce.sh "${arguments[@]}" 2>&1 | tee "$log"; then verdict=passed; else failed=1; fi
+    note "$1" "$(minutes "$start")" minutes "$verdict: $(said "$log")"
 }
 
 ((EUID == 0)) || { printf 'debootstrap and the chroot need root: sudo %s\n' "$0" >&2; exit 1; }
-need buildah
-need debootstrap
+for program in buildah debootstrap ip; do need "$program"; done
+if command -v hadolint >/dev/null; then hadolint Dockerfile; else printf 'no hadolint: the Dockerfile is not linted\n'; fi
 trap clean EXIT
 clean
-mkdir -p "$TMPDIR"
+mkdir -p "$TMPDIR" out/log
 failed=0
-(($#)) || set -- check test default
-timed base make_base
-timed build build
+all=$((!$#))
+(($#)) || set -- check default test
+note machine "" "" "$(machine)"
+make_base
+build
 container=$(builder from --pull-never "$image")
 mounted=$(builder mount "$container")
-printf 'image: size         %s, of it packages %s\n' "$(size "$mounted")" "$(size "$mounted/home/perser/artifact/.venv")"
+note image "$(size "$mounted")" GB "as stored; not compressed"
+note packages "$(size "$mounted/home/perser/artifact/.venv")" GB "of it"
+note user "" "" "$(inside id --user --name), interfaces: $(inside sed -n 's/ *\(.*\):.*/\1/p' /proc/net/dev | xargs)"
 [[ $1 == build ]] && exit
-for command in "$@"; do
-    start=$SECONDS verdict=passed
-    run_inside "$command" || { verdict=FAILED failed=1; }
-    printf 'image: %-12s %s in %d s\n' "$command" "$verdict" $((SECONDS - start))
-done
+for command in "$@"; do run_inside "$command"; done
+if ((all)); then printf '%s\n' what,number,unit,result "${rows[@]}" >"$measured"; fi
 ((!failed))
