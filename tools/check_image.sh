@@ -3,18 +3,18 @@
 # without a network.
 #
 #   sudo tools/check_image.sh [COMMAND ...]    commands of reproduce.sh; by default check, default (the default job)
-#                                              and test, whose sizes and minutes are written to results/image.csv
+#                                              and test
 #   sudo tools/check_image.sh build            only build
 #
 # Needs root, buildah, debootstrap, ip, 20 GB (in IMAGE_DIR, default /var/tmp/perser-image, removed at the end) and a
 # network to build. The base uses the Debian mirror, the package index and the certificates of this machine. Lints the
-# Dockerfile where hadolint is installed. What the commands print is kept in out/log/image-COMMAND.log.
+# Dockerfile where hadolint is installed. What the commands print is kept in out/log/image-COMMAND.log, sizes and minutes
+# in out/log/image.csv, of which results/image.csv is the committed copy.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 folder=${IMAGE_DIR:-/var/tmp/perser-image}
 base=localhost/perser-base image=localhost/perser
-measured=results/image.csv
 # vfs works on every file system, but copies all layers: 30 GB.
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-overlay} TMPDIR=$folder/tmp
 
@@ -33,10 +33,9 @@ clean() {
 }
 
 # note WHAT NUMBER UNIT RESULT: print a measurement and keep it as a row.
-rows=()
 note() {
     printf 'image: %-12s %6s %-8s %s\n' "$@"
-    rows+=("$1,$2,$3,\"$4\"")
+    printf '%s,%s,%s,"%s"\n' "$@" >>out/log/image.csv
 }
 
 # minutes START: those since then.
@@ -98,8 +97,8 @@ inside() {
         buildah --root "$folder/storage" --runroot "$folder/run" run "$container" -- "$@"
 }
 
-# said LOG: what a command of reproduce.sh ended with, in one line: the verdict on the tables, if any, and the last line.
-said() {
+# ending LOG: what a command of reproduce.sh ended with: the verdict on the tables, if any, and the last line.
+ending() {
     grep -E 'cells equal|^can run|^[0-9]+ passed' "$1" | tr '"' "'" | paste --serial --delimiters=';' \
         | sed 's/;/; /g'
 }
@@ -108,7 +107,7 @@ run_inside() {
     local start=$SECONDS arguments=("$1") log=out/log/image-$1.log verdict=FAILED
     [[ $1 == default ]] && arguments=()
     if inside ./reproduce.sh "${arguments[@]}" 2>&1 | tee "$log"; then verdict=passed; else failed=1; fi
-    note "$1" "$(minutes "$start")" minutes "$verdict: $(said "$log")"
+    note "$1" "$(minutes "$start")" minutes "$verdict: $(ending "$log")"
 }
 
 ((EUID == 0)) || { printf 'debootstrap and the chroot need root: sudo %s\n' "$0" >&2; exit 1; }
@@ -117,8 +116,8 @@ if command -v hadolint >/dev/null; then hadolint Dockerfile; else printf 'no had
 trap clean EXIT
 clean
 mkdir -p "$TMPDIR" out/log
+printf 'what,number,unit,result\n' >out/log/image.csv
 failed=0
-all=$((!$#))
 (($#)) || set -- check default test
 note machine "" "" "$(machine)"
 make_base
@@ -130,5 +129,4 @@ note packages "$(size "$mounted/home/perser/artifact/.venv")" GB "of it"
 note user "" "" "$(inside id --user --name), interfaces: $(inside sed -n 's/ *\(.*\):.*/\1/p' /proc/net/dev | xargs)"
 [[ $1 == build ]] && exit
 for command in "$@"; do run_inside "$command"; done
-if ((all)); then printf '%s\n' what,number,unit,result "${rows[@]}" >"$measured"; fi
 ((!failed))

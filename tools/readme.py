@@ -1,4 +1,4 @@
-"""Fill the marked blocks of README.md and ARTIFACT.md: tables of committed runs, verdicts on methods and claims."""
+"""Fill the marked blocks of README.md and ARTIFACT.md: tables of committed runs, verdicts, the image."""
 
 import json
 import re
@@ -48,10 +48,17 @@ def expected_block(path: str) -> str:
     return f"{expected.headline(judged)}.\n\n{expected.markdown(judged)}"
 
 
+def image_block(path: str) -> str:
+    """What the check of the image measured, as Markdown."""
+    rows = pd.read_csv(ROOT / path, dtype=str, keep_default_na=False)
+    measured = (rows["number"] + " " + rows["unit"]).str.strip()
+    return tables.plain(pd.DataFrame({"image": rows["what"], "measured": measured, "result": rows["result"]})) + "\n"
+
+
 def fill(text: str) -> str:
     """A text with all blocks between markers rewritten."""
     blocks = {"table": table_block, "answer": answer_block, "team": team_block, "claims": claims_block,
-              "expected": expected_block}
+              "expected": expected_block, "image": image_block}
     for name, write in blocks.items():
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
                       lambda match, write=write: match[1] + write(*match[2].split()) + match[3],
