@@ -6,8 +6,8 @@
 #                                              and test
 #   sudo tools/check_image.sh build            only build
 #
-# Needs root, buildah, debootstrap, ip, 20 GB (in IMAGE_DIR, default /var/tmp/perser-image, removed at the end) and a
-# network to build. The base uses the Debian mirror, the package index and the certificates of this machine. Lints the
+# Needs root, buildah, debootstrap, ip, 35 GB (in IMAGE_DIR, default /var/tmp/perser-image) and a network to build. The
+# folder is removed at the end; with IMAGE_KEEP=yes it stays, 15 GB, and the next such call does not build. The base uses the Debian mirror, the package index and the certificates of this machine. Lints the
 # Dockerfile where hadolint is installed. What the commands print is kept in out/log/image-COMMAND.log, sizes and minutes
 # in out/log/image.csv, of which results/image.csv is the committed copy.
 set -euo pipefail
@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 folder=${IMAGE_DIR:-/var/tmp/perser-image}
 base=localhost/perser-base image=localhost/perser
-# vfs works on every file system, but copies all layers: 30 GB.
+# vfs works on every file system, but copies all layers.
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-overlay} TMPDIR=$folder/tmp
 
 need() {
@@ -32,25 +32,30 @@ clean() {
     rm -rf "$folder"
 }
 
-# note WHAT NUMBER UNIT RESULT: print a measurement and keep it as a row.
+# note WHAT MEASURED RESULT: print a row and keep it.
 note() {
-    printf 'image: %-12s %6s %-8s %s\n' "$@"
-    printf '%s,%s,%s,"%s"\n' "$@" >>out/log/image.csv
+    printf 'image: %-10s %-12s %s\n' "$@"
+    printf '%s,%s,"%s"\n' "$@" >>out/log/image.csv
 }
 
-# minutes START: those since then.
-minutes() {
-    awk "BEGIN {printf \"%.1f\", ($SECONDS - $1) / 60}"
+# since START: the time since then.
+since() {
+    awk "BEGIN {s = $SECONDS - $1; if (s < 100) print s \" seconds\"; else printf \"%.0f minutes\", s / 60}"
 }
 
 size() {
-    du --summarize --block-size=1M "$1" | awk '{printf "%.1f", $1 * 1.048576 / 1000}'
+    du --summarize --block-size=1M "$1" | awk '{printf "%.1f GB", $1 * 1.048576 / 1000}'
+}
+
+# The number of processes that wanted a core, over the last minute: above the cores, other work slows this down.
+load() {
+    printf 'load %s before' "$(cut -d ' ' -f 1 /proc/loadavg)"
 }
 
 machine() {
-    printf '%s, %d cores, %d GB of memory, load %s at the start, commit %s' \
+    printf '%s, %d cores, %s GB of memory; commit %s' \
         "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
-        "$(awk '/MemTotal/ {print $2 / 1e6}' /proc/meminfo)" "$(cut -d ' ' -f 1 /proc/loadavg)" \
+        "$(awk '/MemTotal/ {printf "%.0f", $2 * 1.024 / 1e6}' /proc/meminfo)" \
         "$(git rev-parse --short=10 HEAD)"
 }
 
@@ -74,7 +79,7 @@ make_base() {
         printf '[global]\ncert = /etc/pip-ca.crt\n'
         for setting in index-url extra-index-url proxy trusted-host timeout; do pip_setting "$setting"; done
     } >"$folder/base/etc/pip.conf"
-    note base "$(size "$folder/base")" GB "Debian $suite by debootstrap in place of the CUDA base"
+    note base "$(size "$folder/base")" "Debian $suite by debootstrap in place of the CUDA base"
     local container
     container=$(builder from scratch)
     builder copy --quiet "$container" "$folder/base" / >/dev/null
@@ -83,11 +88,12 @@ make_base() {
 }
 
 build() {
-    local start=$SECONDS
+    local start=$SECONDS load
+    load=$(load)
     builder build --build-arg BASE="$base" --pull-never --tag "$image" . >"$folder/build.log" 2>&1 \
         || { tail -n 30 "$folder/build.log" >&2; exit 1; }
     builder rmi --force "$base" >/dev/null
-    note build "$(minutes "$start")" minutes "packages and the speech model downloaded"
+    note build "$(since "$start")" "with the download of packages and speech model; $load"
 }
 
 # inside COMMAND...: run it in the image as its user, with no network but the loopback.
@@ -104,29 +110,40 @@ ending() {
 }
 
 run_inside() {
-    local start=$SECONDS arguments=("$1") log=out/log/image-$1.log verdict=FAILED
+    local start=$SECONDS arguments=("$1") log=out/log/image-$1.log verdict=FAILED load
+    load=$(load)
     [[ $1 == default ]] && arguments=()
     if inside ./reproduce.sh "${arguments[@]}" 2>&1 | tee "$log"; then verdict=passed; else failed=1; fi
-    note "$1" "$(minutes "$start")" minutes "$verdict: $(ending "$log")"
+    note "$1" "$(since "$start")" "$verdict: $(ending "$log"); $load"
+}
+
+# Set `container`, and start the rows with what was built.
+make_image() {
+    local mounted
+    clean
+    mkdir -p "$TMPDIR" out/log
+    printf 'what,measured,result\n' >out/log/image.csv
+    note machine "" "$(machine)"
+    make_base
+    build
+    container=$(builder from --pull-never "$image")
+    mounted=$(builder mount "$container")
+    note image "$(size "$mounted")" "as stored, not compressed"
+    note packages "$(size "$mounted/home/perser/artifact/.venv")" "of it"
+    note user "" "$(inside id --user --name), interfaces: $(inside sed -n 's/ *\(.*\):.*/\1/p' /proc/net/dev | xargs)"
 }
 
 ((EUID == 0)) || { printf 'debootstrap and the chroot need root: sudo %s\n' "$0" >&2; exit 1; }
 for program in buildah debootstrap ip; do need "$program"; done
 if command -v hadolint >/dev/null; then hadolint Dockerfile; else printf 'no hadolint: the Dockerfile is not linted\n'; fi
-trap clean EXIT
-clean
-mkdir -p "$TMPDIR" out/log
-printf 'what,number,unit,result\n' >out/log/image.csv
+[[ ${IMAGE_KEEP:-} ]] || trap clean EXIT
 failed=0
 (($#)) || set -- check default test
-note machine "" "" "$(machine)"
-make_base
-build
-container=$(builder from --pull-never "$image")
-mounted=$(builder mount "$container")
-note image "$(size "$mounted")" GB "as stored; not compressed"
-note packages "$(size "$mounted/home/perser/artifact/.venv")" GB "of it"
-note user "" "" "$(inside id --user --name), interfaces: $(inside sed -n 's/ *\(.*\):.*/\1/p' /proc/net/dev | xargs)"
+if [[ ${IMAGE_KEEP:-} ]] && builder inspect --type image "$image" >/dev/null 2>&1; then
+    container=$(builder from --pull-never "$image")
+else
+    make_image
+fi
 [[ $1 == build ]] && exit
 for command in "$@"; do run_inside "$command"; done
 ((!failed))

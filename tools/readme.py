@@ -51,8 +51,7 @@ def expected_block(path: str) -> str:
 def image_block(path: str) -> str:
     """What the check of the image measured, as Markdown."""
     rows = pd.read_csv(ROOT / path, dtype=str, keep_default_na=False)
-    measured = (rows["number"] + " " + rows["unit"]).str.strip()
-    return tables.plain(pd.DataFrame({"image": rows["what"], "measured": measured, "result": rows["result"]})) + "\n"
+    return tables.plain(rows.rename(columns={"what": "image"})) + "\n"
 
 
 def fill(text: str) -> str:
