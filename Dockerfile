@@ -21,7 +21,7 @@ RUN apt-get update \
 # By number, so that a host can see that it is not root.
 USER 10001:10001
 WORKDIR /home/perser/artifact
-# Models of your own go to HF_HOME. Nothing is asked of the network until HF_HUB_OFFLINE is 0.
+# Models of your own go to HF_HOME. Of the commands only `full` asks the hub for one.
 ENV PERSER_CACHE=/home/perser/cache HF_HOME=/home/perser/huggingface HF_HUB_OFFLINE=1
 COPY --chown=10001:10001 . .
 # The packages of requirements.lock and the reference implementation, as on any other machine; then the default
