@@ -22,6 +22,7 @@ import click
 import made_world
 import pytest
 import ray.scripts.scripts as ray_command_line
+from distributed.cli import dask_scheduler, dask_worker
 from made_phase2 import INSPECT
 
 from perser import corpora, search
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "ARTIFACT.md", "CONTRIBUTING.md")),
              *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
 PROGRAMS = (r"(perser|\./reproduce\.sh|benchmarks/gpu\.sh|python3?|\.venv/bin/python|sudo|docker|pip|pip-audit|inspect|"
-            r"ray)( |$)")
+            r"ray|dask)( |$)")
 
 # What a document calls by another name than the folder of these tests.
 NAMES = {"/path/to/IEMOCAP_full_release": "data/synthetic", "/path/to/IEMOCAP": "data/synthetic",
@@ -72,7 +73,8 @@ TOO_LONG = {
     "needs a card": "benchmarks/gpu.sh",
     "needs a container engine": """
         docker build -t perser .
-        docker build -t perser . && docker run --gpus all perser
+        docker build -t perser . && docker run perser
+        docker run perser COMMAND
         sudo tools/check_image.sh""",
     "needs a cluster; test_cluster.py starts one": """
         ray start --head --port=6379 --include-dashboard=false
@@ -84,9 +86,12 @@ TOO_LONG = {
             "$first:6379"
         perser run main --corpus iemocap --root /shared/IEMOCAP --out /shared/out/main --backend dask --address \
             first:8786
-        srun --nodes=1 --ntasks=1 -w "$first" ray start --head --port=6379 --num-cpus=16 --include-dashboard=false \
-            --block &
-        srun --nodes=3 --ntasks=3 --exclude="$first" ray start --address="$first:6379" --num-cpus=16 --block &
+        dask scheduler --port 8786
+        dask worker first:8786 --nworkers -1 --nthreads 1 --memory-limit 0
+        srun --nodes=1 --ntasks=1 --cpus-per-task=16 -w "$first" ray start --head --port=6379 --num-cpus=16 \
+            --include-dashboard=false --block &
+        srun --nodes=3 --ntasks=3 --cpus-per-task=16 --exclude="$first" ray start --address="$first:6379" \
+            --num-cpus=16 --block &
         first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
         sbatch --wait array.sh
         sleep 30
@@ -287,6 +292,8 @@ def check(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         mean(**read(main, words, command.is_whole))
     elif program == "ray":
         read(ray_command_line.cli, words)
+    elif program == "dask":
+        read({"scheduler": dask_scheduler, "worker": dask_worker}[words[0]].main, words[1:])
     elif program == "./reproduce.sh":
         words = [place if before == "--root" else word for before, word in zip(["", *words], words)]
         done = subprocess.run(["bash", "reproduce.sh", *words], cwd=place, capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""Fill the marked blocks of documents: tables of committed runs, verdicts on methods and claims, minutes."""
+"""Fill the marked blocks of documents: tables of committed runs, verdicts on methods and claims, minutes, the image."""
 
 import json
 import re
@@ -101,10 +101,16 @@ def _machine(about: dict) -> str:
     return f"{about['cpu']}, {about['cores']} core{'s' * (about['cores'] > 1)}"
 
 
+def image_block(path: str) -> str:
+    """What the check of the image measured, as Markdown."""
+    rows = pd.read_csv(ROOT / path, dtype=str, keep_default_na=False)
+    return tables.plain(rows.rename(columns={"what": "image"})) + "\n"
+
+
 def fill(text: str) -> str:
     """A text with all blocks between markers rewritten."""
     blocks = {"table": table_block, "answer": answer_block, "team": team_block, "claims": claims_block,
-              "expected": expected_block, "minutes": minutes_block}
+              "expected": expected_block, "minutes": minutes_block, "image": image_block}
     for name, write in blocks.items():
         text = re.sub(rf"(<!-- {name}: ([^>]+) -->\n).*?(<!-- end -->)",
                       lambda match, write=write: match[1] + write(*match[2].split()) + match[3],
