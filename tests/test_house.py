@@ -20,7 +20,7 @@ ORDER = ("errors terminal processes cluster seeds provenance records scores sett
 ANALYSIS = {"errors", "records", "scores", "corpora.agreement", "analysis"}  # all that tables and figures read
 TORCH = {"torch", "torchaudio", "transformers"}
 WORDS = {"found", "each", "said", "way", "beside"}  # they name nothing
-FUNCTION_LINES, LIBRARY_LINES = 40, 15300
+FUNCTION_LINES, LIBRARY_LINES = 40, 15320
 
 
 @cache
