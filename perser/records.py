@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -198,7 +199,7 @@ def whole(path: Path) -> Iterator[Path]:
 
     Raises UserError when it cannot be written.
     """
-    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half = path.with_name(f".{path.name}.{token_hex(8)}")  # another container may have a process of the same number
     try:
         if path.exists() and not path.is_file():
             raise OSError("it exists and is not a file")
