@@ -36,7 +36,7 @@ from perser.seeds import rng
 RATE, LONGEST, SILENCE, NEW_TOKENS, NOT_APPLICABLE = 16_000, 30.0, 0.5, 256, "N/A"
 ROOM = 10.0  # seconds of silence after a clip, without which Whisper repeats words; its authors' 30 s cost twice that
 HEARD_AT_ONCE, TOKENS = 8, 8192  # clips of a recogniser's batch; tokens of a text model's, with padding and answers
-HEARS = {"audioflamingo3": 600.0, "musicflamingo": 1200.0, "voxtral": 1800.0, "qwen3_omni_moe": 2400.0}  # s, as published
+HEARS = {"audioflamingo3": 600.0, "musicflamingo": 1200.0, "voxtral": 1800.0, "qwen3_omni_moe": 2400.0}  # s, published
 REFUSED = {"gemma3n": "its class needs the package timm for pictures, which is not installed here",
            "phi4_multimodal": "its speech adapter lies apart from the weights and would be missing"}  # by model type
 SPEECH_METRICS = {"WER", "CER"}
