@@ -64,6 +64,7 @@ def computed(log):
 def child(folder, store, log, pause, width, limit):
     """What the processes below run; a limit on the size of files stands for a full disk."""
     if int(limit):
+        sys.dont_write_bytecode = True  # Python would leave cut .pyc files in the environment
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     try:
         upstream = counting(log, float(pause), width=int(width))

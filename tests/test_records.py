@@ -33,6 +33,7 @@ from perser.plan import Plan
 from perser.methods import GradientModel
 head, place = model.init(3, 40, 30, 5, torch.Generator()), Path(sys.argv[1])
 weights = [torch.ones(500)] * 3
+sys.dont_write_bytecode = True  # Python would leave cut .pyc files in the environment
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 for write in (lambda: records.write(pd.DataFrame({"a": np.random.rand(9000)}), place / "a.parquet"),
               lambda: records.write_json({"a": "b" * 9000}, place / "b.json"),

@@ -401,6 +401,7 @@ def ends(place: Path) -> Iterator[tuple[str, Kind]]:
     def full(draw: random.Random, at: Path) -> tuple[str, str]:
         """Without a disk of its own: no file may grow over a limit, as `ulimit -f` has it."""
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        sys.dont_write_bytecode = True  # Python would leave cut .pyc files in the environment
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(10 ** draw.uniform(1, 5)), limits[1]))
         first = judged(lambda: workers.run(plan(at / "run", TINY)) is None, lambda: False, "cannot be written")
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
