@@ -54,9 +54,9 @@ display(Markdown(perser.tables.plain(pd.DataFrame(rows))))
 # %% [markdown]
 # ## The benchmarks
 #
-# All rows of the committed files, except those of `cost`, which follow below. Times are medians of calls timed
-# round-robin in one process. `cpu` is processor time summed over threads. `load` is the machine's load before the
-# benchmark: above the number of threads, other work was running.
+# All rows of the committed files, except those of `cost` and `distributed`, which follow below. Times are medians of
+# calls timed round-robin in one process. `cpu` is processor time summed over threads. `load` is the machine's load
+# before the benchmark: above the number of threads, other work was running.
 
 # %%
 for path, result in results.items():
@@ -64,7 +64,7 @@ for path, result in results.items():
     display(Markdown(f"**{path.stem.replace('-', ' ')}**: {result['about']}. Measured on {where['device']}, "
                      f"{where['cpu']}, {where['threads']} threads, load {where['load_before']}, torch "
                      f"{where['packages']['torch']}."))
-    if result["benchmark"] != "cost":
+    if result["benchmark"] not in ("cost", "distributed"):
         rows = pd.DataFrame([{name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else value
                               for name, value in row.items()} for row in result["rows"]])
         table = rows.T.rename_axis("").reset_index() if len(rows.T) > 6 else rows
@@ -92,6 +92,30 @@ for result in results.values():
         rows = pd.DataFrame(result["rows"])[list(headings)]
         rows = rows.assign(method=rows["method"].map(titles)).rename(columns=headings)
         display(Markdown(perser.tables.plain(rows)))
+
+# %% [markdown]
+# ## More workers, more machines
+#
+# An experiment's units (a fold, a group of held-out listeners, a seed) do not depend on one another. The first table
+# computes the same units with more workers: processes of one machine, or nodes of a Ray cluster, all on the machine
+# named above. *Seconds to start*: until the workers have loaded the library, before which nothing is computed. *Lost*:
+# of the workers' time after that, what one worker alone would not need, as units run slower side by side and workers
+# are idle at the end. The second table is arithmetic from the processor time of one clip and one listener, measured on
+# that machine: cores that all run as fast as there, without loss. *Terabytes*: of features, or of personal models. One
+# feature store holds at most one terabyte and a run holds its features in memory, so a large collection is cut into
+# several corpora.
+
+# %%
+headings = {"implementation": "Backend", "workers": "Workers", "nodes": "Nodes", "units": "Units",
+            "seconds": "Seconds", "start_seconds": "Seconds to start", "units_per_minute": "Units per minute",
+            "times_one_worker": "Times one worker", "lost_share": "Lost (share)"}
+amounts = {"implementation": "Collection", "what": "Of", "count": "Number", "cpu_seconds_of_one": "Core seconds of one",
+           "cpu_hours": "Core hours", "cores_for_a_week": "Cores for a week", "terabytes": "Terabytes"}
+for path, result in results.items():
+    for shown in (headings, amounts) if result["benchmark"] == "distributed" else ():
+        rows = pd.DataFrame(result["rows"])[[*shown]].dropna().rename(columns=shown)
+        display(Markdown(perser.tables.plain(rows.map(
+            lambda value: value if isinstance(value, str) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"))))
 
 # %% [markdown]
 # ## One outer step against other implementations
