@@ -111,11 +111,13 @@ headings = {"implementation": "Backend", "workers": "Workers", "nodes": "Nodes",
             "times_one_worker": "Times one worker", "lost_share": "Lost (share)"}
 amounts = {"implementation": "Collection", "what": "Of", "count": "Number", "cpu_seconds_of_one": "Core seconds of one",
            "cpu_hours": "Core hours", "cores_for_a_week": "Cores for a week", "terabytes": "Terabytes"}
-for path, result in results.items():
-    for shown in (headings, amounts) if result["benchmark"] == "distributed" else ():
-        rows = pd.DataFrame(result["rows"])[[*shown]].dropna().rename(columns=shown)
-        display(Markdown(perser.tables.plain(rows.map(
-            lambda value: value if isinstance(value, str) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"))))
+for result in results.values():
+    if result["benchmark"] == "distributed":
+        printed = [{name: value if isinstance(value, str) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+                    for name, value in row.items()} for row in result["rows"]]
+        for shown in (headings, amounts):
+            rows = pd.DataFrame(printed)[[*shown]].dropna().rename(columns=shown)
+            display(Markdown(perser.tables.plain(rows)))
 
 # %% [markdown]
 # ## One outer step against other implementations
