@@ -290,7 +290,7 @@ full() {
 }
 
 run_tests() {
-    printf 'Every check: set-up 4 min once, embedded corpus 1 min once, unit tests 14 min, notebooks 4 min\n'
+    printf 'Every check: set-up 4 min once, embedded corpus 1 min once, unit tests 14 min, notebooks 3 min\n'
     only_one
     mkdir -p out/log
     rm -f out/log/*.xml
