@@ -248,7 +248,7 @@ def test_report_writes_tables_and_figures(perser, finished, tmp_path):
 def test_report_compares_runs_of_several_readings(perser, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "other")
     manifest = json.loads((finished / "manifest.json").read_text())
-    manifest["config"]["base"]["targets"], manifest["seal"] = "pooled", None
+    manifest["config"]["base"]["targets"], manifest["seal"], manifest["files"] = "pooled", None, {}
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
     code, out, _ = perser("report", finished, tmp_path / "other", "--out", tmp_path / "out")
     written = tmp_path / "out" / "synthetic" / "logmel" / "main-compared.md"

@@ -138,7 +138,7 @@ def test_hostile_names_in_foreign_records_write_nothing(tmp_path, column, value)
     assert "\n" not in str(caught.value) and f"records.parquet: {column} " in str(caught.value)
     if column != "method":
         place = made(tmp_path / "other")
-        about = json.loads((place / "manifest.json").read_text()) | {column: value, "seal": None}
+        about = json.loads((place / "manifest.json").read_text()) | {column: value, **OLD}
         (place / "manifest.json").write_text(json.dumps(about))
         with pytest.raises(UserError, match=f"manifest.json: not a manifest of this version .{column}: string should"):
             report.report(place, out)
@@ -166,7 +166,8 @@ def test_foreign_records_are_validated(tmp_path, changes, words):
 def test_foreign_manifests_are_validated(tmp_path, change, words):
     place = made(tmp_path)
     path = place / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seal": None} | change))
+    value = {name: entry for name, entry in json.loads(path.read_text()).items() if name != "seal"} | change
+    path.write_text(json.dumps(value | {"seal": records._of(value)}))  # as somebody who forges it would
     with pytest.raises(UserError, match=words) as caught:
         records.load(place)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
@@ -214,12 +215,16 @@ def test_a_flipped_bit_of_a_model_is_seen(finished, tmp_path):
             place = tmp_path / f"{name}{seed}"
             shutil.copytree(part, place)
             flipped(place / name, seed)
-            try:
-                about = checkpoints.load(place).about
-            except UserError as error:
-                assert "\n" not in str(error) and str(place) in str(error)
-            else:
-                assert name == "model.json" and about["kind"] == "ssl-e"
+            with pytest.raises(UserError) as error:
+                checkpoints.load(place)
+            assert "\n" not in str(error.value) and str(place) in str(error.value)
+    for word in ("seal", "files"):
+        place = tmp_path / word
+        shutil.copytree(part, place)
+        text = (place / "model.json").read_text()
+        (place / "model.json").write_text(text.replace(f'"{word}"', f'"{word[:-1]}"'))
+        with pytest.raises(UserError, match=r"model\.json: damaged, its digest has changed"):
+            checkpoints.load(place)
 
 
 def test_records_of_before_have_no_digests_and_still_read(finished, tmp_path):

@@ -141,7 +141,7 @@ def test_parts_of_another_commit_are_counted_apart(small, tmp_path):
     here = plan(tmp_path / "run", SMALL.model_copy(update={"folds": (1,)}))
     workers.run(here, jobs=1)
     path = here.part((1, 0, 0), "ssl-e") / "part.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "1" * 40, "seal": None}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "1" * 40, "seal": None, "files": {}}))
     (here.part((1, 1, 0), "ssl-e") / "records.parquet").unlink()
     workers.run(here, jobs=1)
     other, this = sorted(records.manifest(here.out).origins, key=lambda origin: origin.commit != "1" * 40)
