@@ -279,11 +279,12 @@ def settings() -> Kind:
             return (value, ) if all(0 <= number <= most for number in _numbers(value)) else "out of bounds"
 
         def right() -> object:
-            several = isinstance(given, list)
-            values = [tuple(given) if several else given, (given,) if not several else given]
-            return next(((value,) for value in values if plain((value,)) == plain(taken())), None)
+            """What was taken, where it equals what was given, as it is or as the only one of a list: 3 is 3.0."""
+            values = [tuple(given) if isinstance(given, list) else given, (given,)]
+            return taken() if taken() in [(value,) for value in values] else None
 
-        result, words = judged(taken, right, key.removesuffix(".kind"))
+        # An error that several settings make together names their table and this key apart.
+        result, words = judged(taken, right, key.removesuffix(".kind").rpartition(".")[2])
         return result, f"{key}={text}: {words}"
 
     return Kind(400, outcome)
