@@ -108,9 +108,9 @@ def embed(files: list[Path] | Tensor, about: dict[str, Any], mean: Tensor, scale
     from; None for the model's own name. Raises UserError when it is not the upstream that the model was trained with.
     """
     if isinstance(files, Tensor) or about["upstream"] == upstreams.READY:
-        given = upstreams.ready(*files.shape[1:]).identity if isinstance(files, Tensor) else "audio"
-        if not isinstance(files, Tensor) or given != about["upstream_identity"]:
-            raise UserError(f"the model was trained on {about['upstream_identity']}, not on {given}; give it the same")
+        source = upstreams.ready(*files.shape[1:]).identity if isinstance(files, Tensor) else "audio"
+        if not isinstance(files, Tensor) or source != about["upstream_identity"]:
+            raise UserError(f"the model was trained on {about['upstream_identity']}, not on {source}; give it the same")
         return (files - mean) / scale
     return (embedder(about, upstream)(files, store) - mean) / scale
 

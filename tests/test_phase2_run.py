@@ -444,6 +444,16 @@ def test_a_limited_run_can_be_resumed_without_the_limit(tmp_path):
     assert runner.manifest(tmp_path / "o", "majority")["seconds"] < 100
 
 
+def test_logs_are_narrowed_to_the_questions_that_are_asked(tmp_path):
+    root = choice_task(tmp_path / "t", ["a", "b", "c", "a"])
+    runner.run(tasks.load(root)[0], "majority", tmp_path / "o", source=source(root))
+    from inspect_ai.log import read_eval_log
+
+    log = read_eval_log(next((tmp_path / "o" / "majority" / "logs").glob("*.eval")))
+    [few] = runner._asked_now(tasks.load(root, limit=3)[0], [log])
+    assert [sample.metadata["sample"] for sample in few.samples] == ["000", "001", "002"]
+
+
 def test_plain_inspect_runs_the_tasks(tmp_path):
     root = choice_task(tmp_path / "t", ["a", "b", "a"])
     choice_task(root, ["c", "c"], "Y")

@@ -144,7 +144,7 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
         limit = None if isinstance(served.api, models.Provider) else timeout
         with Watch(model, sum(len(t.rows) for t in tasks), limit, progress).watching():
             done = _ask(tasks, served, logs, [graded(name, verdicts, prompt=prompt) for name in graders], generate)
-    frame = _records(tasks, done, model)
+    frame = pd.DataFrame([row for log in done for row in rows(log, model)], columns=list(COLUMNS))
     records.write(frame, folder / "records.parquet")
     records.seal(_facts(tasks, frame, done) | {
         "model": model, "grader": ", ".join(graders) or None, "judge_prompt": prompt or None,
@@ -157,11 +157,13 @@ def run(tasks: Sequence[Phase2Task], model: str, out: str | Path, *, source: dic
     return frame
 
 
-def _records(tasks: Sequence[Phase2Task], logs: Sequence[EvalLog], model: str) -> pd.DataFrame:
-    """The records of the tasks; logs may also hold answers of an earlier run to more questions."""
-    asked_for = {(task.instance, row.id) for task in tasks for row in task.rows}
-    answers = [row for log in logs for row in rows(log, model) if (row["instance"], row["sample"]) in asked_for]
-    return pd.DataFrame(answers, columns=list(COLUMNS))
+def _asked_now(tasks: Sequence[Phase2Task], logs: list[EvalLog]) -> list[EvalLog]:
+    """The logs without answers to questions that the tasks leave out: an earlier run may have asked more."""
+    questions = {(task.instance, row.id) for task in tasks for row in task.rows}
+    for log in logs:
+        log.samples = [sample for sample in log.samples or []
+                       if (sample.metadata["instance"], sample.metadata["sample"]) in questions]
+    return logs
 
 
 def _spent(out: str | Path, model: str) -> float:
@@ -230,7 +232,7 @@ def _ask(tasks: Sequence[Phase2Task], model: Model, folder: Path, graders: Seque
         if graders or not _current(logs[-1]):
             logs[-1] = score(logs[-1], [strict(), *graders], action="overwrite", display="none")
             write_eval_log(logs[-1], path)
-    return logs
+    return _asked_now(tasks, logs)
 
 
 def _current(log: EvalLog) -> bool:
